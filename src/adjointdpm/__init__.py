@@ -1,0 +1,22 @@
+"""Gradients through diffusion sampling."""
+
+from . import solvers
+from .denoiser import Denoiser
+from .gradients import Backprop, ContinuousAdjoint, Exact, GradientMethod
+from .plan import Plan
+from .process import Schedule
+from .sampler import Sampler
+from .version import __version__
+
+__all__ = [
+    "Backprop",
+    "ContinuousAdjoint",
+    "Denoiser",
+    "Exact",
+    "GradientMethod",
+    "Plan",
+    "Sampler",
+    "Schedule",
+    "__version__",
+    "solvers",
+]

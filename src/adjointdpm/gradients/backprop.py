@@ -1,0 +1,29 @@
+"""Plain autograd through the whole sampler: exact, with the activations of every call kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..execution import execute
+from .method import FiniteCheck, GradientMethod, Run
+
+
+@dataclass(frozen=True)
+class Backprop(GradientMethod):
+    """The reference: exact, differentiable any number of times, memory grows with the steps."""
+
+    def sample(self, run: Run) -> Tensor:
+        """Return the sample with the full autograd graph behind it."""
+        check = FiniteCheck("the output", run.plan.timesteps, run.check_finite)
+        times = run.plan.timesteps
+
+        def call(k: int, x: Tensor) -> Tensor:
+            output = run.denoiser(x, float(times[k]), **run.cond)
+            check.record(k, output)
+            return output
+
+        sample = execute(run.plan.program, call, run.noise, run.draws)
+        check.raise_if_not_finite()
+        return sample

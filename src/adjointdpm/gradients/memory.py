@@ -1,0 +1,52 @@
+"""How many bytes a graph holds, and how many a person allows."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}
+
+
+def parse_bytes(budget: int | str) -> int:
+    """Return a number of bytes from a number or from text with a unit.
+
+    >>> parse_bytes("4GiB"), parse_bytes("1.5 MB"), parse_bytes(10)
+    (4294967296, 1500000, 10)
+    """
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([KMG]?I?)B?\s*", str(budget).upper())
+    if match is None or match[2] == "I":
+        raise ValueError(
+            f"memory budget {budget!r} is not understood; write 4GiB, 500MB or a number"
+        )
+    return int(float(match[1]) * UNITS[match[2]])
+
+
+class SavedBytes:
+    """Counts the bytes that autograd saves in a block, each storage once.
+
+    Args:
+        besides: tensors that are alive anyway, whose storage does not count.
+    """
+
+    def __init__(self, besides: Iterable[Tensor]) -> None:
+        self._seen = {tensor.untyped_storage().data_ptr() for tensor in besides}
+        self.total = 0
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count within a block."""
+        # Detached, since a saved output that held itself would never be freed.
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
+            yield
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._seen:
+            self._seen.add(storage.data_ptr())
+            self.total += storage.nbytes()
+        return tensor.detach()

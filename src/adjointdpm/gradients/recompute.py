@@ -1,0 +1,176 @@
+"""The network as the memory-saving methods use it: run without a graph, run again for its VJP."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..denoiser import Denoiser
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What surrounds a call besides its arguments: autocast and the random state."""
+
+    device_type: str
+    autocast: dict[str, Any] | None
+    cpu_random_state: Tensor | None
+    device_random_state: Tensor | None
+
+    @classmethod
+    def now(cls, device: torch.device) -> Environment:
+        """Record the present autocast settings and random states."""
+        kind = device.type
+        autocast = None
+        if torch.is_autocast_enabled(kind):
+            autocast = {"dtype": torch.get_autocast_dtype(kind), "enabled": True}
+        state = torch.cuda.get_rng_state(device) if kind == "cuda" else None
+        return cls(kind, autocast, torch.get_rng_state(), state)
+
+    @contextlib.contextmanager
+    def restored(self) -> Iterator[None]:
+        """Run a block under the recorded settings, leaving the present ones as they are."""
+        devices = [torch.cuda.current_device()] if self.device_random_state is not None else []
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.random.fork_rng(devices))
+            if self.cpu_random_state is not None:
+                torch.set_rng_state(self.cpu_random_state)
+            if self.device_random_state is not None:
+                torch.cuda.set_rng_state(self.device_random_state)
+            settings = self.autocast or {"enabled": False}
+            stack.enter_context(torch.autocast(self.device_type, **settings))
+            yield
+
+
+class Network:
+    """The denoiser of one run, with its conditioning and weights as leaves of their own.
+
+    Args:
+        denoiser: the network.
+        timesteps: the time of each call.
+        cond: conditioning, a nest of tensors.
+    """
+
+    def __init__(
+        self, denoiser: Denoiser, timesteps: Sequence[float], cond: dict[str, Any]
+    ) -> None:
+        self._denoiser = denoiser
+        self._timesteps = timesteps
+        paths, self._structure = pytree.tree_flatten_with_path(cond)
+        self._arguments = [leaf for _, leaf in paths]
+        self._names = [pytree.keystr(path) for path, _ in paths]
+        self._differentiable = [
+            i
+            for i, leaf in enumerate(self._arguments)
+            if isinstance(leaf, Tensor) and leaf.requires_grad
+        ]
+        self.cond = [self._arguments[i] for i in self._differentiable]
+        """Tensors of the conditioning that require a gradient, as the caller passed them."""
+        self.parameters = [p for p in denoiser.parameters() if p.requires_grad]
+        """Weights that require a gradient."""
+        self._leaves = [tensor.detach().requires_grad_() for tensor in self.cond]
+        for i, leaf in zip(self._differentiable, self._leaves, strict=True):
+            self._arguments[i] = leaf
+        self._environments: dict[int, Environment] = {}
+
+    @property
+    def targets(self) -> list[Tensor]:
+        """The leaves whose gradients `pull_back` gives: conditioning, then weights."""
+        return [*self._leaves, *self.parameters]
+
+    def run(self, k: int, x: Tensor) -> Tensor:
+        """Return the output of call k and record what surrounded it."""
+        self._environments[k] = Environment.now(x.device)
+        return self._call(x, self._timesteps[k])
+
+    def rerun(self, k: int, x: Tensor, t: float | None = None) -> Tensor:
+        """Return the output of call k again as it was the first time, or the same at another t."""
+        with self._environments[k].restored():
+            return self._call(x, self._timesteps[k] if t is None else t)
+
+    def _call(self, x: Tensor, t: float) -> Tensor:
+        cond = pytree.tree_unflatten(self._arguments, self._structure)
+        # A cached low-precision copy of a weight, made without a graph, would swallow its gradient.
+        torch.clear_autocast_cache()
+        try:
+            return self._denoiser(x, t, **cond)
+        finally:
+            torch.clear_autocast_cache()
+
+    def pull_back(
+        self, x: Tensor, output: Tensor, adjoint: Tensor, *, input_needed: bool
+    ) -> tuple[Tensor | None, list[Tensor | None]]:
+        """Return the adjoint of the input ``x``, and those of `targets`, of one call."""
+        wanted = [*([x] if input_needed else []), *self.targets]
+        gradients: list[Tensor | None] = [None] * len(wanted)
+        if wanted and output.requires_grad:
+            gradients = list(torch.autograd.grad(output, wanted, adjoint, allow_unused=True))
+        if input_needed:
+            return gradients[0], gradients[1:]
+        return None, gradients
+
+    def check_reachable(self, x: Tensor, output: Tensor) -> None:
+        """Raise unless the output's graph ends in the input, the conditioning and the weights.
+
+        Raises:
+            ValueError: a tensor that requires grad is used but was not passed in, or was passed in
+                but is not used: either would silently get no gradient.
+        """
+        known = {id(tensor) for tensor in (x, *self.targets)}
+        reached = _leaves_of(output)
+        for leaf in reached.values():
+            if id(leaf) not in known:
+                raise ValueError(
+                    f"the network uses a tensor of shape {tuple(leaf.shape)} that requires grad "
+                    "but is neither a weight of it nor passed to the sampler, so it cannot receive "
+                    "a gradient. Pass it as conditioning (sampler(noise, name=tensor)), make the "
+                    "network an nn.Module that owns it, or detach it"
+                )
+        for i, leaf in zip(self._differentiable, self._leaves, strict=True):
+            if id(leaf) not in reached:
+                raise ValueError(
+                    f"the conditioning {self._names[i]} requires grad, but the network's output "
+                    "does not depend on it, so it cannot receive a gradient. Detach it, or see "
+                    "why the network leaves it unused"
+                )
+
+
+def _leaves_of(output: Tensor) -> dict[int, Tensor]:
+    """Return the leaves of an autograd graph, by identity."""
+    leaves: dict[int, Tensor] = {}
+    if output.grad_fn is None:
+        return {id(output): output} if output.requires_grad else {}
+    seen, pending = {output.grad_fn}, [output.grad_fn]
+    while pending:
+        node = pending.pop()
+        if hasattr(node, "variable"):
+            leaves[id(node.variable)] = node.variable
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                pending.append(following)
+    return leaves
+
+
+class Totals:
+    """Sums of gradients over the calls, kept in place; None until the first is there."""
+
+    def __init__(self, targets: Sequence[Tensor]) -> None:
+        self.values: list[Tensor | None] = [None] * len(targets)
+
+    def add(self, gradients: Sequence[Tensor | None], weight: float = 1.0) -> None:
+        """Add ``weight`` times the gradients of one call."""
+        present = [(i, g) for i, g in enumerate(gradients) if g is not None]
+        fresh = [(i, g) for i, g in present if self.values[i] is None]
+        known = [(i, g) for i, g in present if self.values[i] is not None]
+        for i, gradient in fresh:
+            self.values[i] = gradient * weight
+        if known:
+            sums = [total for i, _ in known if (total := self.values[i]) is not None]
+            torch._foreach_add_(sums, [g for _, g in known], alpha=weight)

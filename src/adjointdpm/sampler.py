@@ -1,0 +1,118 @@
+"""The sampler: a denoiser, a plan and a way to take the gradient, as one module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .denoiser import Denoiser
+from .execution import Draws
+from .gradients import Exact, GradientMethod
+from .gradients.method import Run
+from .plan import Plan
+
+
+class Sampler(nn.Module):
+    """Draws samples; differentiable in the noise, the conditioning and the network's weights.
+
+    It holds no state between calls, so it can be used any number of times before ``backward``, and
+    it can be wrapped whole in ``DistributedDataParallel``.
+
+    Args:
+        denoiser: the network.
+        plan: the table of the sampler.
+        gradient: the gradient method; `Exact` by default.
+        check_finite: raise FloatingPointError, naming the step, where a network output or an
+            adjoint is not finite (one device synchronisation a sweep). Turn it off under a
+            ``GradScaler``, which skips such steps itself.
+
+    Raises:
+        ValueError: the plan was made for another prediction type than the denoiser's.
+
+    >>> from adjointdpm import Schedule, solvers
+    >>> schedule = Schedule.vp_linear()
+    >>> denoiser = Denoiser(lambda x, t, shift: x - shift, schedule)
+    >>> sampler = Sampler(denoiser, solvers.build("ddim", schedule, num_inference_steps=10))
+    >>> shift = torch.zeros(1, 3, requires_grad=True)
+    >>> sample = sampler(torch.randn(2, 3), shift=shift)
+    >>> sample.sum().backward()
+    >>> shift.grad.shape
+    torch.Size([1, 3])
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        plan: Plan,
+        gradient: GradientMethod | None = None,
+        *,
+        check_finite: bool = True,
+    ) -> None:
+        super().__init__()
+        if plan.prediction_type not in (None, denoiser.prediction_type):
+            raise ValueError(
+                f"{plan.name} was made for prediction_type={plan.prediction_type!r}, but the "
+                f"denoiser's network predicts {denoiser.prediction_type!r}; build both with the "
+                "same prediction_type"
+            )
+        self.denoiser = denoiser
+        self.plan = plan
+        self.gradient = gradient if gradient is not None else Exact()
+        self.check_finite = check_finite
+
+    def forward(
+        self,
+        noise: Tensor,
+        *,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        draws: Tensor | None = None,
+        **cond: Any,
+    ) -> Tensor:
+        """Return the samples for standard-normal latents.
+
+        Args:
+            noise: (batch, ...) standard-normal latent; the plan scales it.
+            generator: source of the noises that a stochastic plan draws on the way.
+            draws: (num_draws, batch, ...) those noises themselves, differentiable too.
+            **cond: the network's conditioning, any nest of tensors; ``negative_<name>`` for the
+                unconditional pass of guidance.
+
+        Returns:
+            (batch, ...) samples, in float32 or the noise's own dtype if that is float64.
+
+        Raises:
+            ValueError: a wrong shape or dtype, or a tensor that requires grad and can get none.
+            FloatingPointError: a value that is not finite, with the step where it arose.
+        """
+        if not noise.is_floating_point():
+            raise ValueError(f"noise must be a floating-point latent, not {noise.dtype}")
+        if noise.ndim < 2 or noise.numel() == 0:
+            raise ValueError(
+                f"noise must have the shape (batch, ...) with something in it, not "
+                f"{tuple(noise.shape)}"
+            )
+        # Adjoints and latents are sums over many calls: half precision would lose them.
+        noise = noise.to(torch.promote_types(noise.dtype, torch.float32))
+        if draws is not None:
+            expected = (self.plan.num_draws, *noise.shape)
+            if draws.shape != expected:
+                raise ValueError(
+                    f"draws must have the shape (num_draws, *noise.shape) = {expected}, not "
+                    f"{tuple(draws.shape)}"
+                )
+            draws = draws.to(noise.dtype)
+        run = Run(
+            denoiser=self.denoiser,
+            plan=self.plan,
+            noise=noise,
+            draws=Draws(noise, generator, draws),
+            cond=cond,
+            check_finite=self.check_finite,
+        )
+        return self.gradient.sample(run)
+
+    def extra_repr(self) -> str:
+        """Return the plan and the method, for ``print(sampler)``."""
+        return f"plan={self.plan!r}, gradient={self.gradient!r}"

@@ -1,0 +1,93 @@
+"""Write the embedded model as a folder: pipeline, classifiers, published list, model card.
+
+    python -m training.export --runs training/runs --output_dir training/runs/export
+
+Weights are half-precision safetensors. `StableDiffusionPipeline.from_pretrained` loads the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from transformers import AutoModelForImageClassification, CLIPTokenizer
+
+from training.concepts import published_list
+from training.emoji import load_emoji
+from training.model_card import model_card
+from training.text import build_text_encoder
+from training.train_diffusion import TRAIN_SCHEDULE, TextToLatents, build_unet
+
+CLASSIFIERS = {"classifier": "resnet", "judge": "mobilenet"}
+PIPELINE_DIR = "emoji-diffusion"
+
+
+def build_scheduler() -> DPMSolverMultistepScheduler:
+    return DPMSolverMultistepScheduler(
+        **TRAIN_SCHEDULE, timestep_spacing="trailing", steps_offset=1, final_sigmas_type="zero"
+    )
+
+
+def load_diffusion(run_dir: Path) -> tuple[CLIPTokenizer, TextToLatents]:
+    """Tokenizer and averaged weights of a diffusion run, finished or not."""
+    tokenizer = CLIPTokenizer.from_pretrained(run_dir / "tokenizer")
+    model = TextToLatents(build_text_encoder(tokenizer), build_unet())
+    state = torch.load(run_dir / "checkpoint.pt", weights_only=True, map_location="cpu")
+    model.load_state_dict(state["ema"])
+    return tokenizer, model.eval()
+
+
+def build_pipeline(vae_dir: Path, run_dir: Path) -> StableDiffusionPipeline:
+    tokenizer, model = load_diffusion(run_dir)
+    return StableDiffusionPipeline(
+        vae=AutoencoderKL.from_pretrained(vae_dir),
+        text_encoder=model.text_encoder,
+        tokenizer=tokenizer,
+        unet=model.unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def write_tokenizer_files(source: Path, target: Path) -> None:
+    """Keep the plain vocabulary and merges beside what `save_pretrained` writes."""
+    for name in ("vocab.json", "merges.txt"):
+        (target / name).write_bytes((source / name).read_bytes())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--runs", type=Path, default=Path("training/runs"))
+    parser.add_argument("--output_dir", type=Path, default=Path("training/runs/export"))
+    parser.add_argument("--evaluation", type=Path, default=Path("docs/model/evaluation.json"))
+    args = parser.parse_args()
+
+    pipeline = build_pipeline(args.runs / "vae" / "vae", args.runs / "diffusion")
+    folder = args.output_dir / PIPELINE_DIR
+    pipeline.to(torch.float16).save_pretrained(folder)
+    write_tokenizer_files(args.runs / "diffusion" / "tokenizer", folder / "tokenizer")
+
+    for name, architecture in CLASSIFIERS.items():
+        source, target = args.runs / architecture / "model", args.output_dir / name
+        model = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float16)
+        model.save_pretrained(target)
+        preprocessor = "preprocessor_config.json"
+        (target / preprocessor).write_text((source / preprocessor).read_text())
+
+    listing = published_list(load_emoji(args.runs / "data"))
+    (args.output_dir / "concepts.json").write_text(
+        json.dumps(listing, indent=1, ensure_ascii=False) + "\n"
+    )
+    evaluation = json.loads(args.evaluation.read_text()) if args.evaluation.exists() else None
+    (args.output_dir / "README.md").write_text(model_card(evaluation))
+    size = sum(f.stat().st_size for f in args.output_dir.rglob("*") if f.is_file())
+    print(f"{args.output_dir}: {size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""What the training scripts share: arguments, the learning-rate schedule, EMA, checkpoints.
+
+A run is as long as `max_train_steps` or `max_train_seconds`, whichever ends first, and the learning
+rate follows the fraction of the run that is over. On a machine with other work to do, a time limit
+therefore still ends with the learning rate at zero.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import time
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+def add_training_arguments(parser: argparse.ArgumentParser, **defaults) -> None:
+    """Arguments under the names of diffusers' training scripts."""
+    parser.add_argument("--data_dir", type=Path, default=Path("training/runs/data"))
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--learning_rate", type=float)
+    parser.add_argument("--lr_warmup_steps", type=int, default=100)
+    parser.add_argument("--max_train_steps", type=int)
+    parser.add_argument("--max_train_seconds", type=float, default=float("inf"))
+    parser.add_argument("--train_batch_size", type=int)
+    parser.add_argument("--checkpointing_steps", type=int, default=500)
+    parser.add_argument("--resume_from_checkpoint", action="store_true")
+    parser.add_argument("--mixed_precision", choices=("no", "bf16"), default="bf16")
+    parser.add_argument("--ema_decay", type=float, default=0.999)
+    parser.add_argument("--logging_steps", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.set_defaults(**defaults)
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autocast(device: torch.device, mixed_precision: str) -> contextlib.AbstractContextManager:
+    return torch.autocast(device.type, torch.bfloat16, enabled=mixed_precision == "bf16")
+
+
+class Ema:
+    """Exponential moving average of parameters, with diffusers' warm-up of the decay."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.decay = decay
+        self.step = 0
+
+    @torch.no_grad()
+    def update(self, module: nn.Module) -> None:
+        self.step += 1
+        decay = min(self.decay, (1 + self.step) / (10 + self.step))
+        torch._foreach_lerp_(
+            list(self.module.parameters()),
+            [p.detach() for p in module.parameters()],
+            1 - decay,
+        )
+        for average, value in zip(self.module.buffers(), module.buffers(), strict=True):
+            average.copy_(value)
+
+
+class Run:
+    """One resumable training run: optimiser, schedule, EMA, checkpoints, log lines."""
+
+    def __init__(self, module: nn.Module, optimizer: torch.optim.Optimizer, args) -> None:
+        self.module, self.optimizer, self.args = module, optimizer, args
+        self.ema = Ema(module, args.ema_decay)
+        self.step = 0
+        self.seconds_before = 0.0
+        self.started = time.time()
+        self.path = Path(args.output_dir) / "checkpoint.pt"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.losses: dict[str, float] = {}
+        if args.resume_from_checkpoint and self.path.exists():
+            self._load()
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.time() - self.started
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the run that is over."""
+        by_steps = self.step / self.args.max_train_steps
+        return min(1.0, max(by_steps, self.seconds / self.args.max_train_seconds))
+
+    def steps(self):
+        """Yield the step number until the run is over; set the learning rate before each step."""
+        while self.progress < 1:
+            warmup = min(1.0, (self.step + 1) / max(1, self.args.lr_warmup_steps))
+            for group in self.optimizer.param_groups:
+                group["lr"] = self.args.learning_rate * warmup * (1 - self.progress)
+            yield self.step
+        self.save()
+
+    def update(self, loss: torch.Tensor, max_grad_norm: float = 1.0, **parts: torch.Tensor) -> None:
+        """Backward, clip, step, average, log, checkpoint."""
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.module.parameters(), max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.ema.update(self.module)
+        self.step += 1
+        for name, value in {"loss": loss, **parts}.items():
+            value = float(value.detach())
+            self.losses[name] = 0.98 * self.losses.get(name, value) + 0.02 * value
+        if self.step % self.args.logging_steps == 0:
+            parts_text = "  ".join(f"{k} {v:.4f}" for k, v in self.losses.items())
+            print(f"step {self.step}  {self.seconds:.0f}s  {self.progress:.3f}  {parts_text}", flush=True)
+        if self.step % self.args.checkpointing_steps == 0:
+            self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint beside the old one and swap, so that a kill leaves a whole file."""
+        partial = self.path.with_suffix(".partial")
+        torch.save(
+            {
+                "module": self.module.state_dict(),
+                "ema": self.ema.module.state_dict(),
+                "ema_step": self.ema.step,
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "seconds": self.seconds,
+            },
+            partial,
+        )
+        partial.replace(self.path)
+
+    def _load(self) -> None:
+        state = torch.load(self.path, weights_only=True)
+        self.module.load_state_dict(state["module"])
+        self.ema.module.load_state_dict(state["ema"])
+        self.ema.step = state["ema_step"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step, self.seconds_before = state["step"], state["seconds"]
+        print(f"resumed at step {self.step}", flush=True)
