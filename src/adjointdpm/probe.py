@@ -171,10 +171,14 @@ def read_scheduler(
     units = torch.eye(1 + num_calls + num_draws, dtype=torch.float64)[:, None, None, None, :]
     rows, _ = run(units[0], lambda k: units[1 + k], lambda j: units[1 + num_calls + j])
     table = torch.cat([row.reshape(1, -1) for row in rows]).numpy()
-    if not np.isfinite(table).all():
+    finite = np.isfinite(table).all(axis=1)
+    if not finite.all():
+        call = max(int(np.argmin(finite)) - 1, 0)
         raise ValueError(
-            f"{name} divides by zero at timestep {float(scheduler.timesteps[0])}: with "
-            f"prediction_type={scheduler.config.get('prediction_type')!r} it cannot start there"
+            f"{name} has coefficients that are not finite from network call {call} on (timestep "
+            f"{float(scheduler.timesteps[call]):g}): this scheduler cannot start or end where it is "
+            f"set to with prediction_type={scheduler.config.get('prediction_type')!r} (look at "
+            "rescale_betas_zero_snr and final_sigmas_type)"
         )
 
     # Far outside [-1, 1], so that anything that clips is seen to.

@@ -1,0 +1,234 @@
+"""Plans: read from diffusers' schedulers, they are the scheduler, trajectory and gradient."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from adjointdpm import Denoiser, Plan, Sampler, Schedule
+
+V = {"prediction_type": "v_prediction"}
+NO_CLIP = {"clip_sample": False}
+KARRAS = {"use_karras_sigmas": True}
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+
+SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", NO_CLIP),
+    "ddim_v_zero_snr": (
+        "DDIMScheduler",
+        {**NO_CLIP, **V, "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
+    ),
+    "ddim_sample": ("DDIMScheduler", {**NO_CLIP, "prediction_type": "sample"}),
+    "ddim_parallel": ("DDIMParallelScheduler", NO_CLIP),
+    "ddim_inverse": ("DDIMInverseScheduler", NO_CLIP),
+    "ddpm": ("DDPMScheduler", NO_CLIP),
+    "ddpm_v": ("DDPMScheduler", {**NO_CLIP, **V}),
+    "ddpm_parallel": ("DDPMParallelScheduler", NO_CLIP),
+    "deis": ("DEISMultistepScheduler", {}),
+    "deis_order_3": ("DEISMultistepScheduler", {"solver_order": 3}),
+    "dpmpp_2m": ("DPMSolverMultistepScheduler", {}),
+    "dpmpp_2m_karras": ("DPMSolverMultistepScheduler", KARRAS),
+    "dpmpp_3m_v": ("DPMSolverMultistepScheduler", {**V, "solver_order": 3}),
+    "dpm_2m": (
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+    ),
+    "dpmpp_2m_flow": ("DPMSolverMultistepScheduler", FLOW),
+    "sde_dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp_inverse": ("DPMSolverMultistepInverseScheduler", {}),
+    "dpmpp_2s": ("DPMSolverSinglestepScheduler", {}),
+    "dpmpp_3s": ("DPMSolverSinglestepScheduler", {"solver_order": 3}),
+    "edm_dpmpp_2m": ("EDMDPMSolverMultistepScheduler", {}),
+    "edm_euler": ("EDMEulerScheduler", {}),
+    "euler_ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler_v_karras": ("EulerDiscreteScheduler", {**V, **KARRAS}),
+    "flow_euler": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+    "flow_heun": ("FlowMatchHeunDiscreteScheduler", {}),
+    "flow_lcm": ("FlowMatchLCMScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "ipndm": ("IPNDMScheduler", {}),
+    "kdpm2_ancestral": ("KDPM2AncestralDiscreteScheduler", {}),
+    "kdpm2": ("KDPM2DiscreteScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "pndm": ("PNDMScheduler", {}),
+    "pndm_plms": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "sa_solver": ("SASolverScheduler", {}),
+    "tcd": ("TCDScheduler", {}),
+    "unclip": ("UnCLIPScheduler", NO_CLIP),
+    "unipc": ("UniPCMultistepScheduler", {}),
+    "unipc_3_bh1": (
+        "UniPCMultistepScheduler",
+        {"solver_order": 3, "solver_type": "bh1", "final_sigmas_type": "sigma_min"},
+    ),
+    "cogvideox_ddim": ("CogVideoXDDIMScheduler", NO_CLIP),
+}
+
+
+def test_at_least_25_schedulers_are_read() -> None:
+    assert len({name for name, _ in SCHEDULERS.values()}) >= 25
+
+
+def _network(x: Tensor, t: Tensor, shift: Tensor) -> Tensor:
+    """A smooth nonlinear network with values of the size that predictions have."""
+    mixed = x.roll(1, -1) + 0.3 * x + shift
+    return torch.tanh(mixed + 0.002 * t.reshape(-1, 1, 1, 1)) + 0.1 * x.sin()
+
+
+def _scheduler_loop(
+    scheduler: Any, noise: Tensor, shift: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Sample as a diffusers pipeline does, with autograd on."""
+    sample = noise * getattr(scheduler, "init_noise_sigma", 1.0)
+    extra = {"generator": generator} if "generator" in _step_arguments(scheduler) else {}
+    for t in scheduler.timesteps:
+        scaled = sample
+        if hasattr(scheduler, "scale_model_input"):
+            scaled = scheduler.scale_model_input(sample, t)
+        output = _network(scaled, t.to(sample.dtype).expand(len(sample)), shift)
+        sample = scheduler.step(output, t, sample, return_dict=False, **extra)[0]
+    return sample
+
+
+def _step_arguments(scheduler: Any) -> set[str]:
+    return set(inspect.signature(scheduler.step).parameters)
+
+
+def _make(name: str) -> Any:
+    kind, settings = SCHEDULERS[name]
+    return getattr(diffusers, kind)(**settings)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_plan_reproduces_the_scheduler_and_its_gradient(name: str) -> None:
+    scheduler = _make(name)
+    steps = 20 if name != "pndm" else 30
+    plan = Plan.from_scheduler(scheduler, steps)
+
+    # This one draws its noise in float32, which is another stream of numbers than in float64.
+    dtype = torch.float32 if name == "sde_dpmpp_2m" else torch.float64
+    noise = torch.randn(2, 3, 4, 4, dtype=dtype, requires_grad=True)
+    shift = torch.randn(2, 3, 4, 4, dtype=dtype, requires_grad=True)
+    direction = torch.randn(2, 3, 4, 4, dtype=dtype)
+
+    denoiser = Denoiser(_network, Schedule.vp_linear(), plan.prediction_type or "epsilon")
+    sample = Sampler(denoiser, plan)(noise, shift=shift, generator=torch.Generator().manual_seed(7))
+    gradients = torch.autograd.grad((sample * direction).sum(), [noise, shift])
+
+    scheduler.set_timesteps(steps)
+    expected = _scheduler_loop(scheduler, noise, shift, torch.Generator().manual_seed(7))
+    expected_gradients = torch.autograd.grad((expected * direction).sum(), [noise, shift])
+
+    _assert_near(sample, expected.to(dtype), 1e-5)
+    for gradient, expected_gradient in zip(gradients, expected_gradients, strict=True):
+        _assert_near(gradient, expected_gradient, 1e-4)
+
+
+def _assert_near(value: Tensor, expected: Tensor, tolerance: float) -> None:
+    error = (value - expected).norm() / expected.norm()
+    assert error < tolerance, f"relative error {error:.1e}"
+
+
+def test_the_scheduler_is_left_as_it_was() -> None:
+    scheduler = diffusers.DPMSolverMultistepScheduler()
+    before = scheduler.timesteps.clone()
+    random_state = torch.get_rng_state()
+    Plan.from_scheduler(scheduler, 5)
+    assert torch.equal(scheduler.timesteps, before)
+    assert scheduler.model_outputs == [None, None]
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+def test_custom_timesteps_and_sigmas() -> None:
+    plan = Plan.from_scheduler(diffusers.DDPMScheduler(clip_sample=False), timesteps=[900, 400, 50])
+    assert plan.timesteps.tolist() == [900, 400, 50]
+    plan = Plan.from_scheduler(diffusers.FlowMatchEulerDiscreteScheduler(), sigmas=[1.0, 0.5, 0.2])
+    np.testing.assert_allclose(plan.timesteps, [1000, 500, 200])
+
+
+def test_eta_makes_ddim_stochastic() -> None:
+    scheduler = diffusers.DDIMScheduler(clip_sample=False)
+    plan = Plan.from_scheduler(scheduler, 5, step_arguments={"eta": 1.0})
+    assert plan.num_draws == 5
+    assert Plan.from_scheduler(scheduler, 5).num_draws == 0
+
+
+def test_dynamic_shift_is_passed_on() -> None:
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    near = Plan.from_scheduler(scheduler, 4, mu=0.5)
+    far = Plan.from_scheduler(scheduler, 4, mu=1.5)
+    assert (far.timesteps[1:] > near.timesteps[1:]).all()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "message"),
+    [
+        (diffusers.DDIMScheduler(), r"clip_sample=True.*Denoiser"),
+        (diffusers.DPMSolverMultistepScheduler(thresholding=True), r"thresholding=True.*Denoiser"),
+        (diffusers.CMStochasticIterativeScheduler(), r"clip_denoised=True"),
+        (diffusers.KarrasVeScheduler(), "step takes"),
+        (diffusers.ScoreSdeVeScheduler(), "cannot be read"),
+        (diffusers.DDIMScheduler(clip_sample=False, rescale_betas_zero_snr=True,
+                                 timestep_spacing="trailing"), "not finite from network call 0"),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_what_has_no_plan_is_refused_with_a_reason(scheduler: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Plan.from_scheduler(scheduler, 5)
+
+
+def test_a_step_that_clips_unannounced_is_found_out() -> None:
+    class Clipping(diffusers.DDIMScheduler):
+        def step(self, model_output: Tensor, timestep: int, sample: Tensor, **rest: Any) -> Any:
+            return super().step(model_output.clamp(-1, 1), timestep, sample, **rest)
+
+    with pytest.raises(ValueError, match="not linear"):
+        Plan.from_scheduler(Clipping(clip_sample=False), 5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "give num_inference_steps"),
+        ({"num_inference_steps": 0}, "at least 1"),
+        ({"sigmas": [1.0]}, "does not take sigmas"),
+        ({"num_inference_steps": 5, "step_arguments": {"s_churn": 1.0}}, "does not take s_churn"),
+    ],
+)
+def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Plan.from_scheduler(diffusers.DDIMScheduler(clip_sample=False), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "table", "message"),
+    [
+        ([], np.ones((1, 1)), "at least one step"),
+        ([1.0], np.ones((2, 3)), "shape"),
+        ([1.0], np.array([[1.0, 0.0], [np.nan, 1.0]]), "finite"),
+        ([2.0, 1.0], np.ones((3, 3)), "not there yet"),
+    ],
+)
+def test_malformed_tables(timesteps: list[float], table: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Plan(np.array(timesteps), table)
+
+
+def test_marginals_tell_where_a_plan_ends() -> None:
+    schedule = Schedule.from_config(diffusers.DDIMScheduler().config)
+    to_zero = Plan.from_scheduler(diffusers.DDIMScheduler(clip_sample=False), 10)
+    np.testing.assert_allclose(to_zero.marginals(schedule)[-1], [1, 0], atol=1e-5)
+    to_first = Plan.from_scheduler(
+        diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False), 10
+    )
+    expected = [schedule.alpha(0.0), schedule.sigma(0.0)]
+    np.testing.assert_allclose(to_first.marginals(schedule)[-1], expected, atol=1e-5)
