@@ -3,6 +3,7 @@
 from . import solvers
 from .denoiser import Denoiser
 from .gradients import Backprop, ContinuousAdjoint, Exact, GradientMethod
+from .pipelines import encode_prompt, from_pipeline
 from .plan import Plan
 from .process import Schedule
 from .sampler import Sampler
@@ -18,5 +19,7 @@ __all__ = [
     "Sampler",
     "Schedule",
     "__version__",
+    "encode_prompt",
+    "from_pipeline",
     "solvers",
 ]

@@ -1,0 +1,73 @@
+"""From latents to pictures, with a gradient that does not die at black and white."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+
+Clamp = Literal["straight_through", "hard", "none"]
+
+
+def to_unit_range(images: Tensor, clamp: Clamp = "straight_through") -> Tensor:
+    """Map pictures from [-1, 1] to [0, 1].
+
+    Args:
+        images: (batch, channels, height, width), about [-1, 1].
+        clamp: what becomes of values outside. ``straight_through`` clamps them and passes the
+            gradient on as if it had not: a white background has an overshoot in half its pixels,
+            which could otherwise never be darkened. ``hard`` has the gradient of ``clamp`` itself,
+            zero there. ``none`` leaves them outside.
+
+    Returns:
+        Pictures of the same shape, in [0, 1] unless ``clamp`` is ``none``.
+    """
+    if clamp not in get_args(Clamp):
+        raise ValueError(f"clamp must be one of {', '.join(get_args(Clamp))}, not {clamp!r}")
+    images = images * 0.5 + 0.5
+    if clamp == "none":
+        return images
+    clamped = images.clamp(0, 1)
+    if clamp == "hard":
+        return clamped
+    return images + (clamped - images).detach()
+
+
+class Decoder(nn.Module):
+    """Pictures of latents: (batch, 3, height, width) in [0, 1], float32, differentiable.
+
+    Args:
+        vae: the autoencoder of the pipeline; it runs in its own dtype.
+        scaling_factor: what latents were multiplied with to have unit variance.
+        shift_factor: what was subtracted from them before.
+        clamp: see `to_unit_range`.
+    """
+
+    def __init__(
+        self,
+        vae: nn.Module,
+        scaling_factor: float = 1.0,
+        shift_factor: float = 0.0,
+        clamp: Clamp = "straight_through",
+    ) -> None:
+        super().__init__()
+        self.vae = vae
+        self.scaling_factor = scaling_factor
+        self.shift_factor = shift_factor
+        self.clamp: Clamp = clamp
+
+    def forward(self, latents: Tensor, clamp: Clamp | None = None) -> Tensor:
+        """Return the pictures of ``latents``.
+
+        Args:
+            latents: (batch, channels, height, width), what the sampler returns.
+            clamp: in place of the decoder's own setting.
+        """
+        dtype = next(self.vae.parameters()).dtype
+        unscaled = latents.to(dtype) / self.scaling_factor + self.shift_factor
+        images = self.vae.decode(unscaled, return_dict=False)[0]
+        return to_unit_range(images.to(latents.dtype), clamp or self.clamp)
+
+    def extra_repr(self) -> str:
+        """Return the settings, for ``print(decode)``."""
+        return f"scaling_factor={self.scaling_factor}, clamp={self.clamp!r}"

@@ -1,0 +1,128 @@
+"""What every pipeline's sampler needs besides its network: plan, clipping and guidance."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..denoiser import Denoiser
+from ..gradients import Backprop, GradientMethod
+from ..plan import Plan
+from ..process import Schedule
+from ..sampler import Sampler
+
+CLIPPING_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    """The settings of `from_pipeline` that do not depend on the family of the pipeline."""
+
+    scheduler: Any
+    num_inference_steps: int = 25
+    plan: Plan | None = None
+    guidance_scale: float = 1.0
+    guidance_rescale: float = 0.0
+    guidance_passes: Literal["batched", "sequential"] = "batched"
+    eta: float = 0.0
+    gradient: GradientMethod | None = None
+
+
+def build_sampler(network: nn.Module, config: SamplingConfig) -> Sampler:
+    """Return the sampler of a network under the settings of its scheduler.
+
+    Raises:
+        ValueError: the scheduler cannot be read, or clips x_0 in a way of its own.
+    """
+    scheduler = config.scheduler
+    clipping = _clipping(scheduler)
+    arguments = {"eta": config.eta} if _takes(scheduler.step, "eta") else {}
+    plan = config.plan or Plan.from_scheduler(
+        _without_clipping(scheduler) if clipping else scheduler,
+        num_inference_steps=config.num_inference_steps,
+        step_arguments=arguments,
+    )
+    prediction_type = plan.prediction_type or str(scheduler.config["prediction_type"])
+    schedule = Schedule.from_config(scheduler.config)
+    if clipping and config.plan is None:
+        stub = Denoiser(_scripted, schedule, prediction_type, **clipping)
+        _check_clipping(scheduler, plan, stub, config.num_inference_steps, arguments)
+    denoiser = Denoiser(
+        network,
+        schedule,
+        prediction_type,
+        guidance_scale=config.guidance_scale,
+        guidance_rescale=config.guidance_rescale,
+        guidance_passes=config.guidance_passes,
+        **clipping,
+    )
+    return Sampler(denoiser, plan, gradient=config.gradient)
+
+
+def _takes(function: Callable[..., Any], argument: str) -> bool:
+    return argument in inspect.signature(function).parameters
+
+
+def _clipping(scheduler: Any) -> dict[str, Any]:
+    """Return the clipping of x_0 that a scheduler's config asks for, as settings of `Denoiser`."""
+    config = scheduler.config
+    if config.get("thresholding"):
+        names = ("thresholding", "dynamic_thresholding_ratio", "sample_max_value")
+    elif config.get("clip_sample"):
+        names = ("clip_sample", "clip_sample_range")
+    else:
+        names = ()
+    return {name: config[name] for name in names if name in config}
+
+
+def _without_clipping(scheduler: Any) -> Any:
+    settings = [name for name in ("clip_sample", "thresholding") if name in scheduler.config]
+    return type(scheduler).from_config(scheduler.config, **dict.fromkeys(settings, False))
+
+
+def _scripted(x: Tensor, t: Tensor, answers: dict[float, Tensor]) -> Tensor:
+    """Answer as written down for the time, whatever the input: a network to test schedulers."""
+    return answers[float(t[0])].to(x)
+
+
+def _check_clipping(
+    scheduler: Any, plan: Plan, denoiser: Denoiser, num_inference_steps: int, arguments: Any
+) -> None:
+    """Raise unless clipping in the denoiser is the same as the scheduler's own clipping.
+
+    It is for schedulers that use the clipped x_0 alone. Some keep the noise of the unclipped
+    prediction beside it (DDIM), which is no function of x_0 and has no place in a plan.
+    """
+    generator = torch.Generator().manual_seed(0)
+    shape = (2, 1, 4, 4)
+    noise = torch.randn(shape, generator=generator)
+    answers = {t: 3 * torch.randn(shape, generator=generator) for t in plan.timesteps.tolist()}
+
+    own = copy.deepcopy(scheduler)
+    own.set_timesteps(num_inference_steps)
+    sample = noise * float(own.init_noise_sigma)
+    draws = torch.Generator().manual_seed(1)
+    if _takes(own.step, "generator"):
+        arguments = {**arguments, "generator": draws}
+    for t in own.timesteps:
+        own.scale_model_input(sample, t)
+        sample = own.step(answers[float(t)], t, sample, return_dict=False, **arguments)[0]
+
+    sampler = Sampler(denoiser, plan, gradient=Backprop())
+    with torch.no_grad():
+        ours = sampler(noise, generator=torch.Generator().manual_seed(1), answers=answers)
+    error = float((ours - sample).abs().amax() / sample.abs().amax())
+    if not error < CLIPPING_TOLERANCE:
+        name = type(scheduler).__name__
+        raise ValueError(
+            f"{name} clips x_0 but does not take the noise from the clipped x_0, so clipping in "
+            f"the denoiser would not give its samples (off by {error:.1e}). Turn it off, as "
+            f"latent pipelines do: scheduler={name}.from_config(pipe.scheduler.config, "
+            "clip_sample=False, thresholding=False)"
+        )

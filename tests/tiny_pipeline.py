@@ -1,0 +1,76 @@
+"""A StableDiffusionPipeline with random weights, small enough for tests."""
+
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from diffusers import UNet2DConditionModel as UNet
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+TOKENS = ["a</w>", "b</w>", "c</w>", "<|startoftext|>", "<|endoftext|>"]
+
+
+def build_tokenizer(folder: Path) -> CLIPTokenizer:
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    vocabulary = ", ".join(f'"{token}": {i}' for i, token in enumerate(TOKENS))
+    (folder / "vocab.json").write_text("{" + vocabulary + "}")
+    (folder / "tokenizer_config.json").write_text(
+        '{"tokenizer_class": "CLIPTokenizer", "model_max_length": 8,'
+        ' "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>",'
+        ' "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}'
+    )
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def build_pipeline(folder: Path, scheduler=None, **unet_config) -> StableDiffusionPipeline:
+    torch.manual_seed(0)
+    unet = UNet(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        norm_num_groups=4,
+        attention_head_dim=2,
+        cross_attention_dim=16,
+        **unet_config,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(8, 8),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        norm_num_groups=4,
+        sample_size=16,
+        scaling_factor=0.5,
+    )
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(TOKENS),
+            hidden_size=16,
+            intermediate_size=16,
+            projection_dim=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            max_position_embeddings=8,
+            bos_token_id=3,
+            eos_token_id=4,
+            pad_token_id=4,
+        )
+    )
+    scheduler = scheduler or DPMSolverMultistepScheduler(
+        prediction_type="v_prediction", steps_offset=1
+    )
+    pipe = StableDiffusionPipeline(
+        vae=vae.eval(),
+        text_encoder=text_encoder.eval(),
+        tokenizer=build_tokenizer(folder),
+        unet=unet.eval(),
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+        module.requires_grad_(False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
