@@ -1,11 +1,18 @@
 """A StableDiffusionPipeline with random weights, small enough for tests."""
 
+import json
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
 from diffusers import UNet2DConditionModel as UNet
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
 
 TOKENS = ["a</w>", "b</w>", "c</w>", "<|startoftext|>", "<|endoftext|>"]
 
@@ -74,3 +81,57 @@ def build_pipeline(folder: Path, scheduler=None, **unet_config) -> StableDiffusi
         module.requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+LABELS = ["apple", "rocket", "butterfly", "cactus", "octopus"]
+WORDLESS = LABELS[1:]
+
+
+def write_classifier(folder: Path, seed: int = 0) -> Path:
+    torch.manual_seed(seed)
+    config = ResNetConfig(
+        embedding_size=4,
+        hidden_sizes=[4, 8],
+        depths=[1, 1],
+        layer_type="basic",
+        id2label=dict(enumerate(LABELS)),
+        label2id={label: i for i, label in enumerate(LABELS)},
+    )
+    model = ResNetForImageClassification(config)
+    model.save_pretrained(folder)
+    preprocessor = {
+        "image_processor_type": "ConvNextImageProcessor",
+        "size": {"shortest_edge": 16},
+        "crop_pct": 1.0,
+        "image_mean": [0.5] * 3,
+        "image_std": [0.5] * 3,
+        "resample": 2,
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor))
+    return folder
+
+
+def write_assets(folder: Path) -> Path:
+    """A folder of the layout of the embedded default, with random weights."""
+    tokenizer = folder / "tokenizer"
+    tokenizer.mkdir(parents=True)
+    build_pipeline(tokenizer).save_pretrained(folder / "emoji-diffusion")
+    for seed, name in enumerate(("classifier", "judge")):
+        write_classifier(folder / name, seed)
+    concepts = {
+        "caption_template": "{name}, style {style}",
+        "styles": ["noto", "flat"],
+        "generic_noun": "c",
+        "concepts": [
+            {
+                "label": label,
+                "name": "c" if label in WORDLESS else label,
+                "emoji": "🍎",
+                "wordless": label in WORDLESS,
+                "held_out_styles": [],
+            }
+            for label in LABELS
+        ],
+    }
+    (folder / "concepts.json").write_text(json.dumps(concepts))
+    return folder

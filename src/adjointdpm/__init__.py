@@ -1,9 +1,11 @@
 """Gradients through diffusion sampling."""
 
-from . import solvers
+from . import objectives, solvers
+from .assets import load_default
 from .denoiser import Denoiser
 from .gradients import Backprop, ContinuousAdjoint, Exact, GradientMethod
 from .pipelines import encode_prompt, from_pipeline
+from .noise import CounterNoise
 from .plan import Plan
 from .process import Schedule
 from .sampler import Sampler
@@ -12,6 +14,7 @@ from .version import __version__
 __all__ = [
     "Backprop",
     "ContinuousAdjoint",
+    "CounterNoise",
     "Denoiser",
     "Exact",
     "GradientMethod",
@@ -21,5 +24,7 @@ __all__ = [
     "__version__",
     "encode_prompt",
     "from_pipeline",
+    "load_default",
+    "objectives",
     "solvers",
 ]

@@ -1,0 +1,5 @@
+"""``python -m adjointdpm``."""
+
+from .cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,150 @@
+"""The one command, ``adjointdpm``: a subcommand for each task.
+
+A subcommand is a `Command`: its arguments, and a function that runs it. Errors that a person can do
+something about are printed in one line; set ``ADJOINTDPM_TRACEBACK=1`` to see where they came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from .version import __version__
+
+TRACEBACK_VARIABLE = "ADJOINTDPM_TRACEBACK"
+FRIENDLY = (ValueError, OSError, FloatingPointError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Args:
+        name: as it is typed.
+        help: one line.
+        add_arguments: declares its arguments.
+        run: runs it; returns the exit status.
+    """
+
+    name: str
+    help: str
+    add_arguments: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
+    from .tasks.demo import DemoConfig
+
+    defaults = {field.name: field.default for field in fields(DemoConfig)}
+
+    def add(name: str, kind: Callable[[str], object], text: str) -> None:
+        parser.add_argument(
+            f"--{name}", type=kind, default=defaults[name], help=f"{text} (default: %(default)s)"
+        )
+
+    add("output_dir", Path, "the folder to write")
+    add("seed", int, "of everything that is drawn at random")
+    add("max_train_steps", int, "updates in each of the two parts")
+    add("num_inference_steps", int, "sampling steps, all of them differentiated")
+    add("guidance_scale", float, "weight of classifier-free guidance")
+    add("memory_budget", str, "what may be spent on keeping graphs, such as 1GiB")
+    parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
+
+
+def _run_demo(arguments: argparse.Namespace) -> int:
+    from .report import write_demo_report
+    from .tasks.demo import DemoConfig, run_demo
+
+    _quieten_libraries()
+    names = {field.name for field in fields(DemoConfig)}
+    config = DemoConfig(**{k: v for k, v in vars(arguments).items() if k in names})
+    print(
+        f"Optimising noise and text embedding through {config.num_inference_steps} sampling steps "
+        f"of the embedded model, {config.max_train_steps} updates each.",
+        flush=True,
+    )
+    result = run_demo(config)
+    page = write_demo_report(result, shlex.join(["adjointdpm", *arguments.command_line]))
+    for story in (result.noise, result.embedding):
+        recognised = sum(row.after.recognised for row in story.rows)
+        print(
+            f"{story.name}: loss {story.history.losses[0]:.2f} -> {story.history.losses[-1]:.2f}; "
+            f"the judge recognises {recognised} of {len(story.rows)} pictures "
+            f"(before: {sum(row.before.recognised for row in story.rows)})"
+        )
+    print(
+        f"gradient against central difference: relative error {result.check.relative_error:.0e}\n"
+        f"{result.seconds:.0f} s, at most {result.peak_memory / 2**30:.2f} GiB of memory\n"
+        f"Open {page}"
+    )
+    return 0
+
+
+COMMANDS = (
+    Command(
+        "demo",
+        "optimise noise and text embedding through the embedded model, and write a report",
+        _add_demo_arguments,
+        _run_demo,
+    ),
+)
+
+
+def _quieten_libraries() -> None:
+    """Keep the libraries' notes on loading away from our progress bars."""
+    import diffusers
+    import transformers
+
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="adjointdpm", description="Gradients through diffusion sampling."
+    )
+    parser.add_argument("--version", action="version", version=f"adjointdpm {__version__}")
+    subparsers = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    for command in COMMANDS:
+        subparser = subparsers.add_parser(
+            command.name,
+            help=command.help,
+            description=f"{command.help[0].upper()}{command.help[1:]}.",
+        )
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status.
+
+    Args:
+        arguments: what follows the name of the command; by default those of the process.
+    """
+    command_line = list(sys.argv[1:] if arguments is None else arguments)
+    parser = build_parser()
+    parsed = parser.parse_args(command_line)
+    if parsed.command is None:
+        parser.print_help()
+        return 2
+    parsed.command_line = command_line
+    try:
+        return parsed.run(parsed)
+    except KeyboardInterrupt:
+        print("\nadjointdpm: stopped", file=sys.stderr)
+        return 130
+    except FRIENDLY as error:
+        if os.environ.get(TRACEBACK_VARIABLE):
+            raise
+        print(f"adjointdpm: error: {error}", file=sys.stderr)
+        return 1

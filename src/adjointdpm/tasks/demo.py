@@ -1,0 +1,331 @@
+"""The demo: what a gradient through the complete sampler can do, on the embedded model.
+
+Two stories, both told with the prompt of no particular thing. In the first the noise is optimised
+and the words stay; in the second the words' embedding is optimised and the noise changes with every
+step. Both follow the gradient of a classifier's log-probability through decoder and sampler.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..assets import Default, load_default
+from ..gradients import Exact
+from ..objectives import ClassifierLogProbability
+from ..pipelines import Decoder, encode_prompt, from_pipeline
+from ..sampler import Sampler
+from .gradient_check import GradientCheck, check_gradient
+from .optimize import History, OptimizeConfig, optimize
+from .reading import Reading, read_pictures
+from .resources import environment, peak_memory
+from .typical import project_to_typical
+
+NOISE_TARGETS = ("rocket", "butterfly", "cactus", "octopus")
+EMBEDDING_TARGET = "butterfly"
+NUM_FRAMES = 5
+UNSEEN_SEED = 1_000_000
+"""Added to the seed for the noises that the embedding is judged on and never optimised on."""
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Settings of the demo.
+
+    Args:
+        output_dir: where pictures, tensors and numbers go.
+        seed: of all that is drawn at random.
+        max_train_steps: updates in each of the two stories.
+        num_inference_steps: sampling steps, all of them differentiated.
+        guidance_scale: weight of classifier-free guidance.
+        noise_learning_rate: of Adam on the noise.
+        embedding_learning_rate: of Adam on the text embedding.
+        batch_size: how many noises each update of the embedding sees.
+        memory_budget: what `Exact` may spend on kept graphs.
+        device: where to run; a GPU if there is one, by default.
+        assets: another folder with the model, see `assets_folder`.
+        progress_bar: whether to show one.
+    """
+
+    output_dir: str | Path = "adjointdpm-demo"
+    seed: int = 0
+    max_train_steps: int = 20
+    num_inference_steps: int = 12
+    guidance_scale: float = 3.0
+    noise_learning_rate: float = 0.1
+    embedding_learning_rate: float = 0.05
+    batch_size: int = 4
+    memory_budget: str | None = "1GiB"
+    device: str | None = None
+    assets: str | Path | None = None
+    progress_bar: bool = True
+
+
+@dataclass(frozen=True)
+class Row:
+    """One picture on its way.
+
+    Args:
+        label: what the row is.
+        pictures: (frames, 3, height, width) in [0, 1], from before the first update to after the
+            last.
+        before: what the classifiers read in the first.
+        after: what they read in the last.
+    """
+
+    label: str
+    pictures: Tensor
+    before: Reading
+    after: Reading
+
+
+@dataclass(frozen=True)
+class Story:
+    """One optimisation.
+
+    Args:
+        name: of its files.
+        prompt: what the model was asked for.
+        frames: the number of updates before each column of pictures.
+        rows: the pictures.
+        history: losses and timings.
+    """
+
+    name: str
+    prompt: str
+    frames: list[int]
+    rows: list[Row]
+    history: History
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """All that the report tells.
+
+    Args:
+        config: the settings.
+        noise: the story of the noise.
+        embedding: the story of the text embedding.
+        check: how right the gradient is.
+        network_calls: how often each sampling run calls the network.
+        seconds: of the whole demo.
+        peak_memory: bytes.
+        environment: versions and machine.
+    """
+
+    config: DemoConfig
+    noise: Story
+    embedding: Story
+    check: GradientCheck
+    network_calls: int
+    seconds: float
+    peak_memory: int
+    environment: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Studio:
+    """The loaded model, ready to draw."""
+
+    config: DemoConfig
+    default: Default
+    sampler: Sampler
+    decode: Decoder
+    device: torch.device
+
+    @classmethod
+    def open(cls, config: DemoConfig) -> Studio:
+        """Load the model."""
+        device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        default = load_default(config.assets, device)
+        sampler, decode = from_pipeline(
+            default.pipeline,
+            config.num_inference_steps,
+            config.guidance_scale,
+            gradient=Exact(memory_budget=config.memory_budget),
+        )
+        return cls(config, default, sampler, decode, device)
+
+    def prompts(self, styles: list[str]) -> list[str]:
+        """Return the prompts of no particular thing."""
+        words = self.default.concepts
+        return [words.prompt(words.generic_noun, style) for style in styles]
+
+    def encode(self, prompts: list[str]) -> dict[str, Tensor]:
+        """Return the conditioning of prompts."""
+        return encode_prompt(self.default.pipeline, prompts)
+
+    def noise(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return standard-normal latents, the same on every device."""
+        unet = self.default.pipeline.unet.config
+        shape = (count, unet.in_channels, unet.sample_size, unet.sample_size)
+        return torch.randn(shape, generator=generator).to(self.device)
+
+    def metric(self, targets: list[str]) -> ClassifierLogProbability:
+        """Return what is optimised."""
+        return ClassifierLogProbability(self.default.classifier, list(targets))
+
+    def rows(self, labels: list[str], targets: list[str], frames: list[Tensor]) -> list[Row]:
+        """Return the rows of a story from its frames, each (rows, 3, height, width)."""
+
+        def read(images: Tensor) -> list[Reading]:
+            default = self.default
+            return read_pictures(images, targets, default.classifier, default.judge)
+
+        pictures = torch.stack(frames, dim=1).cpu()
+        ends = zip(labels, pictures, read(frames[0]), read(frames[-1]), strict=True)
+        return [Row(*entries) for entries in ends]
+
+
+def run_demo(config: DemoConfig) -> DemoResult:
+    """Run both stories; write the optimised tensors into ``config.output_dir``.
+
+    Args:
+        config: settings.
+    """
+    started = time.perf_counter()
+    Path(config.output_dir).mkdir(parents=True, exist_ok=True)
+    studio = Studio.open(config)
+    check = check_noise_gradient(studio)
+    noise = optimize_noise(studio)
+    embedding = optimize_embedding(studio)
+    return DemoResult(
+        config=config,
+        noise=noise,
+        embedding=embedding,
+        check=check,
+        network_calls=studio.sampler.plan.num_calls,
+        seconds=time.perf_counter() - started,
+        peak_memory=peak_memory(studio.device),
+        environment=environment(studio.device),
+    )
+
+
+def check_noise_gradient(studio: Studio) -> GradientCheck:
+    """Compare the gradient of the first picture with a central difference."""
+    generator = torch.Generator().manual_seed(studio.config.seed)
+    style = studio.default.concepts.styles[0]
+    # The straight-through clamp departs from the derivative on purpose; the true one is compared.
+    decode = copy.copy(studio.decode)
+    decode.clamp = "hard"
+    objective = nn.Sequential(decode, studio.metric([NOISE_TARGETS[0]]))
+    return check_gradient(
+        studio.sampler,
+        objective,
+        studio.noise(1, generator),
+        studio.encode(studio.prompts([style])),
+        seed=studio.config.seed,
+    )
+
+
+def optimize_noise(studio: Studio) -> Story:
+    """Turn the noises of four pictures until the classifier sees four chosen things."""
+    config, styles = studio.config, list(studio.default.concepts.styles)
+    targets = list(NOISE_TARGETS[: len(styles)])
+    prompts = studio.prompts(styles)
+    cond = studio.encode(prompts)
+    metric = studio.metric(targets)
+    generator = torch.Generator().manual_seed(config.seed)
+    noise = project_to_typical(studio.noise(len(styles), generator)).requires_grad_()
+    frames = Frames(config.max_train_steps)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        images = studio.decode(studio.sampler(noise, **cond))
+        frames.take(lambda: images)
+        return -metric(images).mean()
+
+    history = optimize(
+        {"noise": noise},
+        loss,
+        _loop(config, "noise", config.noise_learning_rate),
+        project=lambda: noise.copy_(project_to_typical(noise)),
+    )
+    frames.take(lambda: studio.decode(studio.sampler(noise, **cond)))
+    save_file({"noise": noise.detach().cpu()}, Path(config.output_dir) / "noise.safetensors")
+    labels = [f"{style} → {target}" for style, target in zip(styles, targets, strict=True)]
+    return Story(
+        "noise", prompts[0], frames.numbers, studio.rows(labels, targets, frames.kept), history
+    )
+
+
+def optimize_embedding(studio: Studio) -> Story:
+    """Find words for a thing that the model can draw and has no word for.
+
+    Every update sees new noises; the pictures of the story are drawn from others, which no update
+    has seen.
+    """
+    config, style = studio.config, studio.default.concepts.styles[0]
+    prompts = studio.prompts([style])
+    cond = studio.encode(prompts)
+    embedding = cond["encoder_hidden_states"].detach().clone().requires_grad_()
+    metric = studio.metric([EMBEDDING_TARGET])
+    unseen = studio.noise(4, torch.Generator().manual_seed(config.seed + UNSEEN_SEED))
+    frames = Frames(config.max_train_steps)
+
+    def draw(noise: Tensor) -> Tensor:
+        batch = {key: value.expand(len(noise), -1, -1) for key, value in cond.items()}
+        batch["encoder_hidden_states"] = embedding.expand(len(noise), -1, -1)
+        return studio.decode(studio.sampler(noise, **batch))
+
+    def loss(generator: torch.Generator) -> Tensor:
+        frames.take(lambda: draw(unseen))
+        return -metric(draw(studio.noise(config.batch_size, generator))).mean()
+
+    history = optimize(
+        {"encoder_hidden_states": embedding},
+        loss,
+        _loop(config, "embedding", config.embedding_learning_rate),
+    )
+    frames.take(lambda: draw(unseen))
+    save_file(
+        {"encoder_hidden_states": embedding.detach().cpu()},
+        Path(config.output_dir) / "embedding.safetensors",
+    )
+    labels = [f"unseen noise {i + 1}" for i in range(len(unseen))]
+    targets = [EMBEDDING_TARGET] * len(unseen)
+    return Story(
+        "embedding", prompts[0], frames.numbers, studio.rows(labels, targets, frames.kept), history
+    )
+
+
+def _loop(config: DemoConfig, name: str, learning_rate: float) -> OptimizeConfig:
+    return OptimizeConfig(
+        learning_rate=learning_rate,
+        max_train_steps=config.max_train_steps,
+        seed=config.seed + 1,
+        progress_bar=config.progress_bar,
+        description=name,
+    )
+
+
+@dataclass
+class Frames:
+    """Pictures kept on the way, at about even distances and at both ends.
+
+    Args:
+        num_updates: how many updates there will be.
+    """
+
+    num_updates: int
+    kept: list[Tensor] = field(default_factory=list)
+    _taken: int = 0
+
+    @property
+    def numbers(self) -> list[int]:
+        """After how many updates a frame is kept."""
+        last = NUM_FRAMES - 1
+        return sorted({round(i * self.num_updates / last) for i in range(NUM_FRAMES)})
+
+    def take(self, draw: Callable[[], Tensor]) -> None:
+        """Keep what ``draw`` returns, if a frame is due; to be called once before every update."""
+        if self._taken in self.numbers:
+            with torch.no_grad():
+                self.kept.append(draw().detach())
+        self._taken += 1

@@ -1,0 +1,41 @@
+"""What a run cost, and on what."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+
+import diffusers
+import torch
+import transformers
+
+from ..version import __version__
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most bytes ever held: of the GPU where there is one, else of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def environment(device: torch.device) -> dict[str, str]:
+    """Return the versions and the machine that a run depends on."""
+    if device.type == "cuda":
+        machine = torch.cuda.get_device_name(device)
+    else:
+        machine = f"{platform.machine()} CPU, {torch.get_num_threads()} of {os.cpu_count()} threads"
+    return {
+        "adjointdpm": __version__,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+        "Python": platform.python_version(),
+        "device": machine,
+    }

@@ -1,0 +1,70 @@
+"""The command: its two lines of help, its errors, and the whole demo on a tiny model."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+from safetensors.torch import load_file
+from tiny_pipeline import write_assets
+
+import adjointdpm as adp
+from adjointdpm.assets import ASSETS_VARIABLE
+from adjointdpm.cli import main
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--version"])
+    assert stop.value.code == 0
+    assert capsys.readouterr().out.strip() == f"adjointdpm {adp.__version__}"
+
+
+def test_no_command_prints_help(capsys):
+    assert main([]) == 2
+    assert "demo" in capsys.readouterr().out
+
+
+def test_module_runs():
+    done = subprocess.run(
+        [sys.executable, "-m", "adjointdpm", "--version"], capture_output=True, text=True
+    )
+    assert done.stdout.startswith("adjointdpm ")
+
+
+def test_error_is_one_line(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv(ASSETS_VARIABLE, str(tmp_path))
+    assert main(["demo", "--output_dir", str(tmp_path / "out")]) == 1
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    assert "is not the embedded model" in message
+    monkeypatch.setenv("ADJOINTDPM_TRACEBACK", "1")
+    with pytest.raises(FileNotFoundError):
+        main(["demo", "--output_dir", str(tmp_path / "out")])
+
+
+def test_demo_writes_a_report(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv(ASSETS_VARIABLE, str(write_assets(tmp_path / "assets")))
+    out = tmp_path / "out"
+    arguments = ["demo", "--output_dir", str(out), "--max_train_steps", "3"]
+    assert main([*arguments, "--num_inference_steps", "3", "--device", "cpu"]) == 0
+    assert str(out / "report.html") in capsys.readouterr().out
+
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "adjointdpm demo --output_dir" in page
+    # It opens offline: nothing in it is fetched from anywhere.
+    for target in re.findall(r'(?:src|href)="([^"]*)"', page):
+        assert target.startswith(("data:", "#")) or (out / target).is_file(), target
+    assert page.count("data:image/png") == 2 * 4 + 4 * 4
+    assert "<svg" in page
+
+    numbers = json.loads((out / "numbers.json").read_text(encoding="utf-8"))
+    assert len(numbers["noise"]["losses"]) == len(numbers["embedding"]["seconds"]) == 3
+    assert numbers["gradient_check"]["relative_error"] < 1e-5
+    assert numbers["peak_memory_bytes"] > 0
+    for name in ("noise.png", "noise-1-before.png", "embedding-4-after.png", "loss.svg"):
+        assert (out / name).stat().st_size > 0
+    noise = load_file(out / "noise.safetensors")["noise"]
+    assert noise.flatten(1).norm(dim=1).tolist() == pytest.approx([256**0.5] * 2, rel=1e-5)
+    assert load_file(out / "embedding.safetensors")["encoder_hidden_states"].shape == (1, 8, 16)
