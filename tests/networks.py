@@ -1,0 +1,35 @@
+"""A small network with everything that the gradient methods must cope with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class SmallNetwork(nn.Module):
+    """Two layers on (batch, 4), conditioned by ``emb``, with a layer that is never used."""
+
+    def __init__(self, dropout: float = 0.0, dtype: torch.dtype = torch.float64) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 16, dtype=dtype)
+        self.dropout = nn.Dropout(dropout)
+        self.second = nn.Linear(16, 4, dtype=dtype)
+        self.unused = nn.Linear(2, 2, dtype=dtype)
+
+    def forward(self, x: Tensor, t: Tensor, emb: Tensor, extra: Any = None) -> Tensor:
+        t = (t / (1 + t)).to(x.dtype)[:, None]
+        hidden = torch.tanh(self.first(torch.cat([x, t, emb.expand(len(x), -1)], 1)))
+        if extra is not None:
+            hidden = hidden * extra["gain"][0]
+        return self.second(self.dropout(hidden))
+
+    @property
+    def used(self) -> list[nn.Parameter]:
+        return [*self.first.parameters(), *self.second.parameters()]
+
+
+def relative_error(value: Tensor, expected: Tensor) -> float:
+    """Return |value - expected| / |expected|."""
+    return float((value - expected).norm() / expected.norm().clamp_min(1e-300))
