@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
+from torch.nn import functional
 
 
 def uniform(n: int, low: float, high: float, device: torch.device) -> torch.Tensor:
@@ -31,18 +31,24 @@ def random_affine(x: torch.Tensor) -> torch.Tensor:
         ],
         1,
     )
-    grid = F.affine_grid(theta, list(x.shape), align_corners=False)
-    return F.grid_sample(x - 1, grid, align_corners=False) + 1
+    grid = functional.affine_grid(theta, list(x.shape), align_corners=False)
+    return functional.grid_sample(x - 1, grid, align_corners=False) + 1
 
 
 def random_warp(x: torch.Tensor, strength: float = 0.05) -> torch.Tensor:
     """A smooth random displacement: drawn pictures have slightly wrong outlines."""
     n = len(x)
-    field = torch.randn(n, 2, 5, 5, device=x.device) * strength * torch.rand(n, 1, 1, 1, device=x.device)
-    field = F.interpolate(field, size=x.shape[-2:], mode="bicubic", align_corners=True)
+    field = (
+        torch.randn(n, 2, 5, 5, device=x.device)
+        * strength
+        * torch.rand(n, 1, 1, 1, device=x.device)
+    )
+    field = functional.interpolate(field, size=x.shape[-2:], mode="bicubic", align_corners=True)
     eye = torch.eye(2, 3, device=x.device).expand(n, 2, 3)
-    grid = F.affine_grid(eye, list(x.shape), align_corners=False) + field.permute(0, 2, 3, 1)
-    return F.grid_sample(x - 1, grid, align_corners=False) + 1
+    grid = functional.affine_grid(eye, list(x.shape), align_corners=False) + field.permute(
+        0, 2, 3, 1
+    )
+    return functional.grid_sample(x - 1, grid, align_corners=False) + 1
 
 
 def random_colour(x: torch.Tensor) -> torch.Tensor:
@@ -66,10 +72,10 @@ def random_blur_and_noise(x: torch.Tensor) -> torch.Tensor:
     """Mix with a blurred copy, add noise of a random strength, smooth noise as well."""
     n, device = len(x), x.device
     amount = uniform(n, -0.6, 1.0, device).clamp_min(0)[:, None, None, None]
-    blurred = F.avg_pool2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
+    blurred = functional.avg_pool2d(functional.pad(x, (2, 2, 2, 2), mode="replicate"), 5, stride=1)
     x = x + amount * (blurred - x)
     strength = uniform(n, -0.05, 0.12, device).clamp_min(0)[:, None, None, None]
-    coarse = F.interpolate(
+    coarse = functional.interpolate(
         torch.randn(n, 3, 16, 16, device=device), size=x.shape[-2:], mode="bilinear"
     )
     return (x + strength * (torch.randn_like(x) + 1.5 * coarse)).clamp(-1, 1)

@@ -39,22 +39,22 @@ soccer-ball basketball balloon wrapped-gift jack-o-lantern teddy-bear
 red-heart blue-heart green-heart light-bulb key bell alarm-clock camera television telephone
 magnet gem-stone sunglasses top-hat t-shirt high-heeled-shoe candle drum bomb locked
 skull ghost robot
-""".split()
+""".split()  # noqa: SIM905
 
 WORDLESS = """
 pineapple cactus rocket guitar octopus butterfly trophy hamburger mushroom flamingo crown anchor
-""".split()
+""".split()  # noqa: SIM905
 
 PEOPLE_KEPT = """
 nail-polish flexed-biceps mechanical-arm mechanical-leg leg foot ear nose brain anatomical-heart
 lungs tooth bone eyes eye tongue mouth footprints waving-hand raised-hand ok-hand victory-hand
 thumbs-up thumbs-down raised-fist heart-hands santa-claus
-""".split()
-SYMBOL_WORDS_KEPT = "circle square diamond heart arrow star cross check".split()
+""".split()  # noqa: SIM905
+SYMBOL_WORDS_KEPT = {"circle", "square", "diamond", "heart", "arrow", "star", "cross", "check"}
 SYMBOLS_KEPT = """
 warning no-entry radioactive biohazard yin-yang peace-symbol infinity recycling-symbol fleur-de-lis
 red-question-mark red-exclamation-mark eight-pointed-star sparkle atom-symbol
-""".split()
+""".split()  # noqa: SIM905
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def is_usable(slug: str, group: str) -> bool:
     if group == "People & Body":
         return slug in PEOPLE_KEPT
     if group == "Symbols":
-        return slug in SYMBOLS_KEPT or bool(parts & set(SYMBOL_WORDS_KEPT))
+        return slug in SYMBOLS_KEPT or bool(parts & SYMBOL_WORDS_KEPT)
     return not slug.endswith("-thirty") and "banknote" not in parts
 
 

@@ -75,7 +75,7 @@ def square_on_white(image: Image.Image, resolution: int = RESOLUTION) -> np.ndar
 
 
 def render_icon(icon: dict, defaults: dict) -> np.ndarray:
-    """Render one icon of an Iconify set. Rendered at twice the size, then resized: less aliasing."""
+    """Render one icon of an Iconify set, at twice the size: resizing then smooths its edges."""
     import resvg_py
 
     left, top = icon.get("left", 0), icon.get("top", 0)
@@ -92,7 +92,9 @@ def render_icon(icon: dict, defaults: dict) -> np.ndarray:
 
 
 def render_all(package_dir: Path) -> EmojiSet:
-    names = json.loads(read_member(package_archive(NAMES_PACKAGE, package_dir), "data-by-emoji.json"))
+    names = json.loads(
+        read_member(package_archive(NAMES_PACKAGE, package_dir), "data-by-emoji.json")
+    )
     vector_sets = {
         style: json.loads(read_member(package_archive(package, package_dir), "icons.json"))
         for style, package in VECTOR_PACKAGES.items()

@@ -1,4 +1,4 @@
-"""Draw the published list with an exported folder, let the judge read it, write numbers and a sheet.
+"""Draw the published list with an exported folder and let the judge read it: numbers and a sheet.
 
     python -m training.evaluate --assets training/runs/export --output_dir docs/model
 
@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import AutoModelForImageClassification
@@ -25,8 +26,18 @@ from training.emoji import load_emoji
 from training.train_classifier import accuracy, labelled_pictures
 from training.train_vae import held_out_names, mean_psnr, to_model_range
 
-NOVEL_NAMES = ("blue apple", "green cat face", "red penguin", "purple sunflower", "blue fire engine",
-               "pink house", "green star", "black heart", "yellow balloon", "orange owl")  # fmt: skip
+NOVEL_NAMES = (
+    "blue apple",
+    "green cat face",
+    "red penguin",
+    "purple sunflower",
+    "blue fire engine",
+    "pink house",
+    "green star",
+    "black heart",
+    "yellow balloon",
+    "orange owl",
+)
 
 
 @torch.no_grad()
@@ -48,7 +59,9 @@ def draw(pipeline: StableDiffusionPipeline, prompts: list[str], args, seed: int)
 
 
 @torch.no_grad()
-def ranks(classifier: torch.nn.Module, pictures: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def ranks(
+    classifier: torch.nn.Module, pictures: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
     """Rank of the right class in each picture, 0 being first."""
     logits = torch.cat([classifier(x).logits for x in pictures.split(64)])
     return (logits > logits.gather(1, labels[:, None])).sum(1)
@@ -117,6 +130,10 @@ def main() -> None:
 
     vae = AutoencoderKL.from_pretrained(args.assets / "emoji-diffusion" / "vae")
     unseen = held_out_names(emoji)
+
+    def psnr(images: np.ndarray) -> float:
+        return round(mean_psnr(vae, to_model_range(images)), 2)
+
     correct_names = [listing["concepts"][i]["label"] for i in labels[rank == 0].tolist()]
     recognised = Counter(correct_names)
     report = {
@@ -135,8 +152,8 @@ def main() -> None:
         "classifier_on_generated": shares(ranks(classifiers["classifier"], drawn, labels)),
         "real_emoji": {n: real_accuracies(m, emoji, concepts) for n, m in classifiers.items()},
         "vae_psnr_db": {
-            "trained_emoji": round(mean_psnr(vae, to_model_range(emoji.images[:, ~unseen])[::4]), 2),
-            "held_out_emoji": round(mean_psnr(vae, to_model_range(emoji.images[:, unseen])), 2),
+            "trained_emoji": psnr(emoji.images[:, ~unseen][:, ::4]),
+            "held_out_emoji": psnr(emoji.images[:, unseen]),
         },
         "wordless": {
             "drawn": len(things),

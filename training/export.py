@@ -21,7 +21,7 @@ from training.model_card import model_card
 from training.text import build_text_encoder
 from training.train_diffusion import TRAIN_SCHEDULE, TextToLatents, build_unet
 
-CLASSIFIERS = {"classifier": "resnet", "judge": "mobilenet"}
+CLASSIFIERS = {"classifier": "resnet", "judge": "convnext"}
 PIPELINE_DIR = "emoji-diffusion"
 
 
@@ -55,9 +55,17 @@ def build_pipeline(vae_dir: Path, run_dir: Path) -> StableDiffusionPipeline:
 
 
 def write_tokenizer_files(source: Path, target: Path) -> None:
-    """Keep the plain vocabulary and merges beside what `save_pretrained` writes."""
+    """The plain vocabulary and merges, instead of the one large file of `save_pretrained`."""
+    (target / "tokenizer.json").unlink(missing_ok=True)
     for name in ("vocab.json", "merges.txt"):
         (target / name).write_bytes((source / name).read_bytes())
+
+
+def load_as_float32(folder: Path) -> None:
+    """Name float32 in the config: transformers loads in that dtype, and diffusers does."""
+    config = json.loads((folder / "config.json").read_text())
+    config["dtype"] = "float32"
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def main() -> None:
@@ -70,12 +78,14 @@ def main() -> None:
     pipeline = build_pipeline(args.runs / "vae" / "vae", args.runs / "diffusion")
     folder = args.output_dir / PIPELINE_DIR
     pipeline.to(torch.float16).save_pretrained(folder)
+    load_as_float32(folder / "text_encoder")
     write_tokenizer_files(args.runs / "diffusion" / "tokenizer", folder / "tokenizer")
 
     for name, architecture in CLASSIFIERS.items():
         source, target = args.runs / architecture / "model", args.output_dir / name
         model = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float16)
         model.save_pretrained(target)
+        load_as_float32(target)
         preprocessor = "preprocessor_config.json"
         (target / preprocessor).write_text((source / preprocessor).read_text())
 

@@ -111,7 +111,10 @@ class Run:
             self.losses[name] = 0.98 * self.losses.get(name, value) + 0.02 * value
         if self.step % self.args.logging_steps == 0:
             parts_text = "  ".join(f"{k} {v:.4f}" for k, v in self.losses.items())
-            print(f"step {self.step}  {self.seconds:.0f}s  {self.progress:.3f}  {parts_text}", flush=True)
+            print(
+                f"step {self.step}  {self.seconds:.0f}s  {self.progress:.3f}  {parts_text}",
+                flush=True,
+            )
         if self.step % self.args.checkpointing_steps == 0:
             self.save()
 

@@ -20,7 +20,7 @@ run on two CPU cores, and is small enough to live inside a Python package.
 | `emoji-diffusion/` | text to 64x64 pictures | `StableDiffusionPipeline` |
 | `classifier/` | reads the concepts: a differentiable metric | `ResNetForImageClassification` |
 | `judge/` | another architecture and seed, to judge what the first was used to optimise | \
-`MobileNetV2ForImageClassification` |
+`ConvNextV2ForImageClassification` |
 | `concepts.json` | the published list: names, styles, wordless concepts, held-out pairs | |
 
 ```python
@@ -42,8 +42,8 @@ Rendered at 64x64 on white; skin-tone variants, most people, clock faces and tex
 | style | source | licence |
 |---|---|---|
 | `noto` | [Noto Emoji](https://github.com/googlefonts/noto-emoji), (c) Google | Apache-2.0 |
-| `twemoji` | [Twemoji](https://github.com/jdecked/twemoji), (c) Twitter, Inc and other contributors | \
-CC-BY-4.0 |
+| `twemoji` | [Twemoji](https://github.com/jdecked/twemoji), (c) Twitter, Inc and contributors \
+| CC-BY-4.0 |
 | `flat` | [Fluent Emoji](https://github.com/microsoft/fluentui-emoji) flat, (c) Microsoft | MIT |
 | `3d` | [Fluent Emoji](https://github.com/microsoft/fluentui-emoji) 3D, (c) Microsoft | MIT |
 
@@ -56,11 +56,11 @@ data, and pictures of the `twemoji` style may resemble them closely. Names come 
 Two CPU cores, about two and a half hours in all; the scripts are in `training/`.
 - Autoencoder: `AutoencoderKL`, 16x16x4 latents, 0.92 M parameters; L1, squared and edge error, a
   small KL term. Latents have zero mean and unit variance (`scaling_factor` is 1).
-- Text encoder (`CLIPTextModel`, 2 layers of 128, own vocabulary) and `UNet2DConditionModel`, trained
-  together: v-prediction on the linear schedule, 10 % of captions dropped, AdamW, averaged weights.
-  Named and wordless concepts are 65 % of each batch.
-- Classifiers: real emoji and their autoencoder reconstructions under strong augmentation; they never
-  saw a picture drawn by the diffusion model.
+- Text encoder (`CLIPTextModel`, 2 layers of 96, own vocabulary) and `UNet2DConditionModel` (2.4 M
+  parameters), trained together: v-prediction on the linear schedule, 10 % of captions dropped,
+  AdamW, averaged weights. Named and wordless concepts are 65 % of each batch.
+- Classifiers: real emoji and their autoencoder reconstructions under strong augmentation; they
+  never saw a picture drawn by the diffusion model.
 {results}
 ## Limits
 It knows emoji on a white background at 64x64, the words of their names, and nothing else. It was
@@ -81,8 +81,9 @@ RESULTS = """
 |---|---|---|
 {real}
 
-Autoencoder, PSNR of reconstructions: {psnr_trained} dB on emoji it was trained on, {psnr_held_out} dB
-on others. Asked for `thing`, {wordless:.0%} of the pictures read as one of the wordless concepts.
+Autoencoder, PSNR of reconstructions: {psnr_trained} dB on emoji it was trained on,
+{psnr_held_out} dB on others. Asked for `thing`, {wordless:.0%} of the pictures read as one of
+the wordless concepts.
 """
 
 REAL_ROWS = {

@@ -1,7 +1,7 @@
 """The words: a CLIP tokenizer whose vocabulary comes from the captions, and a small text encoder.
 
-`vocab.json` and `merges.txt` are byte-pair encoding in CLIP's format. Every word of a caption is one
-token ("3d" is two, because CLIP splits digits from letters); other ASCII text becomes pieces.
+`vocab.json` and `merges.txt` are byte-pair encoding in CLIP's format. Every word of a caption is
+one token ("3d" is two, as CLIP splits digits from letters); other ASCII text becomes pieces.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ END_OF_WORD = "</w>"
 
 
 def learn_vocabulary(word_counts: Counter[str]) -> tuple[dict[str, int], list[str]]:
-    """Byte-pair encoding of the words: the vocabulary and the merges, CLIP's special tokens last."""
+    """Byte-pair encoding of the words: vocabulary and merges, CLIP's special tokens last."""
     symbols = [c for c in string.printable if not c.isspace() and not c.isupper()]
     trainer = BpeTrainer(
         vocab_size=100_000,  # ends far earlier: when every word is one token

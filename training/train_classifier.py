@@ -5,7 +5,7 @@ half of what they see went through the autoencoder with a little latent noise, b
 pictures drawn by the model look like.
 
     python -m training.train_classifier --architecture resnet --vae training/runs/vae/vae
-    python -m training.train_classifier --architecture mobilenet --seed 1
+    python -m training.train_classifier --architecture convnext --seed 1
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import json
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import nn
+from torch.nn import functional
 from transformers import (
-    MobileNetV2Config,
-    MobileNetV2ForImageClassification,
+    ConvNextV2Config,
+    ConvNextV2ForImageClassification,
     ResNetConfig,
     ResNetForImageClassification,
 )
@@ -32,8 +32,10 @@ from training.loop import Run, add_training_arguments, autocast, default_device
 from training.train_vae import to_model_range
 
 PREPROCESSOR = {
+    "image_processor_type": "ConvNextImageProcessor",
     "do_resize": True,
-    "do_center_crop": False,
+    "size": {"shortest_edge": 64},
+    "crop_pct": 1.0,
     "do_rescale": True,
     "rescale_factor": 1 / 255,
     "do_normalize": True,
@@ -44,7 +46,10 @@ PREPROCESSOR = {
 
 
 def build_classifier(architecture: str, labels: list[str]) -> nn.Module:
-    names = {"id2label": dict(enumerate(labels)), "label2id": {l: i for i, l in enumerate(labels)}}
+    names = {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {name: i for i, name in enumerate(labels)},
+    }
     if architecture == "resnet":
         config = ResNetConfig(
             embedding_size=24,
@@ -54,26 +59,15 @@ def build_classifier(architecture: str, labels: list[str]) -> nn.Module:
             **names,
         )
         return ResNetForImageClassification(config)
-    config = MobileNetV2Config(
+    config = ConvNextV2Config(
         image_size=64,
-        depth_multiplier=0.35,
-        finegrained_output=False,
-        tf_padding=False,
-        output_stride=16,
-        classifier_dropout_prob=0.1,
+        patch_size=4,
+        num_stages=3,
+        hidden_sizes=[32, 64, 80],
+        depths=[1, 1, 2],
         **names,
     )
-    return MobileNetV2ForImageClassification(config)
-
-
-def preprocessor_config(architecture: str) -> dict:
-    """Sizes are given as the two image processors of transformers read them."""
-    kind = {"resnet": "ConvNextImageProcessor", "mobilenet": "MobileNetV2ImageProcessor"}
-    if architecture == "resnet":
-        size: dict = {"size": {"shortest_edge": 64}, "crop_pct": 1.0}
-    else:
-        size = {"size": {"shortest_edge": 64}}
-    return {"image_processor_type": kind[architecture], **size, **PREPROCESSOR}
+    return ConvNextV2ForImageClassification(config)
 
 
 def labelled_pictures(
@@ -113,6 +107,8 @@ def accuracy(model: nn.Module, pictures: torch.Tensor, labels: torch.Tensor) -> 
 def calibrate_batch_norm(model: nn.Module, pictures: torch.Tensor, batches: int = 60) -> None:
     """Recompute the running statistics for the averaged weights."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    if not norms:
+        return
     momenta = [m.momentum for m in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -136,7 +132,7 @@ def main() -> None:
         ema_decay=0.998,
     )
     parser.set_defaults(output_dir=None)
-    parser.add_argument("--architecture", choices=("resnet", "mobilenet"), required=True)
+    parser.add_argument("--architecture", choices=("resnet", "convnext"), required=True)
     parser.add_argument("--vae", type=Path, default=Path("training/runs/vae/vae"))
     parser.add_argument("--label_smoothing", type=float, default=0.1)
     args = parser.parse_args()
@@ -168,7 +164,9 @@ def main() -> None:
         batch = augment(pictures[chosen]).contiguous(memory_format=torch.channels_last)
         with autocast(device, args.mixed_precision):
             logits = model(batch).logits
-        loss = F.cross_entropy(logits.float(), labels[chosen], label_smoothing=args.label_smoothing)
+        loss = functional.cross_entropy(
+            logits.float(), labels[chosen], label_smoothing=args.label_smoothing
+        )
         run.update(loss, accuracy=(logits.argmax(1) == labels[chosen]).float().mean())
 
     model = run.ema.module.float()
@@ -176,7 +174,7 @@ def main() -> None:
     model = model.to("cpu", memory_format=torch.contiguous_format)
     model.save_pretrained(args.output_dir / "model")
     preprocessor = args.output_dir / "model" / "preprocessor_config.json"
-    preprocessor.write_text(json.dumps(preprocessor_config(args.architecture), indent=2) + "\n")
+    preprocessor.write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
 
     torch.manual_seed(10_000 + args.seed)
     held_out = labelled_pictures(emoji, concepts, held_out=True)

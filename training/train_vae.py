@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from torch.nn import functional
 
 from training.emoji import EmojiSet, load_emoji
 from training.loop import Run, add_training_arguments, autocast, default_device
@@ -56,7 +56,7 @@ def augment(batch: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     flip = torch.rand(len(batch), generator=generator) < 0.5
     batch = torch.where(flip[:, None, None, None].to(batch.device), batch.flip(-1), batch)
     dy, dx = torch.randint(-3, 4, (2,), generator=generator).tolist()
-    padded = F.pad(batch, (3, 3, 3, 3), value=1.0)
+    padded = functional.pad(batch, (3, 3, 3, 3), value=1.0)
     return padded[..., 3 + dy : 67 + dy, 3 + dx : 67 + dx]
 
 
@@ -67,14 +67,18 @@ def edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def reconstruction_loss(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """L1 and squared error, and L1 on finite differences so that outlines stay sharp."""
     edge = sum(
-        F.l1_loss(p, t) for p, t in zip(edges(prediction), edges(target), strict=True)
+        functional.l1_loss(p, t) for p, t in zip(edges(prediction), edges(target), strict=True)
     )
-    return F.l1_loss(prediction, target) + 2 * F.mse_loss(prediction, target) + 0.5 * edge
+    return (
+        functional.l1_loss(prediction, target)
+        + 2 * functional.mse_loss(prediction, target)
+        + 0.5 * edge
+    )
 
 
 @torch.no_grad()
 def fold_latent_statistics(vae: AutoencoderKL, images: torch.Tensor) -> None:
-    """Make the posterior mean zero-mean and unit-variance in each channel; decoding is unchanged."""
+    """Give each channel of the posterior mean zero mean and unit variance; pictures stay."""
     latents = torch.cat([vae.encode(x).latent_dist.mean for x in images.split(64)])
     mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     channels = len(mean)
