@@ -3,5 +3,12 @@
 from .classifier import ClassifierLogProbability, ImageClassifier
 from .preprocessing import Preprocessing
 from .similarity import PictureDistance
+from .views import RandomViews
 
-__all__ = ["ClassifierLogProbability", "ImageClassifier", "PictureDistance", "Preprocessing"]
+__all__ = [
+    "ClassifierLogProbability",
+    "ImageClassifier",
+    "PictureDistance",
+    "Preprocessing",
+    "RandomViews",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ class ImageClassifier(nn.Module):
         model: a model whose output has ``.logits`` and whose config has ``id2label``.
         preprocessing: how pictures become the model's input.
     """
+
+    model: Any
 
     def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
         super().__init__()

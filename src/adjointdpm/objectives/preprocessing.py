@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional
 
 RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}
 """Pillow's numbers of the filters that can be differentiated here."""
@@ -118,9 +118,9 @@ class Preprocessing:
         if target == (height, width):
             return images
         if self.resample == "nearest":
-            return F.interpolate(images, target, mode="nearest-exact")
+            return functional.interpolate(images, target, mode="nearest-exact")
         # Pillow's filters grow with the reduction, which is what antialias does here.
-        return F.interpolate(
+        return functional.interpolate(
             images, target, mode=self.resample, align_corners=False, antialias=True
         )
 
@@ -141,7 +141,9 @@ def _center_crop(images: Tensor, crop: tuple[int, int]) -> Tensor:
         return images
     pad_y, pad_x = max(crop[0] - height, 0), max(crop[1] - width, 0)
     if pad_y or pad_x:
-        images = F.pad(images, (pad_x // 2, pad_x - pad_x // 2, pad_y // 2, pad_y - pad_y // 2))
+        images = functional.pad(
+            images, (pad_x // 2, pad_x - pad_x // 2, pad_y // 2, pad_y - pad_y // 2)
+        )
         height, width = images.shape[-2:]
     top, left = (height - crop[0]) // 2, (width - crop[1]) // 2
     return images[..., top : top + crop[0], left : left + crop[1]]

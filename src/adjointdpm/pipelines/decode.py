@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from torch import Tensor, nn
 
@@ -42,6 +42,8 @@ class Decoder(nn.Module):
         shift_factor: what was subtracted from them before.
         clamp: see `to_unit_range`.
     """
+
+    vae: Any
 
     def __init__(
         self,

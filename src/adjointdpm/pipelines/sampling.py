@@ -72,12 +72,11 @@ def _takes(function: Callable[..., Any], argument: str) -> bool:
 def _clipping(scheduler: Any) -> dict[str, Any]:
     """Return the clipping of x_0 that a scheduler's config asks for, as settings of `Denoiser`."""
     config = scheduler.config
+    names: tuple[str, ...] = ()
     if config.get("thresholding"):
         names = ("thresholding", "dynamic_thresholding_ratio", "sample_max_value")
     elif config.get("clip_sample"):
         names = ("clip_sample", "clip_sample_range")
-    else:
-        names = ()
     return {name: config[name] for name in names if name in config}
 
 

@@ -24,6 +24,7 @@ def curves_svg(
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     with rc_context({"svg.hashsalt": "adjointdpm", "svg.fonttype": "none", "font.size": 10}):
         figure = Figure(figsize=(5.6, 2.8), layout="constrained")
@@ -35,7 +36,7 @@ def curves_svg(
         axes.set_ylabel(ylabel, color=GREY)
         axes.set_title(title, color=GREY)
         axes.tick_params(colors=GREY)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         for side, spine in axes.spines.items():
             spine.set_visible(side in ("left", "bottom"))

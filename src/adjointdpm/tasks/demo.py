@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..assets import Default, load_default
 from ..gradients import Exact
-from ..objectives import ClassifierLogProbability
+from ..objectives import ClassifierLogProbability, RandomViews
 from ..pipelines import Decoder, encode_prompt, from_pipeline
 from ..sampler import Sampler
 from .gradient_check import GradientCheck, check_gradient
@@ -231,7 +231,7 @@ def optimize_noise(studio: Studio) -> Story:
     targets = list(NOISE_TARGETS[: len(styles)])
     prompts = studio.prompts(styles)
     cond = studio.encode(prompts)
-    metric = studio.metric(targets)
+    metric = RandomViews(studio.metric(targets))
     generator = torch.Generator().manual_seed(config.seed)
     noise = project_to_typical(studio.noise(len(styles), generator)).requires_grad_()
     frames = Frames(config.max_train_steps)
@@ -239,7 +239,7 @@ def optimize_noise(studio: Studio) -> Story:
     def loss(generator: torch.Generator) -> Tensor:
         images = studio.decode(studio.sampler(noise, **cond))
         frames.take(lambda: images)
-        return -metric(images).mean()
+        return -metric(images, generator).mean()
 
     history = optimize(
         {"noise": noise},
@@ -265,7 +265,7 @@ def optimize_embedding(studio: Studio) -> Story:
     prompts = studio.prompts([style])
     cond = studio.encode(prompts)
     embedding = cond["encoder_hidden_states"].detach().clone().requires_grad_()
-    metric = studio.metric([EMBEDDING_TARGET])
+    metric = RandomViews(studio.metric([EMBEDDING_TARGET]))
     unseen = studio.noise(4, torch.Generator().manual_seed(config.seed + UNSEEN_SEED))
     frames = Frames(config.max_train_steps)
 
@@ -276,7 +276,8 @@ def optimize_embedding(studio: Studio) -> Story:
 
     def loss(generator: torch.Generator) -> Tensor:
         frames.take(lambda: draw(unseen))
-        return -metric(draw(studio.noise(config.batch_size, generator))).mean()
+        images = draw(studio.noise(config.batch_size, generator))
+        return -metric(images, generator).mean()
 
     history = optimize(
         {"encoder_hidden_states": embedding},

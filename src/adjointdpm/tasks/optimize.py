@@ -19,7 +19,7 @@ STATE_FILE = "state.safetensors"
 ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
 
 Loss = Callable[[torch.Generator], Tensor]
-"""Returns the scalar to make smaller; it draws whatever is random from the generator it is given."""
+"""Returns the scalar to make smaller; draws whatever is random from the generator it is given."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def optimize(
     loss: Loss,
     config: OptimizeConfig,
     *,
-    project: Callable[[], None] | None = None,
+    project: Callable[[], object] | None = None,
     on_step: Callable[[int, float], None] | None = None,
 ) -> History:
     """Make a loss smaller by changing tensors in place.

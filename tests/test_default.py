@@ -1,0 +1,69 @@
+"""The embedded model loads, and what the documents show runs on it."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_pipeline import LABELS, write_assets
+
+import adjointdpm as adp
+from adjointdpm.assets import ASSETS_VARIABLE, assets_folder
+from adjointdpm.tasks.demo import EMBEDDING_TARGET, NOISE_TARGETS
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+@pytest.fixture(scope="module")
+def default():
+    try:
+        assets_folder()
+    except FileNotFoundError:
+        pytest.skip("the package carries no model yet")
+    return adp.load_default()
+
+
+def test_embedded_model_takes_two_steps(default):
+    sampler, decode = adp.from_pipeline(default.pipeline, 2, 3.0)
+    words = default.concepts
+    cond = adp.encode_prompt(default.pipeline, words.prompt(words.generic_noun, words.styles[0]))
+    noise = torch.randn(1, 4, 16, 16, requires_grad=True)
+    images = decode(sampler(noise, **cond))
+    assert images.shape == (1, 3, 64, 64)
+    assert images.min() >= 0
+    assert images.max() <= 1
+    metric = adp.objectives.ClassifierLogProbability(default.classifier, words.wordless[0].label)
+    metric(images).sum().backward()
+    assert noise.grad.isfinite().all()
+    assert noise.grad.abs().max() > 0
+
+
+def test_embedded_model_is_frozen_and_agrees_on_words(default):
+    pipe = default.pipeline
+    modules = (pipe.unet, pipe.vae, pipe.text_encoder, default.classifier, default.judge)
+    parameters = [p for module in modules for p in module.parameters()]
+    assert not any(p.requires_grad for p in parameters)
+    assert {p.dtype for p in parameters} == {torch.float32}
+    labels = [concept.label for concept in default.concepts.concepts]
+    assert default.classifier.labels == default.judge.labels == labels
+    wordless = {concept.label for concept in default.concepts.wordless}
+    assert {*NOISE_TARGETS, EMBEDDING_TARGET} <= wordless
+
+
+def test_readme_example_runs(default):
+    example = re.search(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)[1]
+    names = {}
+    exec(example, names)
+    assert names["images"].shape == (1, 3, 64, 64)
+    assert names["noise"].grad.abs().max() > 0
+
+
+def test_another_folder(tmp_path, monkeypatch):
+    folder = write_assets(tmp_path / "assets")
+    loaded = adp.load_default(folder)
+    assert loaded.folder == folder
+    assert loaded.classifier.labels == LABELS
+    assert [concept.label for concept in loaded.concepts.wordless] == LABELS[1:]
+    monkeypatch.setenv(ASSETS_VARIABLE, str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=f"unset {ASSETS_VARIABLE}"):
+        adp.load_default()
