@@ -8,6 +8,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
+from .noise import CounterNoise
 from .program import Program, Row, Value
 
 Call = Callable[[int, Tensor], Tensor]
@@ -21,23 +22,26 @@ class Draws:
 
     Args:
         like: a latent of the shape, dtype and device of a draw.
-        generator: where the noise comes from; a list gives each sample of the batch its own.
+        generator: where the noise comes from; a list gives each sample of the batch its own, and
+            a `CounterNoise` computes any draw from its number.
         given: (num_draws, batch, ...) noises to use in place of drawing.
     """
 
     def __init__(
         self,
         like: Tensor,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: torch.Generator | list[torch.Generator] | CounterNoise | None = None,
         given: Tensor | None = None,
     ) -> None:
         self._like, self._generator, self.given = like, generator, given
         self._next = 0
 
     def __call__(self, index: int) -> Tensor:
-        """Return draw ``index``; indices must ascend where noise is drawn."""
+        """Return draw ``index``; indices must ascend where a generator with a state draws."""
         if self.given is not None:
             return self.given[index]
+        if isinstance(self._generator, CounterNoise):
+            return self._generator(index, self._like)
         while True:
             like = self._like
             noise = randn_tensor(like.shape, self._generator, like.device, like.dtype)

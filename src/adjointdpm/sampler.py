@@ -11,6 +11,7 @@ from .denoiser import Denoiser
 from .execution import Draws
 from .gradients import Exact, GradientMethod
 from .gradients.method import Run
+from .noise import CounterNoise
 from .plan import Plan
 
 
@@ -66,7 +67,7 @@ class Sampler(nn.Module):
         self,
         noise: Tensor,
         *,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: torch.Generator | list[torch.Generator] | CounterNoise | None = None,
         draws: Tensor | None = None,
         **cond: Any,
     ) -> Tensor:
@@ -74,7 +75,8 @@ class Sampler(nn.Module):
 
         Args:
             noise: (batch, ...) standard-normal latent; the plan scales it.
-            generator: source of the noises that a stochastic plan draws on the way.
+            generator: source of the noises that a stochastic plan draws on the way; with a
+                `CounterNoise` the same call always gives the same sample.
             draws: (num_draws, batch, ...) those noises themselves, differentiable too.
             **cond: the network's conditioning, any nest of tensors; ``negative_<name>`` for the
                 unconditional pass of guidance.

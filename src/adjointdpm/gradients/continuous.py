@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..execution import Draws, execute
 from ..plan import Plan
-from ..solvers import ODE_SOLVERS, Form
+from ..solvers import CALLS_PER_STEP, ODE_SOLVERS, Form
 from ..solvers.form import Point
 from ..solvers.tape import Tape
 from .method import FiniteCheck, GradientMethod, Run
@@ -140,7 +140,7 @@ class ContinuousAdjointSweep(Sweep):
             at = np.linspace(first, len(taus) - 1, self._method.num_steps + (first == 0.0))
             taus = np.interp(np.concatenate([[0.0], at[at > 0]]), index, taus)
         grid = taus.tolist()
-        tape = Tape(4 * len(grid))
+        tape = Tape(CALLS_PER_STEP * len(grid))
         a = tape.noise
         if open_start:
             # No network is asked at the clean image: the first step is that of Euler's transpose.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
+from diffusers.schedulers import AysSchedules
 
 from ..process import Schedule
 from .form import Point
@@ -27,6 +29,8 @@ def _leading(schedule: Schedule, count: int, steps: int) -> np.ndarray:
 
 
 def _trailing(schedule: Schedule, count: int, steps: int) -> np.ndarray:
+    if schedule.t_min > 0:
+        return np.linspace(schedule.t_max, 0, steps + 1)[:count]
     total = _num_train_timesteps(schedule, "trailing")
     return np.round(np.arange(total, 0, -total / steps))[:count] - 1.0
 
@@ -60,6 +64,17 @@ def _exponential(schedule: Schedule, count: int, steps: int) -> np.ndarray:
     return schedule.time(np.geomspace(high, low, count))
 
 
+def _ays(table: str, schedule: Schedule, count: int, steps: int) -> np.ndarray:
+    whole = AysSchedules.get(f"{table}Timesteps")
+    if whole is not None and count == len(whole) and schedule.t_max == 999 and schedule.t_min == 0:
+        return np.array(whole, dtype=float)
+    # For other numbers of steps the paper interpolates the ten log-linearly.
+    ratios = np.array(AysSchedules[f"{table}Sigmas"][:-1])
+    at = np.linspace(0, len(ratios) - 1, count)
+    times = schedule.time(np.exp(np.interp(at, np.arange(len(ratios)), np.log(ratios))))
+    return np.clip(times, schedule.t_min, schedule.t_max)
+
+
 SPACINGS: dict[str, Spacing] = {
     "linspace": _linspace,
     "quadratic": _quadratic,
@@ -67,8 +82,33 @@ SPACINGS: dict[str, Spacing] = {
     "trailing": _trailing,
     "karras": _karras,
     "exponential": _exponential,
+    "log_snr": _exponential,
+    "ays_sd": partial(_ays, "StableDiffusion"),
+    "ays_sdxl": partial(_ays, "StableDiffusionXL"),
+    "ays_svd": partial(_ays, "StableDiffusionVideo"),
 }
-"""Known spacings. ``exponential`` is uniform in log-SNR; ``karras`` is arXiv 2206.00364, eq. 5."""
+"""Known spacings.
+
+``linspace``, ``leading`` and ``trailing`` are diffusers' (arXiv 2305.08891, table 2), ``linspace``
+without rounding to whole timesteps; ``trailing`` on a continuous schedule is ``t_max k / N``, what
+flow-matching pipelines use. ``quadratic`` is uniform in sqrt(t) (arXiv 2010.02502, appendix D.3),
+``log_snr`` (also ``exponential``) uniform in log-SNR (arXiv 2206.00927), ``karras`` is arXiv
+2206.00364, eq. 5, and ``ays_*`` are the tables of Align Your Steps (arXiv 2404.14507) for three
+models.
+"""
+
+
+def _shifted(schedule: Schedule, times: np.ndarray, shift: float) -> np.ndarray:
+    if shift == 1.0:
+        return times
+    if shift <= 0:
+        raise ValueError(f"shift must be positive, not {shift}")
+    if np.isfinite(schedule.ratio(schedule.t_max)):
+        raise ValueError(
+            "shift is for flow matching, whose process has a time for every noise ratio; use "
+            "another spacing, such as karras, to move the steps of this schedule"
+        )
+    return schedule.time(shift * schedule.ratio(times))
 
 
 def grid(
@@ -78,6 +118,8 @@ def grid(
     *,
     timesteps: Sequence[float] | None = None,
     final_sigmas_type: str = "zero",
+    shift: float = 1.0,
+    steps_offset: int = 0,
 ) -> list[Point]:
     """Return the ``num_inference_steps + 1`` points that a sampler steps through.
 
@@ -87,7 +129,11 @@ def grid(
         spacing: one of `SPACINGS`.
         timesteps: custom descending times in place of a spacing.
         final_sigmas_type: ``zero`` ends at the clean image, one step after the last time;
-            ``sigma_min`` ends at the last time of the spacing itself.
+            ``sigma_min`` ends at the last time of the spacing itself. What other codes call
+            "denoise to zero" after N steps is ``zero`` with N + 1 steps.
+        shift: multiplies the noise ratio of every time (flow matching, arXiv 2403.03206, eq. 23).
+            On the straight-line process that is ``s t / (1 + (s - 1) t)``.
+        steps_offset: added to the times of ``leading``, as in the configs of Stable Diffusion.
 
     Raises:
         ValueError: unknown words, zero steps, or times that do not descend.
@@ -104,6 +150,9 @@ def grid(
             raise ValueError(f"spacing {spacing!r} is not known; use one of {', '.join(SPACINGS)}")
         count = num_inference_steps + (0 if to_zero else 1)
         times = SPACINGS[spacing](schedule, count, num_inference_steps)
+        if spacing == "leading":
+            times = times + steps_offset
+        times = _shifted(schedule, times, shift)
     if len(times) < (1 if to_zero else 2):
         raise ValueError("there is no step to take: give more timesteps")
     if (np.diff(times) >= 0).any():

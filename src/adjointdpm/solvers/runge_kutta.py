@@ -33,13 +33,39 @@ class Tableau:
 EULER = Tableau(1, ((),), (1.0,))
 HEUN = Tableau(2, ((), (1.0,)), (0.5, 0.5))
 MIDPOINT = Tableau(2, ((), (0.5,)), (0.0, 1.0))
+RALSTON = Tableau(2, ((), (2 / 3,)), (1 / 4, 3 / 4))
+BOGACKI_SHAMPINE = Tableau(3, ((), (1 / 2,), (0.0, 3 / 4)), (2 / 9, 1 / 3, 4 / 9))
 RK4 = Tableau(4, ((), (0.5,), (0.0, 0.5), (0.0, 0.0, 1.0)), (1 / 6, 1 / 3, 1 / 3, 1 / 6))
+DORMAND_PRINCE = Tableau(
+    5,
+    (
+        (),
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    ),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+"""The fifth-order half of Dormand and Prince's pair (Hairer et al., II.5, table 5.2)."""
 
 
-def step(tableau: Tableau, drift: Drift, u: Row, tau: float, h: float) -> tuple[Row, list[Row]]:
-    """Take one step of length ``h`` from ``u`` at ``tau``; return its end and its slopes."""
-    slopes: list[Row] = []
-    for weights, c in zip(tableau.a, tableau.c, strict=True):
+def step(
+    tableau: Tableau, drift: Drift, u: Row, tau: float, h: float, first: Row | None = None
+) -> tuple[Row, list[Row]]:
+    """Take one step of length ``h`` from ``u`` at ``tau``; return its end and its slopes.
+
+    Args:
+        tableau: the method.
+        drift: the right side.
+        u: state at ``tau``.
+        tau: where the step starts.
+        h: its length.
+        first: the slope at the start, where it is known already.
+    """
+    slopes: list[Row] = [] if first is None else [first]
+    for weights, c in list(zip(tableau.a, tableau.c, strict=True))[len(slopes) :]:
         stage = u + h * sum(w * k for w, k in zip(weights, slopes, strict=True))
         slopes.append(drift(stage, tau + c * h, starts_step=not slopes))
     return u + h * sum(w * k for w, k in zip(tableau.b, slopes, strict=True)), slopes
