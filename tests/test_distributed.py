@@ -1,0 +1,60 @@
+"""A sampler wrapped whole in DistributedDataParallel gives the all-reduced gradient."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from mixtures import PROCESSES
+from networks import SmallNetwork, relative_error
+from torch.nn.parallel import DistributedDataParallel
+
+from adjointdpm import Backprop, Denoiser, Sampler, solvers
+
+
+def _network() -> SmallNetwork:
+    torch.manual_seed(0)
+    network = SmallNetwork()
+    network.unused.requires_grad_(False)
+    return network
+
+
+def _inputs() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(4, 4, dtype=torch.float64, generator=generator)
+    return noise, torch.randn(4, 3, dtype=torch.float64, generator=generator)
+
+
+def _work(rank: int, port: int, folder: str) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=2)
+    network = _network()
+    sampler = Sampler(Denoiser(network, PROCESSES["vp"]), solvers.build("ddim", PROCESSES["vp"], 5))
+    noise, emb = (tensor.chunk(2)[rank] for tensor in _inputs())
+    wrapped = DistributedDataParallel(sampler)
+    wrapped(noise, emb=emb).square().mean().backward()
+    if rank == 0:
+        torch.save([p.grad for p in network.used], Path(folder) / "gradients.pt")
+    dist.destroy_process_group()
+
+
+def test_gradients_are_those_of_the_whole_batch(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    mp.spawn(_work, args=(port, str(tmp_path)), nprocs=2)
+    gradients = torch.load(tmp_path / "gradients.pt", weights_only=True)
+
+    network = _network()
+    plan = solvers.build("ddim", PROCESSES["vp"], 5)
+    noise, emb = _inputs()
+    sample = Sampler(Denoiser(network, PROCESSES["vp"]), plan, Backprop())(noise, emb=emb)
+    sample.square().mean().backward()
+    for gradient, parameter in zip(gradients, network.used, strict=True):
+        assert parameter.grad is not None
+        assert relative_error(gradient, parameter.grad) < 1e-12
