@@ -32,6 +32,8 @@ from .tape import Row, Tape
 
 __all__ = [
     "CALLS_PER_STEP",
+    "DATA_SOLVERS",
+    "NOISE_SOLVERS",
     "ODE_SOLVERS",
     "SOLVERS",
     "SPACINGS",

@@ -206,7 +206,10 @@ def deis(
     for i, (start, end) in enumerate(pairwise(points)):
         here = model(x, start)
         history = _remembered(history, here, order)
-        now = len(history) if extrapolate_to_zero else _order_now(order, history, points, i)
+        if extrapolate_to_zero and model.form == NOISE:
+            now = len(history)
+        else:
+            now = _order_now(order, history, points, i)
         if now == 1:
             x = first_order(model.form, here, end, x)
             continue

@@ -89,7 +89,7 @@ class Form:
         return Point.at(schedule, schedule.time(ratio))
 
     def drift(self, prediction_type: str, point: Point) -> Linear:
-        """Return the weights ``a, b`` such that ``du/dtau = a x + b f``, x the input, f the output."""
+        """Return ``a, b`` such that ``du/dtau = a x + b f``, x the input, f the output."""
         if self.name == "noise":
             return to_noise(prediction_type, point.alpha, point.sigma)
         if self.name == "data":

@@ -15,6 +15,9 @@ from .model import DATA, Model, log_snr, spans_finite
 from .tape import Row
 
 
+ROUNDING = 1e-9
+
+
 def ddim(model: Model, points: Sequence[Point], x: Row, *, eta: float = 0.0) -> Row:
     """DDIM (arXiv 2010.02502, eq. 12 and 16): eta 0 is the ODE, eta 1 ancestral sampling.
 
@@ -90,11 +93,11 @@ def edm_churn(
     for start, end in pairwise(points):
         ratio = start.sigma / start.alpha if start.alpha else math.inf
         raised = min(ratio * (1 + gamma), most) if s_tmin <= ratio <= s_tmax else ratio
-        if ratio < raised < math.inf:
+        if ratio * (1 + ROUNDING) < raised < math.inf:
             noisier = Point.at(model.schedule, model.schedule.time(raised))
-            scale = noisier.alpha / start.alpha
-            added = s_noise * math.sqrt(noisier.sigma**2 - (scale * start.sigma) ** 2)
-            x, start = scale * x + added * model.tape.draw(), noisier
+            added = s_noise * math.sqrt(raised**2 - ratio**2)
+            x = noisier.alpha * (x / start.alpha + added * model.tape.draw())
+            start = noisier
         x = _heun_step(model, form, start, end, x)
     return x
 
