@@ -44,6 +44,19 @@ def test_error_is_one_line(capsys, tmp_path, monkeypatch):
         main(["demo", "--output_dir", str(tmp_path / "out")])
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--device", "abacus"], "device 'abacus' is not known"),
+        (["--max_train_steps", "0"], "max_train_steps must be at least 1"),
+        (["--num_inference_steps", "0"], "num_inference_steps must be at least 1"),
+    ],
+)
+def test_wrong_settings_are_named(capsys, tmp_path, flags, message):
+    assert main(["demo", "--output_dir", str(tmp_path), *flags]) == 1
+    assert message in capsys.readouterr().err
+
+
 def test_demo_writes_a_report(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv(ASSETS_VARIABLE, str(write_assets(tmp_path / "assets")))
     out = tmp_path / "out"

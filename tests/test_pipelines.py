@@ -135,6 +135,17 @@ def test_embedded_guidance(tmp_path, noise):
     assert_same(latents, expected)
 
 
+def test_half_precision_weights(tmp_path, noise):
+    pipe = build_pipeline(tmp_path).to(torch.bfloat16)
+    sampler, decode = adp.from_pipeline(pipe, 2, 3.0)
+    noise.requires_grad_()
+    pictures = decode(sampler(noise, **adp.encode_prompt(pipe, PROMPTS)))
+    assert pictures.dtype == torch.float32
+    pictures.sum().backward()
+    assert noise.grad.dtype == torch.float32
+    assert noise.grad.isfinite().all()
+
+
 def test_own_plan(pipe, noise):
     schedule = adp.Schedule.from_config(pipe.scheduler.config)
     plan = adp.solvers.build("heun", schedule, 3, prediction_type="v_prediction")

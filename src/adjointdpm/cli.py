@@ -15,10 +15,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import torch
+
 from .version import __version__
 
 TRACEBACK_VARIABLE = "ADJOINTDPM_TRACEBACK"
-FRIENDLY = (ValueError, OSError, FloatingPointError, RuntimeError)
+FRIENDLY = (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError)
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageClassification
 
 from .preprocessing import Preprocessing
 
@@ -30,6 +30,8 @@ class ImageClassifier(nn.Module):
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ImageClassifier:
         """Load a folder written by ``save_pretrained``, in float32, frozen, in evaluation mode."""
+        from transformers import AutoModelForImageClassification  # slow to import
+
         model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32)
         return cls(model.eval().requires_grad_(False), Preprocessing.from_pretrained(folder))
 
@@ -51,8 +53,6 @@ class ImageClassifier(nn.Module):
                 raise ValueError(f"class {target} does not exist: there are {len(labels)} classes")
             return target
         if target not in labels:
-            from difflib import get_close_matches
-
             similar = get_close_matches(target, labels, n=5, cutoff=0.5) or labels[:10]
             raise ValueError(
                 f"the classifier has no class {target!r}; did you mean {', '.join(similar)}? "

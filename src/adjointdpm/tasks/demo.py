@@ -25,7 +25,7 @@ from ..sampler import Sampler
 from .gradient_check import GradientCheck, check_gradient
 from .optimize import History, OptimizeConfig, optimize
 from .reading import Reading, read_pictures
-from .resources import environment, peak_memory
+from .resources import choose_device, environment, peak_memory
 from .typical import project_to_typical
 
 NOISE_TARGETS = ("rocket", "butterfly", "cactus", "octopus")
@@ -66,6 +66,25 @@ class DemoConfig:
     device: str | None = None
     assets: str | Path | None = None
     progress_bar: bool = True
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 1:
+            raise ValueError(
+                f"num_inference_steps must be at least 1, not {self.num_inference_steps}"
+            )
+        for part in ("noise", "embedding"):
+            self.loop(part)  # checks its settings
+
+    def loop(self, part: str) -> OptimizeConfig:
+        """Return the settings of the loop of one part, ``noise`` or ``embedding``."""
+        rates = {"noise": self.noise_learning_rate, "embedding": self.embedding_learning_rate}
+        return OptimizeConfig(
+            learning_rate=rates[part],
+            max_train_steps=self.max_train_steps,
+            seed=self.seed + 1,
+            progress_bar=self.progress_bar,
+            description=part,
+        )
 
 
 @dataclass(frozen=True)
@@ -143,7 +162,7 @@ class Studio:
     @classmethod
     def open(cls, config: DemoConfig) -> Studio:
         """Load the model."""
-        device = torch.device(config.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = choose_device(config.device)
         default = load_default(config.assets, device)
         sampler, decode = from_pipeline(
             default.pipeline,
@@ -244,7 +263,7 @@ def optimize_noise(studio: Studio) -> Story:
     history = optimize(
         {"noise": noise},
         loss,
-        _loop(config, "noise", config.noise_learning_rate),
+        config.loop("noise"),
         project=lambda: noise.copy_(project_to_typical(noise)),
     )
     frames.take(lambda: studio.decode(studio.sampler(noise, **cond)))
@@ -282,7 +301,7 @@ def optimize_embedding(studio: Studio) -> Story:
     history = optimize(
         {"encoder_hidden_states": embedding},
         loss,
-        _loop(config, "embedding", config.embedding_learning_rate),
+        config.loop("embedding"),
     )
     frames.take(lambda: draw(unseen))
     save_file(
@@ -293,16 +312,6 @@ def optimize_embedding(studio: Studio) -> Story:
     targets = [EMBEDDING_TARGET] * len(unseen)
     return Story(
         "embedding", prompts[0], frames.numbers, studio.rows(labels, targets, frames.kept), history
-    )
-
-
-def _loop(config: DemoConfig, name: str, learning_rate: float) -> OptimizeConfig:
-    return OptimizeConfig(
-        learning_rate=learning_rate,
-        max_train_steps=config.max_train_steps,
-        seed=config.seed + 1,
-        progress_bar=config.progress_bar,
-        description=name,
     )
 
 

@@ -139,7 +139,7 @@ def optimize(
                     project()
             history.losses.append(value)
             history.seconds.append(time.perf_counter() - started)
-            bar.set_postfix_str(f"loss {value:.3f}")
+            bar.set_postfix_str(f"loss {value:.3f}", refresh=False)
             bar.update()
             if config.checkpointing_steps and step % config.checkpointing_steps == 0:
                 _save(config, step, variables, optimizer, generator, history)

@@ -13,6 +13,26 @@ import transformers
 from ..version import __version__
 
 
+def choose_device(name: str | None) -> torch.device:
+    """Return a device by its name; by default a GPU if there is one.
+
+    Raises:
+        ValueError: there is no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device {name!r} is not known; use cpu, cuda or cuda:0") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {name!r} was asked for, but this torch ({torch.__version__}) sees no CUDA "
+            "device; use cpu, or install a build of torch for CUDA"
+        )
+    return device
+
+
 def peak_memory(device: torch.device) -> int:
     """Return the most bytes ever held: of the GPU where there is one, else of the process."""
     if device.type == "cuda":
