@@ -3,9 +3,16 @@
 from . import objectives, solvers
 from .assets import load_default
 from .denoiser import Denoiser
-from .gradients import Backprop, ContinuousAdjoint, Exact, GradientMethod
-from .pipelines import encode_prompt, from_pipeline
+from .gradients import (
+    Backprop,
+    CoarseAdjoint,
+    ContinuousAdjoint,
+    Exact,
+    GradientMethod,
+    Truncated,
+)
 from .noise import CounterNoise
+from .pipelines import encode_prompt, from_pipeline
 from .plan import Plan
 from .process import Schedule
 from .sampler import Sampler
@@ -13,6 +20,7 @@ from .version import __version__
 
 __all__ = [
     "Backprop",
+    "CoarseAdjoint",
     "ContinuousAdjoint",
     "CounterNoise",
     "Denoiser",
@@ -21,6 +29,7 @@ __all__ = [
     "Plan",
     "Sampler",
     "Schedule",
+    "Truncated",
     "__version__",
     "encode_prompt",
     "from_pipeline",
