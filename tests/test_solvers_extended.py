@@ -243,7 +243,8 @@ def _assert_tables_agree(
         ],
         *[(f"dpm_singlestep_{p}", SINGLE(solver_order=p, **SD), {}) for p in (2, 3)],
         *[
-            (f"dpm_singlestep_{p}", SINGLE(solver_order=p, lower_order_final=True, **NOISE_FORM, **SD),
+            (f"dpm_singlestep_{p}",
+             SINGLE(solver_order=p, lower_order_final=True, **NOISE_FORM, **SD),
              {"form": "noise", "final_sigmas_type": "sigma_min"})
             for p in (2, 3)
         ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from .gradients import Exact, GradientMethod
 from .gradients.method import Run
 from .noise import CounterNoise
 from .plan import Plan
+from .solvers.adaptive import sample_of
 
 
 class Sampler(nn.Module):
@@ -118,3 +120,37 @@ class Sampler(nn.Module):
     def extra_repr(self) -> str:
         """Return the plan and the method, for ``print(sampler)``."""
         return f"plan={self.plan!r}, gradient={self.gradient!r}"
+
+
+def sample_each(
+    denoiser: Denoiser,
+    plans: Sequence[Plan],
+    noise: Tensor,
+    gradient: GradientMethod | None = None,
+    **cond: Any,
+) -> Tensor:
+    """Sample each latent of a batch with a plan of its own, one after the other.
+
+    For the plans of ``solvers.adaptive(..., per_sample=True)``. Samples with different steps have
+    different network times at each call, so they are not batched: the price is the batch.
+
+    Args:
+        denoiser: the network.
+        plans: one for each sample.
+        noise: (batch, ...) standard-normal latents.
+        gradient: the gradient method; `Exact` by default.
+        **cond: conditioning; tensors as long as the batch are cut, others are shared.
+
+    Returns:
+        (batch, ...) samples, differentiable.
+
+    Raises:
+        ValueError: there are more or fewer plans than samples.
+    """
+    if len(plans) != len(noise):
+        raise ValueError(f"{len(noise)} samples need as many plans, not {len(plans)}")
+    samples = [
+        Sampler(denoiser, plan, gradient)(noise[i : i + 1], **sample_of(cond, i, len(noise)))
+        for i, plan in enumerate(plans)
+    ]
+    return torch.cat(samples)

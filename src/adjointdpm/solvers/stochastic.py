@@ -14,7 +14,6 @@ from .form import Form, Point
 from .model import DATA, Model, log_snr, spans_finite
 from .tape import Row
 
-
 ROUNDING = 1e-9
 
 

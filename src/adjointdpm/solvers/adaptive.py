@@ -1,0 +1,274 @@
+"""Embedded Runge-Kutta pairs that choose their own steps, recorded as plans.
+
+The network is asked once, forward and without a graph, to find the steps that keep the local error
+within a tolerance. The accepted steps are then written down as a `Plan` on a fixed grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from ..denoiser import Denoiser
+from ..plan import Plan
+from .form import Form, FormName, Point
+from .library import build_on
+from .runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, HEUN, Tableau, step
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A Runge-Kutta method and the weights of its error estimate.
+
+    Args:
+        tableau: the method that is advanced with.
+        error: weights of the difference to the embedded method, on the stages and, where there is
+            one more of them, on the slope at the end of the step.
+        error_order: order of the estimate in the step length: one more than the lower order.
+    """
+
+    tableau: Tableau
+    error: tuple[float, ...]
+    error_order: int
+
+
+PAIRS: dict[str, Pair] = {
+    "heun": Pair(HEUN, (-1 / 2, 1 / 2), 2),
+    "bs3": Pair(BOGACKI_SHAMPINE, (-5 / 72, 1 / 12, 1 / 9, -1 / 8), 3),
+    "dopri5": Pair(
+        DORMAND_PRINCE,
+        (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),
+        5,
+    ),
+}
+"""Heun-Euler 2(1), Bogacki-Shampine 3(2), Dormand-Prince 5(4) (Hairer et al., II.4 and II.5)."""
+
+SAFETY, MIN_FACTOR, MAX_FACTOR = 0.9, 0.2, 5.0
+
+
+@overload
+def adaptive(
+    denoiser: Denoiser, noise: Tensor, cond: dict[str, Any] | None = ..., *,
+    per_sample: Literal[False] = ..., **settings: Any,
+) -> Plan: ...  # fmt: skip
+@overload
+def adaptive(
+    denoiser: Denoiser, noise: Tensor, cond: dict[str, Any] | None = ..., *,
+    per_sample: Literal[True], **settings: Any,
+) -> list[Plan]: ...  # fmt: skip
+def adaptive(
+    denoiser: Denoiser,
+    noise: Tensor,
+    cond: dict[str, Any] | None = None,
+    *,
+    per_sample: bool = False,
+    **settings: Any,
+) -> Plan | list[Plan]:
+    """Choose the steps of an embedded pair for these latents, and return them as a plan.
+
+    The plan is the method on the accepted grid. Its gradient is that of the frozen grid: the steps
+    are constants, and how their choice depends on the latent, the conditioning and the weights is
+    not differentiated. (It is not smooth, and of the order of the tolerance.) Run on the same
+    latents the plan repeats the accepted steps; on others it is a fixed grid like any other, with
+    no promise of the tolerance.
+
+    Args:
+        denoiser: the network.
+        noise: (batch, ...) standard-normal latents, in float32 or float64.
+        cond: conditioning, as the sampler would be given it by keyword.
+        per_sample: choose a grid for each sample, and return a list of plans; `sample_each` runs
+            them. Otherwise one grid serves the batch, by the norm over all of it.
+        **settings: of the search, see `find_steps`: ``solver`` ("dopri5", "bs3" or "heun"),
+            ``rtol``, ``atol``, ``form``, ``final_sigmas_type``, ``max_steps``.
+
+    Returns:
+        A plan, or one a sample. Its name tells the accepted and rejected steps.
+
+    Raises:
+        ValueError: an unknown word, or a tolerance that is not positive.
+        RuntimeError: more than ``max_steps`` steps, or steps that shrink to nothing.
+
+    >>> from adjointdpm import Schedule
+    >>> denoiser = Denoiser(lambda x, t: 0.5 * x, Schedule.vp_linear())
+    >>> plan = adaptive(denoiser, torch.ones(1, 2), solver="bs3", rtol=1e-2, atol=1e-2)
+    >>> plan.num_calls < 200
+    True
+    """
+    cond = cond or {}
+    if not per_sample:
+        return find_steps(denoiser, noise, cond, **settings)
+    return [
+        find_steps(denoiser, noise[i : i + 1], sample_of(cond, i, len(noise)), **settings)
+        for i in range(len(noise))
+    ]
+
+
+def sample_of(cond: dict[str, Any], index: int, batch: int) -> dict[str, Any]:
+    """Return the conditioning of one sample: tensors as long as the batch are cut, others kept."""
+
+    def cut(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == batch:
+            return leaf[index : index + 1]
+        return leaf
+
+    return pytree.tree_map(cut, cond)
+
+
+@torch.no_grad()
+def find_steps(
+    denoiser: Denoiser,
+    noise: Tensor,
+    cond: dict[str, Any],
+    *,
+    solver: str = "dopri5",
+    rtol: float = 1e-3,
+    atol: float = 1e-3,
+    form: FormName | None = None,
+    final_sigmas_type: str = "zero",
+    max_steps: int = 1000,
+) -> Plan:
+    """Integrate forward with a PI step size controller; return the accepted steps as a plan.
+
+    The error of a step, ``e / (atol + rtol max(|u|, |u'|))`` in root mean square over all entries,
+    is to be below 1. The next step is ``h 0.9 e^(-0.7/k) e_previous^(0.4/k)`` (Hairer et al., IV.2,
+    eq. 2.43), k the order of the estimate.
+
+    Args:
+        denoiser: the network.
+        noise: (batch, ...) latents.
+        cond: conditioning.
+        solver: one of `PAIRS`.
+        rtol: relative tolerance, on the state u of the form.
+        atol: absolute tolerance, likewise; in the noise form u becomes the image.
+        form: of the ODE; the noise form by default, the flow form where no data is left.
+        final_sigmas_type: ``zero`` adds a step from the last time to the clean image, with no
+            error estimate; ``sigma_min`` ends at the last time.
+        max_steps: the most steps to try.
+    """
+    if solver not in PAIRS:
+        raise ValueError(f"no embedded pair {solver!r}; use one of {', '.join(PAIRS)}")
+    if rtol < 0 or atol < 0 or rtol + atol == 0:
+        raise ValueError(f"tolerances must be positive, not rtol={rtol}, atol={atol}")
+    if final_sigmas_type not in ("zero", "sigma_min"):
+        raise ValueError(f"final_sigmas_type must be zero or sigma_min, not {final_sigmas_type!r}")
+    schedule = denoiser.schedule
+    start, end = Point.at(schedule, schedule.t_max), Point.at(schedule, schedule.t_min)
+    chosen = Form(form) if form else Form.finite(start, end)
+    if not (math.isfinite(chosen.tau(start)) and math.isfinite(chosen.tau(end))):
+        raise ValueError(f"the {chosen.name} form is not finite on this schedule; use another")
+    drift = drift_of(denoiser, chosen, [start, end], cond)
+    noise = noise.to(torch.promote_types(noise.dtype, torch.float32))
+    u = noise * (schedule.init_noise_sigma(start.t) / chosen.scale(start))
+    taus, rejected = _accepted(
+        PAIRS[solver], drift, u, chosen.tau(start), chosen.tau(end), rtol, atol, max_steps
+    )
+    points = [start, *(chosen.point(schedule, tau) for tau in taus[1:-1]), end]
+    if final_sigmas_type == "zero" and end.sigma > 0:
+        points.append(Point(schedule.t_min, 1.0, 0.0))
+    plan = build_on(solver, schedule, points, denoiser.prediction_type, form=chosen.name)
+    name = f"adaptive {solver} ({len(taus) - 1} steps accepted, {rejected} rejected)"
+    return replace(plan, name=name)
+
+
+def drift_of(
+    denoiser: Denoiser, form: Form, points: list[Point], cond: dict[str, Any]
+) -> Callable[..., Tensor]:
+    """Return the sampling ODE in a form as a function of tensors, ``drift(u, tau)``.
+
+    Args:
+        denoiser: the network.
+        form: of the ODE.
+        points: where the time is known exactly; elsewhere it is found from tau.
+        cond: conditioning.
+    """
+    known = {form.tau(point): point for point in points}
+
+    def drift(u: Tensor, tau: float, **_: Any) -> Tensor:
+        point = known.get(tau) or form.point(denoiser.schedule, tau)
+        x = form.scale(point) * u
+        a, b = form.drift(denoiser.prediction_type, point)
+        return a * x + b * denoiser(x, point.t, **cond)
+
+    return drift
+
+
+def _accepted(
+    pair: Pair,
+    drift: Callable[..., Any],
+    u: Any,
+    start: float,
+    end: float,
+    rtol: float,
+    atol: float,
+    max_steps: int,
+) -> tuple[list[float], int]:
+    """Return the grid of accepted steps, and how many were rejected."""
+    k = pair.error_order
+    taus, rejected, previous = [start], 0, 1.0
+    slope = drift(u, start)
+    h = _first_step(drift, u, slope, start, end, rtol, atol, k)
+    for _ in range(max_steps):
+        tau = taus[-1]
+        last = abs(h) >= abs(end - tau) * (1 - 1e-9)
+        following = end if last else tau + h
+        if following == tau:
+            raise RuntimeError(f"the step size has become too small at tau = {tau:g}")
+        ahead: Any
+        ahead, slopes = step(pair.tableau, drift, u, tau, following - tau, first=slope)
+        closing = None
+        if len(pair.error) > len(slopes):
+            closing = drift(ahead, following)
+            slopes.append(closing)
+        difference: Any = (following - tau) * sum(
+            w * s for w, s in zip(pair.error, slopes, strict=True) if w
+        )
+        scale = atol + rtol * torch.maximum(u.abs(), ahead.abs())
+        error = max(_rms(difference / scale), 1e-10)
+        if error <= 1:
+            taus.append(following)
+            if last:
+                return taus, rejected
+            u, slope = ahead, drift(ahead, following) if closing is None else closing
+            factor = SAFETY * error ** (-0.7 / k) * previous ** (0.4 / k)
+            previous = error
+        else:
+            rejected += 1
+            factor = min(SAFETY * error ** (-1 / k), 1.0) if math.isfinite(error) else MIN_FACTOR
+        h = (following - tau) * min(max(factor, MIN_FACTOR), MAX_FACTOR)
+    raise RuntimeError(
+        f"{max_steps} steps were not enough (tau = {taus[-1]:g} of {end:g}, {rejected} rejected); "
+        "raise the tolerances or max_steps"
+    )
+
+
+def _first_step(
+    drift: Callable[..., Any],
+    u: Any,
+    slope: Any,
+    start: float,
+    end: float,
+    rtol: float,
+    atol: float,
+    k: int,
+) -> float:
+    """Return a first step by Hairer et al., II.4: two slopes tell the scale of the second one."""
+    scale = atol + rtol * u.abs()
+    size, steepness = _rms(u / scale), _rms(slope / scale)
+    small = min(size, steepness) < 1e-5
+    guess = math.copysign(
+        min(1e-6 if small else 0.01 * size / steepness, abs(end - start)), end - start
+    )
+    bend = _rms((drift(u + guess * slope, start + guess) - slope) / scale) / abs(guess)
+    steepest = max(steepness, bend)
+    h = max(1e-6, 1e-3 * abs(guess)) if steepest <= 1e-15 else (0.01 / steepest) ** (1 / k)
+    return math.copysign(min(100 * abs(guess), h, abs(end - start)), end - start)
+
+
+def _rms(values: Tensor) -> float:
+    return float(values.square().mean().sqrt())
