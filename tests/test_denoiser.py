@@ -102,6 +102,9 @@ def test_guidance_needs_its_negative() -> None:
         Denoiser(_Conditioned(), VP, guidance_scale=2.0)(x, 0.5, negative_emb=emb)
     with pytest.raises(ValueError, match="equal shapes"):
         Denoiser(_Conditioned(), VP, guidance_scale=2.0)(x, 0.5, emb=emb, negative_emb=emb[:, :2])
+    three = torch.randn(3, 4, 5)
+    with pytest.raises(ValueError, match="batch of 2"):
+        Denoiser(_Conditioned(), VP, guidance_scale=2.0)(x, 0.5, emb=three, negative_emb=-three)
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)

@@ -101,7 +101,7 @@ class Denoiser(nn.Module):
         positive = {k: v for k, v in cond.items() if not k.startswith(NEGATIVE)}
         negative = {k[len(NEGATIVE) :]: v for k, v in cond.items() if k.startswith(NEGATIVE)}
         self._check_guidance(positive, negative)
-        times = torch.as_tensor(t, device=x.device).to(_time_dtype(x)).expand(len(x))
+        times = torch.as_tensor(t, dtype=_time_dtype(x), device=x.device).expand(len(x))
         if self.guidance_scale == 1.0:
             output = self._call(x, times, positive)
         else:
@@ -209,11 +209,11 @@ def _stack_conditioning(
             leaf.expand(batch, *leaf.shape[1:]) if len(leaf) == 1 else leaf
             for leaf in (without, with_)
         ]
-        if rows[0].shape != rows[1].shape:
+        if rows[0].shape != rows[1].shape or len(rows[0]) != batch:
             raise ValueError(
-                f"{NEGATIVE}{name} has the shape {tuple(without.shape)}, but {name} has "
-                f"{tuple(with_.shape)}; batched guidance needs equal shapes (pad them, or use "
-                "guidance_passes='sequential')"
+                f"{NEGATIVE}{name} has the shape {tuple(without.shape)} and {name} "
+                f"{tuple(with_.shape)}; batched guidance needs equal shapes that start with the "
+                f"batch of {batch} or 1 (pad them, or use guidance_passes='sequential')"
             )
         return torch.cat(rows)
 

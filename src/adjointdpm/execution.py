@@ -86,7 +86,7 @@ def execute(program: Program, call: Call, noise: Tensor, draws: Callable[[int], 
 
 
 def transpose(
-    program: Program, adjoint: Tensor, pull_back: Pullback
+    program: Program, adjoint: Tensor, pull_back: Pullback, constant_before: int = 0
 ) -> tuple[Tensor | None, Sequence[Tensor | None]]:
     """Run the transpose of a program: from the sample's adjoint to those of noise and draws.
 
@@ -94,9 +94,11 @@ def transpose(
         program: the recurrence of a plan.
         adjoint: gradient of the objective with respect to the sample.
         pull_back: the network's vector-Jacobian product.
+        constant_before: the input of this call, and all that was there before it, is taken for a
+            constant; 0 for nothing.
 
     Returns:
-        The adjoints of the noise and of each draw; None for a draw that nothing reads.
+        The adjoints of the noise and of each draw; None for what nothing reads.
     """
     adjoints: dict[Value, Tensor] = {}
 
@@ -109,14 +111,15 @@ def transpose(
                 adjoints[value] = torch.add(known, adjoint, alpha=weight)
 
     scatter(program.rows[-1], adjoint)
-    for k in reversed(range(program.num_calls)):
+    for k in reversed(range(constant_before, program.num_calls)):
         total = adjoints.pop(Value("input", k), None)
         output = adjoints.pop(Value("output", k), None)
         if output is not None:
             pulled = pull_back(k, output)
             if pulled is not None:
                 total = pulled if total is None else total + pulled
-        if total is not None:
+        if total is not None and (k > constant_before or k == 0):
             scatter(program.rows[k], total)
     draws = [adjoints.get(Value("draw", j)) for j in range(program.num_draws)]
-    return adjoints.get(Value("noise")), draws
+    noise = adjoints.get(Value("noise")) if constant_before == 0 else None
+    return noise, draws

@@ -89,20 +89,18 @@ class Program:
         return table
 
 
-def _column_values(num_calls: int, num_draws: int) -> list[Value]:
-    return [
-        Value("noise"),
-        *(Value("output", k) for k in range(num_calls)),
-        *(Value("draw", j) for j in range(num_draws)),
-    ]
+def _direct_terms(coefficients: np.ndarray, num_calls: int) -> Row:
+    """Return the terms of a row that reads the columns of the table themselves."""
 
+    def value(column: int) -> Value:
+        if column == 0:
+            return Value("noise")
+        if column <= num_calls:
+            return Value("output", column - 1)
+        return Value("draw", column - 1 - num_calls)
 
-def _dense_row(coefficients: np.ndarray, values: list[Value]) -> Row:
-    return tuple(
-        Term(value, float(weight))
-        for value, weight in zip(values, coefficients, strict=True)
-        if weight != 0
-    )
+    columns = np.flatnonzero(coefficients).tolist()
+    return tuple(Term(value(column), float(coefficients[column])) for column in columns)
 
 
 def _windowed_row(
@@ -118,9 +116,8 @@ def _windowed_row(
         return None
     direct = np.where(old, 0.0, target - weights @ inputs)
     direct[np.abs(direct) < 1e-15 * scale] = 0.0
-    values = _column_values(num_calls, table.shape[1] - 1 - num_calls)
     terms = (Term(Value("input", i), float(w)) for i, w in zip(recalled, weights, strict=True) if w)
-    return (*terms, *_dense_row(direct, values))
+    return (*terms, *_direct_terms(direct, num_calls))
 
 
 def _shortest_row(table: np.ndarray, k: int, births: np.ndarray) -> Row | None:
@@ -148,7 +145,7 @@ def compress(table: np.ndarray, num_calls: int) -> Program:
         A program whose `Program.expand` is the table to rounding.
     """
     num_draws = table.shape[1] - 1 - num_calls
-    dense = [_dense_row(row, _column_values(num_calls, num_draws)) for row in table]
+    dense = [_direct_terms(row, num_calls) for row in table]
     # The first input that sees a column; an output is there from the call after it.
     births = np.where((table != 0).any(axis=0), (table != 0).argmax(axis=0), len(table))
     births[1 : 1 + num_calls] = np.arange(1, num_calls + 1)

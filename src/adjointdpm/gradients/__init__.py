@@ -1,8 +1,10 @@
 """Ways to take the gradient through a sampling run, one a module."""
 
 from .backprop import Backprop
+from .coarse import CoarseAdjoint
 from .continuous import ContinuousAdjoint
 from .exact import Exact
 from .method import GradientMethod
+from .truncated import Truncated
 
-__all__ = ["Backprop", "ContinuousAdjoint", "Exact", "GradientMethod"]
+__all__ = ["Backprop", "CoarseAdjoint", "ContinuousAdjoint", "Exact", "GradientMethod", "Truncated"]

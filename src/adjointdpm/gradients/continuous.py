@@ -2,9 +2,9 @@
 
 In a form of the sampling ODE with no linear term, ``du/dtau = g(u, tau, c)``, the adjoint
 ``a = dL/du`` obeys ``da/dtau = -a^T dg/du`` and the gradients of conditioning and weights are
-``-a^T dg/dc`` integrated along it (AdjointDPM, arXiv 2307.10711, eq. 11-13). That is the gradient of
-the ODE, not of the sampler's discrete steps: the two agree as steps grow small, at the order of the
-solver. `Exact` costs the same and has no such error; this class is the method of the paper and a
+``-a^T dg/dc`` integrated along it (AdjointDPM, arXiv 2307.10711, eq. 11-13). That is the gradient
+of the ODE, not of the sampler's discrete steps: the two agree as steps grow small, at the order of
+the solver. `Exact` costs the same and has no such error; this class is the method of the paper and a
 measure of how far a discretised sampler is from its ODE.
 """
 
@@ -21,13 +21,11 @@ from torch import Tensor
 from ..execution import Draws, execute
 from ..plan import Plan
 from ..solvers import CALLS_PER_STEP, ODE_SOLVERS, Form
-from ..solvers.form import Point
 from ..solvers.tape import Tape
 from .method import FiniteCheck, GradientMethod, Run
 from .recompute import Totals
 from .sweep import Sweep, attach
-
-MARGINAL_TOLERANCE = 0.02
+from .trajectory import Trajectory, solution_points
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class ContinuousAdjointSweep(Sweep):
     def __init__(self, run: Run, method: ContinuousAdjoint) -> None:
         super().__init__(run)
         self._method = method
-        self._points = _solution_points(run)
+        self._points = solution_points(run)
         self._form = Form.finite(self._points[0], self._points[-1])
         self._taus = [self._form.tau(point) for point in self._points]
         self._recorded: dict[int, tuple[Tensor, Tensor]] = {}
@@ -149,7 +147,7 @@ class ContinuousAdjointSweep(Sweep):
         a = ODE_SOLVERS[self._method.solver](tape.call, grid, a)
         return tape.plan(a, name=f"adjoint {self._method.solver}")
 
-    def _trajectory(self) -> _Trajectory:
+    def _trajectory(self) -> Trajectory:
         """Return the recorded trajectory as a function of tau."""
         form, prediction_type = self._form, self.run.denoiser.prediction_type
         assert self._sample is not None
@@ -159,56 +157,4 @@ class ContinuousAdjointSweep(Sweep):
             states.append(x / form.scale(point))
             slopes.append(x_weight * x + output_weight * output)
         states.append(self._sample.detach() / form.scale(self._points[-1]))
-        return _Trajectory(self._taus, states, slopes)
-
-
-def _solution_points(run: Run) -> list[Point]:
-    """Return the points of the process at the plan's steps, and the one where it ends."""
-    plan, schedule = run.plan, run.denoiser.schedule
-    if plan.num_draws:
-        raise ValueError(
-            f"ContinuousAdjoint needs a deterministic sampler, but {plan.name} draws noise; use "
-            "Exact(), which differentiates along the drawn path"
-        )
-    marginals = plan.marginals(schedule)
-    points = [Point.at(schedule, float(plan.timesteps[k])) for k in plan.step_starts or ()]
-    for point, k in zip(points, plan.step_starts or (), strict=True):
-        if np.abs(marginals[k] - (point.alpha, point.sigma)).max() > MARGINAL_TOLERANCE * (
-            point.alpha + point.sigma
-        ):
-            raise ValueError(
-                f"{plan.name} was made for another noise schedule than the denoiser's: at timestep "
-                f"{point.t:g} it takes (alpha, sigma) for {marginals[k].round(4).tolist()}, the "
-                f"denoiser for {[round(point.alpha, 4), round(point.sigma, 4)]}. ContinuousAdjoint "
-                "needs both to agree"
-            )
-    alpha, sigma = (float(value) for value in marginals[-1])
-    if abs(sigma) < 1e-5 * alpha:
-        sigma = 0.0
-    time = schedule.t_min if sigma == 0 else schedule.time(sigma / alpha)
-    return [*points, Point(time, alpha, sigma)]
-
-
-class _Trajectory:
-    """Cubic Hermite interpolation of states and slopes; the last interval has no end slope."""
-
-    def __init__(self, taus: Sequence[float], states: list[Tensor], slopes: list[Tensor]) -> None:
-        self._taus, self._states, self._slopes = np.array(taus), states, slopes
-        self._direction = np.sign(self._taus[-1] - self._taus[0])
-
-    def __call__(self, tau: float) -> Tensor:
-        """Return the state at ``tau``."""
-        taus = self._taus * self._direction
-        i = int(np.searchsorted(taus, tau * self._direction, side="right")) - 1
-        i = min(max(i, 0), len(taus) - 2)
-        h = float(self._taus[i + 1] - self._taus[i])
-        s = float(np.clip((tau - self._taus[i]) / h, 0.0, 1.0))
-        left, right, slope = self._states[i], self._states[i + 1], self._slopes[i]
-        if i + 1 == len(self._slopes):
-            return left + s * h * slope + s * s * (right - left - h * slope)
-        return (
-            (1 + 2 * s) * (1 - s) ** 2 * left
-            + s * (1 - s) ** 2 * h * slope
-            + s * s * (3 - 2 * s) * right
-            + s * s * (s - 1) * h * self._slopes[i + 1]
-        )
+        return Trajectory(self._taus, states, slopes)

@@ -49,12 +49,14 @@ class ExactSweep(Sweep):
         super().__init__(run)
         self._budget = None if memory_budget is None else parse_bytes(memory_budget)
         self._first_kept = run.plan.num_calls
-        self._inputs: list[Tensor] = []
+        self._inputs: dict[int, Tensor] = {}
         self._graphs: dict[int, tuple[Tensor, Tensor]] = {}
+        self._totals = Totals([])
+        self._check = FiniteCheck("", ())
 
     def call(self, k: int, x: Tensor) -> Tensor:
         """Run call k; store its input, and its graph where the budget allows."""
-        self._inputs.append(x)
+        self._inputs[k] = x
         if k == 0:
             leaf, output = self._measured_first_call(x)
         elif k < self._first_kept:
@@ -76,32 +78,43 @@ class ExactSweep(Sweep):
             self._first_kept = max(self.run.plan.num_calls - kept, 0)
         return leaf, output
 
+    def pull_back(self, k: int, adjoint: Tensor, *, input_needed: bool) -> Tensor | None:
+        """Run call k again, or take its kept graph, and pull the adjoint of its output back."""
+        if k in self._graphs:
+            leaf, output = self._graphs.pop(k)
+        else:
+            with torch.enable_grad():
+                leaf = self._inputs[k].detach().requires_grad_()
+                output = self.network.rerun(k, leaf)
+        pulled, gradients = self.network.pull_back(leaf, output, adjoint, input_needed=input_needed)
+        self._totals.add(gradients)
+        if pulled is not None:
+            self._check.record(k, pulled)
+        return pulled
+
+    def transpose(
+        self, adjoint: Tensor, noise_needed: bool
+    ) -> tuple[Tensor | None, Sequence[Tensor | None]]:
+        """Carry the sample's adjoint back to the noise and the draws."""
+        return transpose(
+            self.run.plan.program,
+            adjoint,
+            lambda k, a: self.pull_back(k, a, input_needed=k > 0 or noise_needed),
+        )
+
     def backward(
         self, adjoint: Tensor, noise_needed: bool, draws_needed: bool
     ) -> tuple[Tensor | None, Tensor | None, Sequence[Tensor | None]]:
         """Run the transposed program with one vector-Jacobian product a call."""
-        plan = self.run.plan
-        totals = Totals(self.network.targets)
-        check = FiniteCheck("the adjoint at the input", plan.timesteps, self.run.check_finite)
-
-        def pull_back(k: int, adjoint: Tensor) -> Tensor | None:
-            if k in self._graphs:
-                leaf, output = self._graphs.pop(k)
-            else:
-                with torch.enable_grad():
-                    leaf = self._inputs[k].detach().requires_grad_()
-                    output = self.network.rerun(k, leaf)
-            pulled, gradients = self.network.pull_back(
-                leaf, output, adjoint, input_needed=k > 0 or noise_needed or draws_needed
-            )
-            totals.add(gradients)
-            if pulled is not None:
-                check.record(k, pulled)
-            return pulled
-
-        noise, drawn = transpose(plan.program, adjoint, pull_back)
-        check.raise_if_not_finite()
+        run = self.run
+        self._totals = Totals(self.network.targets)
+        self._check = FiniteCheck("the adjoint at the input", run.plan.timesteps, run.check_finite)
+        noise, drawn = self.transpose(adjoint, noise_needed or draws_needed)
+        self._check.raise_if_not_finite()
         draws = None
         if draws_needed:
             draws = torch.stack([torch.zeros_like(adjoint) if d is None else d for d in drawn])
+        if noise_needed and noise is None:
+            noise = torch.zeros_like(adjoint)
+        totals, self._totals = self._totals, Totals([])
         return noise if noise_needed else None, draws, totals.values
