@@ -13,7 +13,6 @@ SOURCE = Path(adjointdpm.__file__).parent
 
 FLOORS = [
     "version",
-    "assets",
     "noise",
     "process",
     "prediction",
@@ -28,6 +27,7 @@ FLOORS = [
     "certificate",
     "pipelines",
     "objectives",
+    "assets",
     "tasks",
     "evaluation",
     "report",

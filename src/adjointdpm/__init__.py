@@ -2,6 +2,7 @@
 
 from . import objectives, solvers
 from .assets import load_default
+from .certificate import Certificate, certify
 from .denoiser import Denoiser
 from .gradients import (
     Backprop,
@@ -9,6 +10,7 @@ from .gradients import (
     ContinuousAdjoint,
     Exact,
     GradientMethod,
+    Symplectic,
     Truncated,
 )
 from .noise import CounterNoise
@@ -20,6 +22,7 @@ from .version import __version__
 
 __all__ = [
     "Backprop",
+    "Certificate",
     "CoarseAdjoint",
     "ContinuousAdjoint",
     "CounterNoise",
@@ -29,8 +32,10 @@ __all__ = [
     "Plan",
     "Sampler",
     "Schedule",
+    "Symplectic",
     "Truncated",
     "__version__",
+    "certify",
     "encode_prompt",
     "from_pipeline",
     "load_default",

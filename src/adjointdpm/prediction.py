@@ -80,7 +80,7 @@ def to_noise(prediction_type: str, alpha: Any, sigma: Any) -> Linear:
 
 
 def from_sample(prediction_type: str, alpha: Any, sigma: Any) -> Linear:
-    """Return the output f as a linear function of the input x and of x_0: inverse of `to_sample`."""
+    """Return f as a linear function of the input x and of x_0: the inverse of `to_sample`."""
     x_weight, output_weight = to_sample(prediction_type, alpha, sigma)
     inverse = _inverse(output_weight, "x_0", prediction_type)
     return Linear(-x_weight * inverse, inverse)

@@ -176,8 +176,8 @@ def read_scheduler(
         call = max(int(np.argmin(finite)) - 1, 0)
         raise ValueError(
             f"{name} has coefficients that are not finite from network call {call} on (timestep "
-            f"{float(scheduler.timesteps[call]):g}): this scheduler cannot start or end where it is "
-            f"set to with prediction_type={scheduler.config.get('prediction_type')!r} (look at "
+            f"{float(scheduler.timesteps[call]):g}): this scheduler cannot start or end where it "
+            f"is set to with prediction_type={scheduler.config.get('prediction_type')!r} (look at "
             "rescale_betas_zero_snr and final_sigmas_type)"
         )
 

@@ -87,7 +87,7 @@ class Schedule(ABC):
 
     @staticmethod
     def vp_linear(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
-        """Return the continuous VP process with linear beta (arXiv 2011.13456, eq. 32), t in (0, 1]."""
+        """Return the VP process with linear beta (arXiv 2011.13456, eq. 32), t in (0, 1]."""
         return _LinearVP(beta_min, beta_max)
 
     @staticmethod
@@ -97,7 +97,7 @@ class Schedule(ABC):
 
     @staticmethod
     def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0) -> Schedule:
-        """Return the sub-VP process (arXiv 2011.13456, eq. 29): the alpha of VP, its sigma squared."""
+        """Return the sub-VP process (arXiv 2011.13456, eq. 29): alpha of VP, its sigma squared."""
         return _SubVP(beta_min, beta_max)
 
     @staticmethod
@@ -265,7 +265,8 @@ class _CosineVP(Schedule):
         return (angle.sin() * torch.sin(angle + 2 * self._u0)).sqrt() / math.cos(self._u0)
 
     def _time(self, ratio: Tensor) -> Tensor:
-        # tan u = sqrt(ratio^2 + sin^2 u0) / cos u0, and sin(u - u0) = (sin^2 u - sin^2 u0) / sin(u + u0)
+        # tan u = sqrt(ratio^2 + sin^2 u0) / cos u0,
+        # sin(u - u0) = (sin^2 u - sin^2 u0) / sin(u + u0)
         c0, s0 = math.cos(self._u0), math.sin(self._u0)
         u = torch.atan2((ratio**2 + s0**2).sqrt(), torch.full_like(ratio, c0))
         sigma_squared = ratio.atan().sin() ** 2

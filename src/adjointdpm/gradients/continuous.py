@@ -4,8 +4,8 @@ In a form of the sampling ODE with no linear term, ``du/dtau = g(u, tau, c)``, t
 ``a = dL/du`` obeys ``da/dtau = -a^T dg/du`` and the gradients of conditioning and weights are
 ``-a^T dg/dc`` integrated along it (AdjointDPM, arXiv 2307.10711, eq. 11-13). That is the gradient
 of the ODE, not of the sampler's discrete steps: the two agree as steps grow small, at the order of
-the solver. `Exact` costs the same and has no such error; this class is the method of the paper and a
-measure of how far a discretised sampler is from its ODE.
+the solver. `Exact` costs the same and has no such error; this class is the method of the paper and
+a measure of how far a discretised sampler is from its ODE.
 """
 
 from __future__ import annotations
