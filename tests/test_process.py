@@ -13,24 +13,34 @@ from mixtures import PROCESSES
 from adjointdpm import Schedule
 
 FRACTION = st.floats(0, 1)
+ALL = {
+    **PROCESSES,
+    "zero_snr": Schedule.from_config(diffusers.DDIMScheduler(rescale_betas_zero_snr=True).config),
+    "squaredcos": Schedule.from_config(
+        diffusers.DDIMScheduler(beta_schedule="squaredcos_cap_v2").config
+    ),
+    "flow_config": Schedule.from_config(diffusers.FlowMatchEulerDiscreteScheduler(shift=3).config),
+    "edm_config": Schedule.from_config(diffusers.EDMEulerScheduler().config),
+}
+"""Every kind of schedule that there is."""
 
 
 def _time(schedule: Schedule, fraction: float) -> float:
     return schedule.t_min + fraction * (schedule.t_max - schedule.t_min)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", ALL)
 @given(fraction=FRACTION)
 def test_time_inverts_ratio(name: str, fraction: float) -> None:
-    schedule = PROCESSES[name]
+    schedule = ALL[name]
     t = _time(schedule, fraction)
     assert schedule.time(schedule.ratio(t)) == pytest.approx(t, abs=1e-10 * schedule.t_max)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", ALL)
 @given(fraction=FRACTION)
 def test_ratio_is_sigma_over_alpha(name: str, fraction: float) -> None:
-    schedule = PROCESSES[name]
+    schedule = ALL[name]
     t = _time(schedule, fraction)
     ratio = schedule.ratio(t)
     if np.isfinite(ratio):
@@ -39,24 +49,24 @@ def test_ratio_is_sigma_over_alpha(name: str, fraction: float) -> None:
         assert schedule.alpha(t) == 0
 
 
-@pytest.mark.parametrize("name", ["vp", "cosine", "scaled_linear"])
+@pytest.mark.parametrize("name", ["vp", "cosine", "scaled_linear", "zero_snr", "squaredcos"])
 @given(fraction=FRACTION)
 def test_variance_is_preserved(name: str, fraction: float) -> None:
-    schedule = PROCESSES[name]
+    schedule = ALL[name]
     t = _time(schedule, fraction)
     assert schedule.alpha(t) ** 2 + schedule.sigma(t) ** 2 == pytest.approx(1, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", ALL)
 def test_ratio_grows_with_time(name: str) -> None:
-    schedule = PROCESSES[name]
+    schedule = ALL[name]
     ratios = schedule.ratio(np.linspace(schedule.t_min, schedule.t_max, 3001))
     assert (np.diff(ratios) > 0).all()
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", ALL)
 def test_kinds_of_argument_agree(name: str) -> None:
-    schedule = PROCESSES[name]
+    schedule = ALL[name]
     times = np.linspace(schedule.t_min, schedule.t_max, 7)[:-1]
     for function in (schedule.alpha, schedule.sigma, schedule.ratio):
         as_array = function(times)

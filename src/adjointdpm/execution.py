@@ -42,6 +42,8 @@ class Draws:
             return self.given[index]
         if isinstance(self._generator, CounterNoise):
             return self._generator(index, self._like)
+        if index < self._next:
+            raise ValueError(f"draw {index} was asked for after draw {self._next - 1}")
         while True:
             like = self._like
             noise = randn_tensor(like.shape, self._generator, like.device, like.dtype)

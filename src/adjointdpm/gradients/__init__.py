@@ -5,6 +5,15 @@ from .coarse import CoarseAdjoint
 from .continuous import ContinuousAdjoint
 from .exact import Exact
 from .method import GradientMethod
+from .symplectic import Symplectic
 from .truncated import Truncated
 
-__all__ = ["Backprop", "CoarseAdjoint", "ContinuousAdjoint", "Exact", "GradientMethod", "Truncated"]
+__all__ = [
+    "Backprop",
+    "CoarseAdjoint",
+    "ContinuousAdjoint",
+    "Exact",
+    "GradientMethod",
+    "Symplectic",
+    "Truncated",
+]

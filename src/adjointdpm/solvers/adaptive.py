@@ -212,7 +212,7 @@ def _accepted(
     k = pair.error_order
     taus, rejected, previous = [start], 0, 1.0
     slope = drift(u, start)
-    h = _first_step(drift, u, slope, start, end, rtol, atol, k)
+    h = first_step(drift, u, slope, start, end, rtol, atol, k)
     for _ in range(max_steps):
         tau = taus[-1]
         last = abs(h) >= abs(end - tau) * (1 - 1e-9)
@@ -247,7 +247,7 @@ def _accepted(
     )
 
 
-def _first_step(
+def first_step(
     drift: Callable[..., Any],
     u: Any,
     slope: Any,

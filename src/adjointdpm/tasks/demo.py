@@ -18,11 +18,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..assets import Default, load_default
+from ..certificate import Certificate, certify
 from ..gradients import Exact
 from ..objectives import ClassifierLogProbability, RandomViews
 from ..pipelines import Decoder, encode_prompt, from_pipeline
 from ..sampler import Sampler
-from .gradient_check import GradientCheck, check_gradient
 from .optimize import History, OptimizeConfig, optimize
 from .reading import Reading, read_pictures
 from .resources import choose_device, environment, peak_memory
@@ -132,7 +132,7 @@ class DemoResult:
         config: the settings.
         noise: the story of the noise.
         embedding: the story of the text embedding.
-        check: how right the gradient is.
+        certificate: how right the gradient is, of noise and of text embedding.
         network_calls: how often each sampling run calls the network.
         seconds: of the whole demo.
         peak_memory: bytes.
@@ -142,7 +142,7 @@ class DemoResult:
     config: DemoConfig
     noise: Story
     embedding: Story
-    check: GradientCheck
+    certificate: Certificate
     network_calls: int
     seconds: float
     peak_memory: int
@@ -212,14 +212,14 @@ def run_demo(config: DemoConfig) -> DemoResult:
     started = time.perf_counter()
     Path(config.output_dir).mkdir(parents=True, exist_ok=True)
     studio = Studio.open(config)
-    check = check_noise_gradient(studio)
+    certificate = certify_gradient(studio)
     noise = optimize_noise(studio)
     embedding = optimize_embedding(studio)
     return DemoResult(
         config=config,
         noise=noise,
         embedding=embedding,
-        check=check,
+        certificate=certificate,
         network_calls=studio.sampler.plan.num_calls,
         seconds=time.perf_counter() - started,
         peak_memory=peak_memory(studio.device),
@@ -227,20 +227,22 @@ def run_demo(config: DemoConfig) -> DemoResult:
     )
 
 
-def check_noise_gradient(studio: Studio) -> GradientCheck:
-    """Compare the gradient of the first picture with a central difference."""
+def certify_gradient(studio: Studio) -> Certificate:
+    """Compare the gradient of the first picture with central differences of sampling runs."""
     generator = torch.Generator().manual_seed(studio.config.seed)
-    style = studio.default.concepts.styles[0]
+    cond = studio.encode(studio.prompts([studio.default.concepts.styles[0]]))
+    cond["encoder_hidden_states"].requires_grad_()
     # The straight-through clamp departs from the derivative on purpose; the true one is compared.
     decode = copy.copy(studio.decode)
     decode.clamp = "hard"
     objective = nn.Sequential(decode, studio.metric([NOISE_TARGETS[0]]))
-    return check_gradient(
+    return certify(
         studio.sampler,
-        objective,
         studio.noise(1, generator),
-        studio.encode(studio.prompts([style])),
+        objective,
+        num_directions=1,
         seed=studio.config.seed,
+        **cond,
     )
 
 
