@@ -14,6 +14,11 @@ from adjointdpm.assets import ASSETS_VARIABLE
 from adjointdpm.cli import main
 
 
+@pytest.fixture(scope="module")
+def tiny_assets(tmp_path_factory):
+    return write_assets(tmp_path_factory.mktemp("tiny") / "assets")
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit) as stop:
         main(["--version"])
@@ -49,18 +54,22 @@ def test_error_is_one_line(capsys, tmp_path, monkeypatch):
     [
         (["--device", "abacus"], "device 'abacus' is not known"),
         (["--max_train_steps", "0"], "max_train_steps must be at least 1"),
+        (["--noise_targets", "rocket", "rockett"], "did you mean rocket"),
+        (["--noise_targets", "rocket", "cactus", "apple"], "can name 2 things at most"),
         (["--num_inference_steps", "0"], "num_inference_steps must be at least 1"),
     ],
 )
-def test_wrong_settings_are_named(capsys, tmp_path, flags, message):
+def test_wrong_settings_are_named(capsys, tmp_path, monkeypatch, tiny_assets, flags, message):
+    monkeypatch.setenv(ASSETS_VARIABLE, str(tiny_assets))
     assert main(["demo", "--output_dir", str(tmp_path), *flags]) == 1
     assert message in capsys.readouterr().err
 
 
-def test_demo_writes_a_report(capsys, tmp_path, monkeypatch):
-    monkeypatch.setenv(ASSETS_VARIABLE, str(write_assets(tmp_path / "assets")))
+def test_demo_writes_a_report(capsys, tmp_path, monkeypatch, tiny_assets):
+    monkeypatch.setenv(ASSETS_VARIABLE, str(tiny_assets))
     out = tmp_path / "out"
     arguments = ["demo", "--output_dir", str(out), "--max_train_steps", "3"]
+    arguments += ["--noise_targets", "rocket", "cactus"]  # the tiny model has two styles
     assert main([*arguments, "--num_inference_steps", "3", "--device", "cpu"]) == 0
     assert str(out / "report.html") in capsys.readouterr().out
 

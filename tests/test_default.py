@@ -9,7 +9,7 @@ from tiny_pipeline import LABELS, write_assets
 
 import adjointdpm as adp
 from adjointdpm.assets import ASSETS_VARIABLE, assets_folder
-from adjointdpm.tasks.demo import EMBEDDING_TARGET, NOISE_TARGETS
+from adjointdpm.tasks.demo import DemoConfig
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -47,7 +47,7 @@ def test_embedded_model_is_frozen_and_agrees_on_words(default):
     labels = [concept.label for concept in default.concepts.concepts]
     assert default.classifier.labels == default.judge.labels == labels
     wordless = {concept.label for concept in default.concepts.wordless}
-    assert {*NOISE_TARGETS, EMBEDDING_TARGET} <= wordless
+    assert {*DemoConfig.noise_targets, DemoConfig.embedding_target} <= wordless
 
 
 def test_readme_example_runs(default):

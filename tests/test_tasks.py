@@ -79,6 +79,8 @@ def test_projection_holds_after_every_step(tmp_path):
 def test_errors(tmp_path):
     with pytest.raises(ValueError, match="learning_rate must be positive"):
         OptimizeConfig(learning_rate=0)
+    with pytest.raises(ValueError, match="lr_scheduler"):
+        OptimizeConfig(lr_scheduler="linear")
     with pytest.raises(ValueError, match="max_train_steps"):
         OptimizeConfig(max_train_steps=0)
     with pytest.raises(ValueError, match="set output_dir"):

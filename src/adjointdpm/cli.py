@@ -45,18 +45,30 @@ def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
 
     defaults = {field.name: field.default for field in fields(DemoConfig)}
 
-    def add(name: str, kind: Callable[[str], object], text: str) -> None:
+    def add(name: str, kind: Callable[[str], object], metavar: str, text: str) -> None:
         parser.add_argument(
-            f"--{name}", type=kind, default=defaults[name], help=f"{text} (default: %(default)s)"
+            f"--{name}",
+            type=kind,
+            metavar=metavar,
+            default=defaults[name],
+            help=f"{text} (default: %(default)s)",
         )
 
-    add("output_dir", Path, "the folder to write")
-    add("seed", int, "of everything that is drawn at random")
-    add("max_train_steps", int, "updates in each of the two parts")
-    add("num_inference_steps", int, "sampling steps, all of them differentiated")
-    add("guidance_scale", float, "weight of classifier-free guidance")
-    add("memory_budget", str, "what may be spent on keeping graphs, such as 1GiB")
-    parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
+    add("output_dir", Path, "DIR", "the folder to write")
+    add("seed", int, "N", "of everything that is drawn at random")
+    parser.add_argument(
+        "--noise_targets", nargs="+", metavar="NAME", default=defaults["noise_targets"],
+        help="what the pictures become when the noise is optimised (default: "
+        f"{' '.join(defaults['noise_targets'])})",
+    )  # fmt: skip
+    add("embedding_target", str, "NAME", "what the text embedding comes to mean")
+    add("max_train_steps", int, "N", "updates in each of the two parts")
+    add("num_inference_steps", int, "N", "sampling steps, all of them differentiated")
+    add("guidance_scale", float, "X", "weight of classifier-free guidance")
+    add("memory_budget", str, "BYTES", "what may be spent on keeping graphs, such as 1GiB")
+    parser.add_argument(
+        "--device", metavar="NAME", help="cpu or cuda (default: a GPU if there is one)"
+    )
 
 
 def _run_demo(arguments: argparse.Namespace) -> int:
@@ -65,7 +77,8 @@ def _run_demo(arguments: argparse.Namespace) -> int:
 
     _quieten_libraries()
     names = {field.name for field in fields(DemoConfig)}
-    config = DemoConfig(**{k: v for k, v in vars(arguments).items() if k in names})
+    settings = {k: v for k, v in vars(arguments).items() if k in names}
+    config = DemoConfig(**{**settings, "noise_targets": tuple(arguments.noise_targets)})
     print(
         f"Optimising noise and text embedding through {config.num_inference_steps} sampling steps "
         f"of the embedded model, {config.max_train_steps} updates each.",

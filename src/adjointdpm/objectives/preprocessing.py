@@ -27,6 +27,7 @@ class Preprocessing:
         resample: ``nearest``, ``bilinear`` or ``bicubic``.
         scale: what pictures in [0, 1] are multiplied with before they are normalised.
 
+    >>> import torch
     >>> preprocessing = Preprocessing(size=32, mean=(0.5,) * 3, std=(0.5,) * 3)
     >>> preprocessing(torch.ones(2, 3, 64, 96)).shape
     torch.Size([2, 3, 32, 48])

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -28,8 +29,6 @@ from .reading import Reading, read_pictures
 from .resources import choose_device, environment, peak_memory
 from .typical import project_to_typical
 
-NOISE_TARGETS = ("rocket", "butterfly", "cactus", "octopus")
-EMBEDDING_TARGET = "butterfly"
 NUM_FRAMES = 5
 UNSEEN_SEED = 1_000_000
 """Added to the seed for the noises that the embedding is judged on and never optimised on."""
@@ -42,6 +41,8 @@ class DemoConfig:
     Args:
         output_dir: where pictures, tensors and numbers go.
         seed: of all that is drawn at random.
+        noise_targets: what the pictures of the first story become, one for each style.
+        embedding_target: what the embedding of the second story comes to mean.
         max_train_steps: updates in each of the two stories.
         num_inference_steps: sampling steps, all of them differentiated.
         guidance_scale: weight of classifier-free guidance.
@@ -56,11 +57,13 @@ class DemoConfig:
 
     output_dir: str | Path = "adjointdpm-demo"
     seed: int = 0
-    max_train_steps: int = 20
+    noise_targets: tuple[str, ...] = ("rocket", "butterfly", "cactus", "octopus")
+    embedding_target: str = "cactus"
+    max_train_steps: int = 25
     num_inference_steps: int = 12
     guidance_scale: float = 3.0
     noise_learning_rate: float = 0.1
-    embedding_learning_rate: float = 0.05
+    embedding_learning_rate: float = 0.1
     batch_size: int = 4
     memory_budget: str | None = "1GiB"
     device: str | None = None
@@ -68,6 +71,8 @@ class DemoConfig:
     progress_bar: bool = True
 
     def __post_init__(self) -> None:
+        if not self.noise_targets:
+            raise ValueError("noise_targets must name at least one thing")
         if self.num_inference_steps < 1:
             raise ValueError(
                 f"num_inference_steps must be at least 1, not {self.num_inference_steps}"
@@ -80,6 +85,7 @@ class DemoConfig:
         rates = {"noise": self.noise_learning_rate, "embedding": self.embedding_learning_rate}
         return OptimizeConfig(
             learning_rate=rates[part],
+            lr_scheduler="cosine",
             max_train_steps=self.max_train_steps,
             seed=self.seed + 1,
             progress_bar=self.progress_bar,
@@ -133,6 +139,7 @@ class DemoResult:
         noise: the story of the noise.
         embedding: the story of the text embedding.
         certificate: how right the gradient is, of noise and of text embedding.
+        wordless: whether the model has a word for none of the targets.
         network_calls: how often each sampling run calls the network.
         seconds: of the whole demo.
         peak_memory: bytes.
@@ -143,6 +150,7 @@ class DemoResult:
     noise: Story
     embedding: Story
     certificate: Certificate
+    wordless: bool
     network_calls: int
     seconds: float
     peak_memory: int
@@ -161,9 +169,21 @@ class Studio:
 
     @classmethod
     def open(cls, config: DemoConfig) -> Studio:
-        """Load the model."""
+        """Load the model.
+
+        Raises:
+            ValueError: there are more targets than styles, or one is not known.
+        """
         device = choose_device(config.device)
         default = load_default(config.assets, device)
+        styles = default.concepts.styles
+        if len(config.noise_targets) > len(styles):
+            raise ValueError(
+                f"there is one picture for each style ({', '.join(styles)}), so noise_targets can "
+                f"name {len(styles)} things at most, not {len(config.noise_targets)}"
+            )
+        for target in (*config.noise_targets, config.embedding_target):
+            default.classifier.index(target)
         sampler, decode = from_pipeline(
             default.pipeline,
             config.num_inference_steps,
@@ -220,6 +240,8 @@ def run_demo(config: DemoConfig) -> DemoResult:
         noise=noise,
         embedding=embedding,
         certificate=certificate,
+        wordless={*config.noise_targets, config.embedding_target}
+        <= {concept.label for concept in studio.default.concepts.wordless},
         network_calls=studio.sampler.plan.num_calls,
         seconds=time.perf_counter() - started,
         peak_memory=peak_memory(studio.device),
@@ -230,12 +252,12 @@ def run_demo(config: DemoConfig) -> DemoResult:
 def certify_gradient(studio: Studio) -> Certificate:
     """Compare the gradient of the first picture with central differences of sampling runs."""
     generator = torch.Generator().manual_seed(studio.config.seed)
-    cond = studio.encode(studio.prompts([studio.default.concepts.styles[0]]))
+    cond: dict[str, Any] = {**studio.encode(studio.prompts([studio.default.concepts.styles[0]]))}
     cond["encoder_hidden_states"].requires_grad_()
     # The straight-through clamp departs from the derivative on purpose; the true one is compared.
     decode = copy.copy(studio.decode)
     decode.clamp = "hard"
-    objective = nn.Sequential(decode, studio.metric([NOISE_TARGETS[0]]))
+    objective = nn.Sequential(decode, studio.metric([studio.config.noise_targets[0]]))
     return certify(
         studio.sampler,
         studio.noise(1, generator),
@@ -248,8 +270,9 @@ def certify_gradient(studio: Studio) -> Certificate:
 
 def optimize_noise(studio: Studio) -> Story:
     """Turn the noises of four pictures until the classifier sees four chosen things."""
-    config, styles = studio.config, list(studio.default.concepts.styles)
-    targets = list(NOISE_TARGETS[: len(styles)])
+    config = studio.config
+    targets = list(config.noise_targets)
+    styles = list(studio.default.concepts.styles[: len(targets)])
     prompts = studio.prompts(styles)
     cond = studio.encode(prompts)
     metric = RandomViews(studio.metric(targets))
@@ -286,7 +309,7 @@ def optimize_embedding(studio: Studio) -> Story:
     prompts = studio.prompts([style])
     cond = studio.encode(prompts)
     embedding = cond["encoder_hidden_states"].detach().clone().requires_grad_()
-    metric = RandomViews(studio.metric([EMBEDDING_TARGET]))
+    metric = RandomViews(studio.metric([config.embedding_target]))
     unseen = studio.noise(4, torch.Generator().manual_seed(config.seed + UNSEEN_SEED))
     frames = Frames(config.max_train_steps)
 
@@ -311,7 +334,7 @@ def optimize_embedding(studio: Studio) -> Story:
         Path(config.output_dir) / "embedding.safetensors",
     )
     labels = [f"unseen noise {i + 1}" for i in range(len(unseen))]
-    targets = [EMBEDDING_TARGET] * len(unseen)
+    targets = [config.embedding_target] * len(unseen)
     return Story(
         "embedding", prompts[0], frames.numbers, studio.rows(labels, targets, frames.kept), history
     )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors import safe_open
@@ -28,6 +30,7 @@ class OptimizeConfig:
 
     Args:
         learning_rate: of Adam.
+        lr_scheduler: ``constant``, or ``cosine`` to let it fall to zero at ``max_train_steps``.
         max_train_steps: how many updates.
         seed: of the generator that the loss draws from.
         output_dir: where checkpoints go.
@@ -39,6 +42,7 @@ class OptimizeConfig:
     """
 
     learning_rate: float = 0.05
+    lr_scheduler: Literal["constant", "cosine"] = "constant"
     max_train_steps: int = 30
     seed: int = 0
     output_dir: str | Path | None = None
@@ -50,6 +54,8 @@ class OptimizeConfig:
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+        if self.lr_scheduler not in ("constant", "cosine"):
+            raise ValueError(f"lr_scheduler must be constant or cosine, not {self.lr_scheduler!r}")
         if self.max_train_steps < 1:
             raise ValueError(f"max_train_steps must be at least 1, not {self.max_train_steps}")
         if self.checkpointing_steps is not None and self.checkpointing_steps < 1:
@@ -59,6 +65,18 @@ class OptimizeConfig:
         needs_folder = self.checkpointing_steps or self.resume_from_checkpoint == "latest"
         if needs_folder and self.output_dir is None:
             raise ValueError("checkpoints need a place: set output_dir")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the learning rate of a step, from 1.
+
+        >>> config = OptimizeConfig(learning_rate=0.1, lr_scheduler="cosine", max_train_steps=10)
+        >>> [round(config.learning_rate_at(step), 3) for step in (1, 6, 10)]
+        [0.1, 0.05, 0.002]
+        """
+        if self.lr_scheduler == "constant":
+            return self.learning_rate
+        progress = (step - 1) / self.max_train_steps
+        return 0.5 * self.learning_rate * (1 + math.cos(math.pi * progress))
 
 
 @dataclass
@@ -125,6 +143,7 @@ def optimize(
         for step in range(len(history) + 1, config.max_train_steps + 1):
             started = time.perf_counter()
             optimizer.zero_grad(set_to_none=True)
+            optimizer.param_groups[0]["lr"] = config.learning_rate_at(step)
             total = loss(generator)
             total.backward()
             value = total.item()  # the one synchronisation of the step
