@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -43,7 +44,7 @@ class Command:
 def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
     from .tasks.demo import DemoConfig
 
-    defaults = {field.name: field.default for field in fields(DemoConfig)}
+    defaults: dict[str, Any] = {field.name: field.default for field in fields(DemoConfig)}
 
     def add(name: str, kind: Callable[[str], object], metavar: str, text: str) -> None:
         parser.add_argument(
