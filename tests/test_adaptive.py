@@ -9,8 +9,7 @@ import pytest
 import torch
 from mixtures import PROCESSES, GaussianMixture, dense_sample
 
-from adjointdpm import Backprop, Denoiser, Exact, Sampler, Schedule, solvers
-from adjointdpm.sampler import sample_each
+from adjointdpm import Backprop, Denoiser, Exact, Sampler, Schedule, sample_each, solvers
 from adjointdpm.solvers.adaptive import PAIRS
 from adjointdpm.solvers.runge_kutta import step
 
@@ -136,6 +135,14 @@ def test_a_grid_for_each_sample() -> None:
 def test_wrong_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         solvers.adaptive(_denoiser("vp"), NOISE, **settings)
+
+
+def test_half_precision_noise_and_float32() -> None:
+    schedule = PROCESSES["scaled_linear"]
+    denoiser = Denoiser(lambda x, t: (0.5 * x).tanh(), schedule)
+    for dtype in (torch.float32, torch.bfloat16):
+        plan = solvers.adaptive(denoiser, NOISE.to(dtype), solver="bs3", rtol=1e-2, atol=1e-2)
+        assert Sampler(denoiser, plan)(NOISE.to(dtype)).isfinite().all()
 
 
 def test_a_form_that_is_not_finite_is_refused() -> None:

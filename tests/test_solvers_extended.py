@@ -35,6 +35,7 @@ ORDERS = {
     "dpmpp_2s": 2,
     "dpmpp_2m": 2,
     "dpmpp_3m": 2,
+    "dpm_singlestep_2": 2,
     "unipc_bh1_1": 2,
     "unipc_bh1_2": 3,
     "unipc_bh1_3": 4,

@@ -129,6 +129,18 @@ def test_the_adjoint_on_a_fixed_grid_runs_it_backwards() -> None:
     assert solution.counter() == 20
 
 
+@pytest.mark.parametrize("form", ["x", "noise", "data"])
+def test_float32(form: Any) -> None:
+    schedule = PROCESSES["scaled_linear"]
+    denoiser = Denoiser(lambda x, t: (0.5 * x).tanh(), schedule)
+    noise = NOISE.to(torch.float32).requires_grad_()
+    solution = odeint(denoiser, noise, form=form, rtol=1e-3, atol=1e-3)
+    solution.sample.sum().backward()
+    assert solution.sample.dtype == torch.float32
+    assert noise.grad is not None
+    assert noise.grad.isfinite().all()
+
+
 def test_high_order_adams_is_refused() -> None:
     grid = solvers.grid(PROCESSES["vp"], 30)
     for method in ("explicit_adams", "implicit_adams"):

@@ -14,6 +14,7 @@ from .library import (
     build_on,
     integrate,
 )
+from .torchdiffeq_engine import odeint
 
 __all__ = [
     "CALLS_PER_STEP",
@@ -29,4 +30,5 @@ __all__ = [
     "build_on",
     "grid",
     "integrate",
+    "odeint",
 ]
