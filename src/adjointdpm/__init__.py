@@ -17,7 +17,7 @@ from .noise import CounterNoise
 from .pipelines import encode_prompt, from_pipeline
 from .plan import Plan
 from .process import Schedule
-from .sampler import Sampler
+from .sampler import Sampler, sample_each
 from .version import __version__
 
 __all__ = [
@@ -40,5 +40,6 @@ __all__ = [
     "from_pipeline",
     "load_default",
     "objectives",
+    "sample_each",
     "solvers",
 ]
