@@ -10,6 +10,7 @@ from .gradients import (
     ContinuousAdjoint,
     Exact,
     GradientMethod,
+    Reversible,
     Symplectic,
     Truncated,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "Exact",
     "GradientMethod",
     "Plan",
+    "Reversible",
     "Sampler",
     "Schedule",
     "Symplectic",

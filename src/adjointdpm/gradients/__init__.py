@@ -5,6 +5,7 @@ from .coarse import CoarseAdjoint
 from .continuous import ContinuousAdjoint
 from .exact import Exact
 from .method import GradientMethod
+from .reversible import Reversible
 from .symplectic import Symplectic
 from .truncated import Truncated
 
@@ -14,6 +15,7 @@ __all__ = [
     "ContinuousAdjoint",
     "Exact",
     "GradientMethod",
+    "Reversible",
     "Symplectic",
     "Truncated",
 ]

@@ -70,7 +70,10 @@ class CoarseAdjointSweep(ExactSweep):
 
     def __init__(self, run: Run, method: CoarseAdjoint) -> None:
         super().__init__(run, memory_budget=None)
-        points, starts = solution_points(run), run.plan.step_starts or ()
+        points, starts = (
+            solution_points(run.plan, run.denoiser.schedule),
+            run.plan.step_starts or (),
+        )
         chosen = coarse_steps(len(starts), method.num_steps)
         self._calls = [starts[i] for i in chosen]
         self._coarse = _coarse_plan(run, method.solver, [points[i] for i in chosen] + points[-1:])

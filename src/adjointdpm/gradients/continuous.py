@@ -68,7 +68,7 @@ class ContinuousAdjointSweep(Sweep):
     def __init__(self, run: Run, method: ContinuousAdjoint) -> None:
         super().__init__(run)
         self._method = method
-        self._points = solution_points(run)
+        self._points = solution_points(run.plan, run.denoiser.schedule)
         self._form = Form.finite(self._points[0], self._points[-1])
         self._taus = [self._form.tau(point) for point in self._points]
         self._recorded: dict[int, tuple[Tensor, Tensor]] = {}

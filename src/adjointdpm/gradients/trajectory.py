@@ -7,16 +7,16 @@ from collections.abc import Sequence
 import numpy as np
 from torch import Tensor
 
+from ..plan import Plan
+from ..process import Schedule
 from ..solvers.form import Point
-from .method import Run
 
 MARGINAL_TOLERANCE = 0.02
 """How far a plan's alpha and sigma may be from the schedule's, as a share of their sum."""
 
 
-def solution_points(run: Run) -> list[Point]:
+def solution_points(plan: Plan, schedule: Schedule) -> list[Point]:
     """Return the points of the process at the plan's steps, and the one where it ends."""
-    plan, schedule = run.plan, run.denoiser.schedule
     if plan.num_draws:
         raise ValueError(
             f"this gradient method needs a deterministic sampler, but {plan.name} draws noise; use "

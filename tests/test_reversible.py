@@ -1,0 +1,283 @@
+"""Reversible samplers: the exact gradient of their own table, with no state stored."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from mixtures import PROCESSES, GaussianMixture, convergence_slope
+from networks import SmallNetwork, relative_error
+from torch import Tensor
+
+from adjointdpm import Denoiser, Exact, GradientMethod, Plan, Reversible, Sampler, Schedule, solvers
+from adjointdpm.prediction import PREDICTION_TYPES
+
+STEPS = 6
+METHODS: dict[str, dict[str, Any]] = {
+    "euler": {},
+    "heun": {"solver": "heun", "coupling": 0.99},
+    "midpoint": {"solver": "midpoint"},
+    "bdia": {"family": "bdia"},
+    "bdia_damped": {"family": "bdia", "coupling": 0.9},
+    "belm": {"family": "belm"},
+}
+
+
+def _noise(batch: int = 3) -> Tensor:
+    return torch.randn(batch, 4, dtype=torch.float64, requires_grad=True)
+
+
+def _emb(rows: int = 3) -> Tensor:
+    return torch.randn(rows, 3, dtype=torch.float64, requires_grad=True)
+
+
+def _objective(sample: Tensor) -> Tensor:
+    return (sample**3).sum() + sample.sin().sum()
+
+
+def _plan(
+    process: str, prediction_type: str = "epsilon", steps: int = STEPS, **kwargs: Any
+) -> Plan:
+    schedule = PROCESSES[process]
+    return solvers.build("ddim", schedule, steps, prediction_type=prediction_type, **kwargs)
+
+
+def _assert_exact(
+    denoiser: Denoiser, plan: Plan, settings: dict[str, Any], tolerance: float = 1e-9, **cond: Any
+) -> None:
+    """Check the gradient against `Exact` on the reversible method's own table."""
+    errors: list[float] = []
+    method = Reversible(**settings, on_round_trip=errors.append)
+    own = method.plan(plan, denoiser.schedule)
+    noise = _noise().to(next(denoiser.network.parameters()).dtype).detach().requires_grad_()
+    targets = [noise, *cond.values(), *denoiser.network.used]
+    results = []
+    for sampler in (Sampler(denoiser, own, Exact()), Sampler(denoiser, plan, method)):
+        torch.manual_seed(3)
+        sample = sampler(noise, **cond)
+        results.append((sample, torch.autograd.grad(_objective(sample), targets)))
+    (expected_sample, expected), (sample, gradients) = results
+    assert relative_error(sample.detach(), expected_sample.detach()) < tolerance
+    for gradient, reference in zip(gradients, expected, strict=True):
+        assert gradient.dtype == reference.dtype
+        assert relative_error(gradient, reference) < tolerance
+    assert len(errors) == 1
+    assert errors[0] < 1e-9
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
+@pytest.mark.parametrize("process", ["vp", "edm", "scaled_linear"])
+@pytest.mark.parametrize("name", METHODS)
+def test_equal_to_exact_on_its_own_table(name: str, process: str, prediction_type: str) -> None:
+    denoiser = Denoiser(SmallNetwork(), PROCESSES[process], prediction_type)
+    _assert_exact(denoiser, _plan(process, prediction_type), METHODS[name], emb=_emb())
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 9])
+@pytest.mark.parametrize("end", ["zero", "sigma_min"])
+@pytest.mark.parametrize("name", ["euler", "heun", "bdia", "belm"])
+def test_both_ends_from_starts_without_data(name: str, end: str, steps: int) -> None:
+    denoiser = Denoiser(SmallNetwork(), PROCESSES["flow"], "flow_prediction")
+    plan = _plan("flow", "flow_prediction", steps, final_sigmas_type=end)
+    _assert_exact(denoiser, plan, METHODS[name], emb=_emb())
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["euler", "bdia", "belm"])
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.DDIMScheduler(clip_sample=False),
+        diffusers.DPMSolverMultistepScheduler(),
+        diffusers.HeunDiscreteScheduler(),
+        diffusers.FlowMatchEulerDiscreteScheduler(),
+    ],
+    ids=lambda scheduler: type(scheduler).__name__,
+)
+def test_on_the_grid_of_schedulers(scheduler: Any, name: str) -> None:
+    plan = Plan.from_scheduler(scheduler, STEPS)
+    schedule = Schedule.from_config(scheduler.config)
+    denoiser = Denoiser(SmallNetwork(), schedule, plan.prediction_type or "")
+    _assert_exact(denoiser, plan, METHODS[name], emb=_emb())
+
+
+@pytest.mark.parametrize("name", ["heun", "bdia"])
+def test_through_guidance_and_dropout(name: str) -> None:
+    denoiser = Denoiser(
+        SmallNetwork(dropout=0.3),
+        PROCESSES["vp"],
+        "v_prediction",
+        guidance_scale=3.0,
+        guidance_rescale=0.5,
+        clip_sample=True,
+        clip_sample_range=2.0,
+    )
+    plan = _plan("vp", "v_prediction")
+    _assert_exact(denoiser, plan, METHODS[name], emb=_emb(), negative_emb=_emb(1))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_float32_network_is_walked_back_in_float64(name: str) -> None:
+    denoiser = Denoiser(SmallNetwork(dtype=torch.float32), PROCESSES["vp"])
+    emb = torch.randn(3, 3, requires_grad=True)
+    _assert_exact(denoiser, _plan("vp", steps=40), METHODS[name], tolerance=1e-3, emb=emb)
+
+
+@pytest.mark.parametrize("name", ["euler", "belm"])
+def test_autocast_is_the_same_when_run_again(name: str) -> None:
+    errors: list[float] = []
+    sampler = Sampler(
+        Denoiser(SmallNetwork(dtype=torch.float32), PROCESSES["vp"]),
+        _plan("vp"),
+        Reversible(**METHODS[name], on_round_trip=errors.append),
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        sample = sampler(torch.randn(3, 4), emb=torch.randn(3, 3, requires_grad=True))
+    sample.sum().backward()
+    assert errors[0] < 1e-9
+
+
+def _mixture_sample(process: str, solver: str, steps: int, method: GradientMethod) -> Tensor:
+    schedule, mixture = PROCESSES[process], GaussianMixture()
+    spacing = "exponential" if process == "edm" else "linspace"
+    denoiser = Denoiser(mixture.network(schedule, "v_prediction"), schedule, "v_prediction")
+    plan = solvers.build(
+        solver, schedule, steps, spacing, "v_prediction", final_sigmas_type="sigma_min"
+    )
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(16, mixture.dim, dtype=torch.float64, generator=generator)
+    with torch.no_grad():
+        return Sampler(denoiser, plan, method)(noise)
+
+
+@pytest.fixture(scope="module")
+def solutions() -> dict[str, Tensor]:
+    return {name: _mixture_sample(name, "rk4", 80, Exact()) for name in ("vp", "edm", "flow")}
+
+
+@pytest.mark.parametrize("process", ["vp", "edm", "flow"])
+@pytest.mark.parametrize(
+    ("name", "order"), [("euler", 1), ("heun", 1.5), ("bdia", 1), ("bdia_damped", 1), ("belm", 1.8)]
+)
+def test_converges_to_the_solution_of_the_ode(
+    solutions: dict[str, Tensor], name: str, order: float, process: str
+) -> None:
+    steps, method = [16, 32, 64], Reversible(**METHODS[name])
+    errors = [
+        relative_error(_mixture_sample(process, "ddim", n, method), solutions[process])
+        for n in steps
+    ]
+    assert errors[-1] < 5e-3
+    assert convergence_slope(steps, errors) > order
+
+
+@pytest.mark.parametrize("name", ["heun", "belm"])
+def test_nothing_is_stored_between_the_passes(name: str) -> None:
+    network = SmallNetwork()
+    alive: list[weakref.ref[Tensor]] = []
+
+    def remember(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        alive.extend(weakref.ref(tensor) for tensor in (inputs[0], output))
+
+    network.register_forward_hook(remember)
+    method = Reversible(**METHODS[name])
+    plan = _plan("vp", steps=20)
+    calls = method.plan(plan, PROCESSES["vp"]).num_calls
+    gc.disable()
+    try:
+        sample = Sampler(Denoiser(network, PROCESSES["vp"]), plan, method)(_noise(), emb=_emb())
+        assert len(alive) == 2 * calls
+        assert not [reference for reference in alive if reference() is not None]
+        alive.clear()
+        sample.sum().backward()
+        # One further call a stage that is not the last of its step.
+        assert len(alive) == 2 * (calls + (37 if name == "heun" else 0))
+        assert not [reference for reference in alive if reference() is not None]
+    finally:
+        gc.enable()
+
+
+def test_without_a_graph_the_sample_is_the_same() -> None:
+    noise, emb = _noise(), _emb()
+    sampler = Sampler(Denoiser(SmallNetwork(), PROCESSES["vp"]), _plan("vp"), Reversible())
+    with torch.no_grad():
+        expected = sampler(noise, emb=emb)
+    assert not expected.requires_grad
+    assert torch.equal(sampler(noise, emb=emb), expected)
+
+
+def test_several_uses_before_backward_and_unused_weights() -> None:
+    network, emb, method = SmallNetwork(), _emb(), Reversible()
+    denoiser, plan = Denoiser(network, PROCESSES["vp"]), _plan("vp")
+    noises = [_noise().detach(), _noise().detach()]
+    gradients = []
+    own = Sampler(denoiser, method.plan(plan, PROCESSES["vp"]), Exact())
+    for sampler in (own, Sampler(denoiser, plan, method)):
+        network.zero_grad()
+        emb.grad = None
+        samples = [sampler(noise, emb=emb) for noise in noises]
+        total = torch.stack([_objective(sample) for sample in samples]).sum()
+        total.backward(retain_graph=True)
+        total.backward()
+        gradients.append([emb.grad, *(p.grad for p in network.used)])
+        assert network.unused.weight.grad is None
+    for gradient, reference in zip(gradients[1], gradients[0], strict=True):
+        assert relative_error(gradient, reference) < 1e-9
+
+
+def test_a_walk_back_that_is_lost_is_refused() -> None:
+    errors: list[float] = []
+    method = Reversible(coupling=0.5, on_round_trip=errors.append)
+    sampler = Sampler(Denoiser(SmallNetwork(), PROCESSES["vp"]), _plan("vp", steps=100), method)
+    sample = sampler(_noise(), emb=_emb())
+    with pytest.raises(RuntimeError, match=r"off by .* above the tolerance of 1\.0e-03.*Exact\(\)"):
+        sample.sum().backward()
+    assert errors[0] > 1e-3
+
+
+def test_a_network_that_answers_differently_is_refused() -> None:
+    calls = 0
+
+    def network(x: Tensor, t: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        return x * (0.5 + 1e-3 * calls)
+
+    sampler = Sampler(Denoiser(network, PROCESSES["vp"]), _plan("vp"), Reversible(family="bdia"))
+    with pytest.raises(RuntimeError, match="deterministic"):
+        sampler(_noise()).sum().backward()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"family": "leapfrog"}, "mccallum_foster, bdia, belm"),
+        ({"solver": "ab2"}, "euler, heun"),
+        ({"family": "bdia", "solver": "heun"}, "method of its own"),
+        ({"coupling": 0.0}, "coupling"),
+        ({"coupling": 1.1}, "coupling"),
+        ({"tolerance": 0.0}, "tolerance"),
+    ],
+)
+def test_settings_that_are_not_understood(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Reversible(**settings)
+
+
+def test_stochastic_plans_are_refused() -> None:
+    plan = solvers.build("euler_ancestral", PROCESSES["vp"], STEPS)
+    sampler = Sampler(Denoiser(SmallNetwork(), PROCESSES["vp"]), plan, Reversible())
+    with pytest.raises(ValueError, match="deterministic"):
+        sampler(_noise(), emb=_emb())
+
+
+def test_second_derivatives_are_refused() -> None:
+    noise = _noise()
+    sampler = Sampler(Denoiser(SmallNetwork(), PROCESSES["vp"]), _plan("vp"), Reversible())
+    sample = sampler(noise, emb=_emb())
+    with pytest.raises(RuntimeError, match="Reversible gives first derivatives only"):
+        torch.autograd.grad(sample.sum(), noise, create_graph=True)
