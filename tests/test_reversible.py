@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import weakref
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import diffusers
@@ -15,6 +17,7 @@ from torch import Tensor
 
 from adjointdpm import Denoiser, Exact, GradientMethod, Plan, Reversible, Sampler, Schedule, solvers
 from adjointdpm.prediction import PREDICTION_TYPES
+from adjointdpm.solvers.form import Point
 
 STEPS = 6
 METHODS: dict[str, dict[str, Any]] = {
@@ -139,6 +142,64 @@ def test_autocast_is_the_same_when_run_again(name: str) -> None:
         sample = sampler(torch.randn(3, 4), emb=torch.randn(3, 3, requires_grad=True))
     sample.sum().backward()
     assert errors[0] < 1e-9
+
+
+def _hand_written(
+    family: str, coupling: float, x: Tensor, points: list[Point], predict: Callable[..., Tensor]
+) -> Tensor:
+    """The three samplers as in their papers, on states, for a network that predicts eps."""
+
+    def ddim(x: Tensor, eps: Tensor, start: Point, end: Point) -> Tensor:
+        return end.alpha * (x - start.sigma * eps) / start.alpha + end.sigma * eps
+
+    def sample(u: Tensor, point: Point) -> Tensor:
+        x = point.sigma * u
+        return (x - point.sigma * predict(x, point)) / point.alpha
+
+    if family == "mccallum_foster":
+        y = z = x / points[0].sigma
+        for start, end in pairwise(points):
+            h = end.alpha / end.sigma - start.alpha / start.sigma
+            y = coupling * y + (1 - coupling) * z + h * sample(z, start)
+            z = z + h * sample(y, end)
+        return points[-1].sigma * y
+    older, here = x, ddim(x, predict(x, points[0]), *points[:2])
+    for o, p, n in zip(points, points[1:], points[2:], strict=False):
+        eps = predict(here, p)
+        if family == "bdia":
+            change = coupling * (older - here - (ddim(here, eps, p, o) - here))
+            older, here = here, change + here + (ddim(here, eps, p, n) - here)
+        else:
+            h = p.sigma / p.alpha - n.sigma / n.alpha
+            last_h = o.sigma / o.alpha - p.sigma / p.alpha
+            newer = (
+                h**2 / last_h**2 * n.alpha / o.alpha * older
+                + (last_h**2 - h**2) / last_h**2 * n.alpha / p.alpha * here
+                - h * (h + last_h) / last_h * n.alpha * eps
+            )
+            older, here = here, newer
+    return here
+
+
+@pytest.mark.parametrize("process", ["vp", "edm"])
+@pytest.mark.parametrize(
+    ("family", "coupling"), [("mccallum_foster", 0.9), ("bdia", 0.8), ("belm", 1.0)]
+)
+def test_the_samplers_are_those_of_their_papers(family: Any, coupling: float, process: str) -> None:
+    schedule, mixture = PROCESSES[process], GaussianMixture()
+    network = mixture.network(schedule, "epsilon")
+    points = solvers.grid(schedule, 9, final_sigmas_type="sigma_min")
+    noise = torch.randn(5, mixture.dim, dtype=torch.float64)
+    start = schedule.init_noise_sigma(points[0].t) * noise
+
+    def predict(x: Tensor, point: Point) -> Tensor:
+        return network(x, torch.full((len(x),), point.t, dtype=x.dtype))
+
+    expected = _hand_written(family, coupling, start, points, predict)
+    plan = solvers.build("ddim", schedule, 9, final_sigmas_type="sigma_min")
+    method = Reversible(family=family, coupling=coupling)
+    sample = Sampler(Denoiser(network, schedule), plan, method)(noise)
+    assert relative_error(sample, expected) < 1e-11
 
 
 def _mixture_sample(process: str, solver: str, steps: int, method: GradientMethod) -> Tensor:

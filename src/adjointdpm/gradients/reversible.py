@@ -44,8 +44,9 @@ class Reversible(GradientMethod):
         family: ``mccallum_foster`` couples a one-step method in data form to its own reverse
             (arXiv 2410.11648), at twice its calls; ``bdia`` (arXiv 2307.10829) and ``belm`` (arXiv
             2410.07273) are two-step methods of one call a step.
-        coupling: lambda of McCallum and Foster, gamma of BDIA; ``belm`` has none. Further below 1
-            the pair stays closer together, and the walk back loses more digits: ``coupling^-N``.
+        coupling: lambda of McCallum and Foster, the weight of the state before last in BDIA;
+            ``belm`` has none. Further below 1 the pair stays closer together, the sampler loses
+            accuracy, and the walk back loses more digits: ``coupling^-N``.
         solver: the one-step method of ``mccallum_foster``, such as ``euler`` (DDIM) or ``heun``.
         tolerance: the largest distance between the reconstructed noise and the noise that was
             given, relative to the norm of the latter, over the samples of the batch.

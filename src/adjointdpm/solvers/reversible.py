@@ -157,7 +157,7 @@ def _scaled(plan: Plan, factor: float, kept: float = 0.0) -> Plan:
 def mccallum_foster(
     recorder: _Recorder, points: Sequence[Point], tableau: Tableau, coupling: float
 ) -> list[Shear]:
-    """Couple any one-step method to a copy of itself that steps back (arXiv 2410.11648, eq. 4).
+    """Couple any one-step method to a copy of itself that steps back (arXiv 2410.11648).
 
     With Psi_h the method's increment in the data form: ``y <- c y + (1 - c) z + Psi_h(z)``, then
     ``z <- z - Psi_-h(y)``. The order is that of the method, at twice its calls. A coupling c below
@@ -180,7 +180,7 @@ def bdia(recorder: _Recorder, points: Sequence[Point], coupling: float) -> list[
     """Bi-directional integration approximation of DDIM (arXiv 2307.10829), one call a step.
 
     The next state is DDIM's from here, plus ``c`` times what DDIM's way back from here misses of
-    the last state.
+    the last state. The authors' code calls ``1 - c`` gamma.
     """
 
     def function(older: Point, here: Point, newer: Point) -> Callable[[Model, Row], Row]:
