@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mixtures import PROCESSES, GaussianMixture
-from test_solvers_extended import MULTI, SD, _assert_tables_agree
+from oracles import SD, assert_tables_agree
 
 from adjointdpm import Backprop, CounterNoise, Denoiser, Exact, Plan, Sampler, Schedule, solvers
 from adjointdpm.prediction import output_of
@@ -89,14 +89,18 @@ def test_the_marginal_of_the_data_is_reached(name: str, process: str) -> None:
         ("euler_ancestral", diffusers.EulerAncestralDiscreteScheduler(**SD), {}),
         ("ddim", diffusers.DDIMScheduler(clip_sample=False, **SD), {"eta": 0.3}),
         ("ddim", diffusers.DDIMScheduler(clip_sample=False, **SD), {"eta": 1.0}),
-        ("sde_dpmpp_2m", MULTI(algorithm_type="sde-dpmsolver++", **SD), {}),
+        (
+            "sde_dpmpp_2m",
+            diffusers.DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++", **SD),
+            {},
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_tables_agree_with_diffusers(
     solver: str, scheduler: Any, options: dict[str, float], steps: int
 ) -> None:
-    _assert_tables_agree(solver, scheduler, steps, step_arguments=options or None, **options)
+    assert_tables_agree(solver, scheduler, steps, step_arguments=options or None, **options)
 
 
 def test_no_churn_is_edms_heun() -> None:

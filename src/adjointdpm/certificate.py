@@ -189,7 +189,7 @@ class _Subject:
         for path, leaf in pytree.tree_flatten_with_path(self._cond)[0]:
             if isinstance(leaf, Tensor) and leaf.requires_grad:
                 self.targets[pytree.keystr(path).strip("[]'")] = [leaf]
-        weights = [p for p in self._sampler.parameters() if p.requires_grad]
+        weights: list[Tensor] = [p for p in self._sampler.parameters() if p.requires_grad]
         if weights:
             self.targets["weights"] = weights
 
