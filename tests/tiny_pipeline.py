@@ -83,7 +83,7 @@ def build_pipeline(folder: Path, scheduler=None, **unet_config) -> StableDiffusi
     return pipe
 
 
-LABELS = ["apple", "rocket", "butterfly", "cactus", "octopus"]
+LABELS = ["apple", "rocket", "pineapple", "cactus", "octopus"]
 WORDLESS = LABELS[1:]
 
 

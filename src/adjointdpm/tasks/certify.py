@@ -1,0 +1,120 @@
+"""How good is a gradient method on a model: the certificate, from a folder and a few settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..assets import load_default
+from ..certificate import Certificate, certify
+from ..gradients import (
+    Backprop,
+    CoarseAdjoint,
+    ContinuousAdjoint,
+    Exact,
+    GradientMethod,
+    Reversible,
+    Symplectic,
+    Truncated,
+)
+from ..objectives import ClassifierLogProbability
+from ..pipelines import encode_prompt, from_pipeline
+from .resources import choose_device
+
+METHODS: dict[str, Callable[[int | None], GradientMethod]] = {
+    "exact": lambda num_steps: Exact(),
+    "backprop": lambda num_steps: Backprop(),
+    "continuous": lambda num_steps: ContinuousAdjoint(num_steps=num_steps),
+    "coarse": lambda num_steps: CoarseAdjoint(num_steps or 1),
+    "symplectic": lambda num_steps: Symplectic(),
+    "reversible": lambda num_steps: Reversible(),
+    "truncated": lambda num_steps: Truncated(num_steps or 1),
+}
+"""The gradient methods, each from a number of reverse steps where it has one."""
+
+
+@dataclass(frozen=True)
+class CertifyConfig:
+    """What is certified.
+
+    Args:
+        method: one of `METHODS`.
+        num_steps: reverse steps of ``continuous``, ``coarse`` and ``truncated``.
+        pipeline: folder of a diffusers pipeline; the embedded model by default.
+        prompt: what the model is asked for.
+        target: label that the embedded classifier is to see; other pipelines are judged by the
+            mean square of the picture.
+        num_inference_steps: sampling steps.
+        guidance_scale: weight of classifier-free guidance.
+        num_directions: random directions of the central differences.
+        seed: of the noise and the directions.
+        device: where to run; a GPU if there is one, by default.
+    """
+
+    method: str = "exact"
+    num_steps: int | None = None
+    pipeline: str | Path | None = None
+    prompt: str = "thing, style noto"
+    target: str = "rocket"
+    num_inference_steps: int = 25
+    guidance_scale: float = 3.0
+    num_directions: int = 2
+    seed: int = 0
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
+        if self.method in ("coarse", "truncated") and self.num_steps is None:
+            raise ValueError(f"method {self.method} needs num_steps")
+
+
+class _MeanSquare(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        return images.square().mean()
+
+
+def run_certify(config: CertifyConfig) -> Certificate:
+    """Certify a gradient method on a pipeline, for the noise and the prompt's embedding.
+
+    Raises:
+        ValueError: a setting that the pipeline or the classifier does not know.
+    """
+    device = choose_device(config.device)
+    metric: nn.Module = _MeanSquare()
+    pipe: Any
+    if config.pipeline is None:
+        default = load_default(device=device)
+        pipe, metric = default.pipeline, ClassifierLogProbability(default.classifier, config.target)
+    else:
+        from diffusers import DiffusionPipeline
+
+        pipe = DiffusionPipeline.from_pretrained(config.pipeline).to(device)
+    sampler, decode = from_pipeline(
+        pipe,
+        config.num_inference_steps,
+        config.guidance_scale,
+        gradient=METHODS[config.method](config.num_steps),
+    )
+    for module in (sampler, decode, metric):
+        module.requires_grad_(False)
+    # The straight-through clamp departs from the derivative on purpose; the true one is compared.
+    decode.clamp = "hard"
+    cond = encode_prompt(pipe, config.prompt, guidance=config.guidance_scale > 1)
+    cond = {name: tensor.detach().requires_grad_() for name, tensor in cond.items()}
+    unet = pipe.unet.config
+    shape = (1, unet.in_channels, unet.sample_size, unet.sample_size)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(config.seed)).to(device)
+    return certify(
+        sampler,
+        noise,
+        nn.Sequential(decode, metric),
+        num_directions=config.num_directions,
+        seed=config.seed,
+        **cond,
+    )
