@@ -100,7 +100,11 @@ class Contest:
         self.emb = emb.to(args.device).requires_grad_()
 
     def _backward(self, sample: Tensor) -> None:
-        targets = [self.noise, self.emb, *(p for p in self.denoiser.parameters() if p.requires_grad)]
+        targets = [
+            self.noise,
+            self.emb,
+            *(p for p in self.denoiser.parameters() if p.requires_grad),
+        ]
         torch.autograd.grad(sample.square().mean(), targets, allow_unused=True)
 
     def calls(self) -> None:

@@ -38,6 +38,22 @@ def test_module_runs():
     assert done.stdout.startswith("adjointdpm ")
 
 
+@pytest.mark.parametrize("method", ["exact", "continuous"])
+def test_certify(capsys, tmp_path, monkeypatch, tiny_assets, method):
+    monkeypatch.setenv(ASSETS_VARIABLE, str(tiny_assets))
+    flags = ["--method", method, "--num_inference_steps", "3", "--json", str(tmp_path / "c.json")]
+    assert main(["certify", *flags]) == 0
+    assert "encoder_hidden_states" in capsys.readouterr().out
+    found = json.loads((tmp_path / "c.json").read_text())
+    error = max(target["relative_error"] for target in found["targets"])
+    assert (error == 0) == (method == "exact")
+
+
+def test_certify_needs_its_numbers(capsys):
+    assert main(["certify", "--method", "coarse"]) == 1
+    assert "needs num_steps" in capsys.readouterr().err
+
+
 def test_error_is_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv(ASSETS_VARIABLE, str(tmp_path))
     assert main(["demo", "--output_dir", str(tmp_path / "out")]) == 1

@@ -103,12 +103,54 @@ def _run_demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _add_certify_arguments(parser: argparse.ArgumentParser) -> None:
+    from .tasks.certify import METHODS, CertifyConfig
+
+    defaults = {field.name: field.default for field in fields(CertifyConfig)}
+    for name, kind, text in (
+        ("num_inference_steps", int, "sampling steps"),
+        ("guidance_scale", float, "weight of classifier-free guidance"),
+        ("prompt", str, "what the model is asked for"),
+        ("target", str, "label that the embedded classifier is to see"),
+        ("num_directions", int, "random directions of the central differences"),
+        ("seed", int, "of the noise and the directions"),
+    ):
+        parser.add_argument(
+            f"--{name}", type=kind, default=defaults[name], help=f"{text} (default: %(default)s)"
+        )
+    parser.add_argument("--method", choices=METHODS, default="exact", help="the gradient method")
+    parser.add_argument("--num_steps", type=int, help="reverse steps of the approximate methods")
+    parser.add_argument("--pipeline", help="folder of a diffusers pipeline (default: the embedded)")
+    parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
+    parser.add_argument("--json", type=Path, help="a file to write the certificate to")
+
+
+def _run_certify(arguments: argparse.Namespace) -> int:
+    from .tasks.certify import CertifyConfig, run_certify
+
+    _quieten_libraries()
+    names = {field.name for field in fields(CertifyConfig)}
+    certificate = run_certify(
+        CertifyConfig(**{k: v for k, v in vars(arguments).items() if k in names})
+    )
+    print(certificate)
+    if arguments.json is not None:
+        arguments.json.write_text(certificate.to_json() + "\n")
+    return 0
+
+
 COMMANDS = (
     Command(
         "demo",
         "optimise noise and text embedding through the embedded model, and write a report",
         _add_demo_arguments,
         _run_demo,
+    ),
+    Command(
+        "certify",
+        "measure how good a gradient is, against the exact one and central differences",
+        _add_certify_arguments,
+        _run_certify,
     ),
 )
 
