@@ -54,20 +54,26 @@ class FiniteCheck:
     what: str
     timesteps: Any
     enabled: bool = True
-    _sums: list[tuple[int, Tensor]] = field(default_factory=list)
+    _steps: list[int] = field(default_factory=list)
+    _sums: Tensor | None = None
 
     def record(self, step: int, latent: Tensor) -> None:
         """Take note of the latent of network call ``step``."""
-        if self.enabled:
-            self._sums.append((step, latent.detach().sum()))
+        if not self.enabled:
+            return
+        if self._sums is None:
+            # One tensor for all: many small ones would riddle the heap that latents come from.
+            self._sums = torch.zeros(len(self.timesteps), dtype=latent.dtype, device=latent.device)
+        self._steps.append(step)
+        self._sums[step] = latent.detach().sum()
 
     def raise_if_not_finite(self) -> None:
         """Raise FloatingPointError that names the first call in question."""
-        if not self._sums:
+        if self._sums is None:
             return
-        finite = torch.isfinite(torch.stack([total for _, total in self._sums])).tolist()
-        for (step, _), good in zip(self._sums, finite, strict=True):
-            if not good:
+        finite = torch.isfinite(self._sums).tolist()
+        for step in self._steps:
+            if not finite[step]:
                 raise FloatingPointError(
                     f"{self.what} of network call {step} (timestep {self.timesteps[step]:g}) is "
                     "not finite. Look at the network's input there: a half-precision overflow is "
