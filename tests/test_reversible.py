@@ -262,6 +262,29 @@ def test_nothing_is_stored_between_the_passes(name: str) -> None:
         gc.enable()
 
 
+def _held_bytes() -> int:
+    tensors = [thing for thing in gc.get_objects() if type(thing) is Tensor]
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
+def test_what_is_held_does_not_grow_with_the_steps() -> None:
+    denoiser = Denoiser(lambda x, t: 0.9 * x.tanh(), PROCESSES["vp"])
+    noise = torch.randn(4, 4000, requires_grad=True)
+    held = []
+    for steps in (10, 60):
+        sampler = Sampler(denoiser, _plan("vp", steps=steps), Reversible(solver="heun"))
+        gc.collect()
+        before = _held_bytes()
+        sample = sampler(noise)
+        held.append(_held_bytes() - before)
+        sample.sum().backward()
+        del sample
+    latent = noise.nbytes
+    assert held[1] - held[0] < latent / 4
+    assert held[1] < 6 * latent
+
+
 def test_without_a_graph_the_sample_is_the_same() -> None:
     noise, emb = _noise(), _emb()
     sampler = Sampler(Denoiser(SmallNetwork(), PROCESSES["vp"]), _plan("vp"), Reversible())
