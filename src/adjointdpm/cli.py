@@ -94,9 +94,8 @@ def _run_demo(arguments: argparse.Namespace) -> int:
             f"the judge recognises {recognised} of {len(story.rows)} pictures "
             f"(before: {sum(row.before.recognised for row in story.rows)})"
         )
-    error = max(target.difference_error for target in result.certificate.targets)
     print(
-        f"gradient against central differences: relative error {error:.0e}\n"
+        f"gradient against central differences: relative error {result.gradient_error:.0e}\n"
         f"{result.seconds:.0f} s, at most {result.peak_memory / 2**30:.2f} GiB of memory\n"
         f"Open {page}"
     )

@@ -59,7 +59,7 @@ def write_demo_report(result: DemoResult, command: str) -> Path:
         embedding=_summary(result.embedding),
         curve=curve,
         command=command,
-        error=f"{_largest_error(result):.0e}",
+        error=f"{result.gradient_error:.0e}",
     )
     path = folder / "report.html"
     path.write_text(page, encoding="utf-8")
@@ -90,10 +90,6 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-
-
-def _largest_error(result: DemoResult) -> float:
-    return max(target.difference_error for target in result.certificate.targets)
 
 
 def _summary(story: Story) -> dict[str, Any]:
