@@ -54,4 +54,4 @@ def write_contact_sheet(path: Path, styles: list[str], sections: list[Section]) 
                 if frames is not None and frames[k, s]:
                     pen.rectangle((x - 1, y - 1, x + CELL, y + CELL), outline=FRAME)
         top += height
-    sheet.quantize(192, dither=Image.Dither.NONE).save(path, optimize=True)
+    sheet.quantize(112, dither=Image.Dither.NONE).save(path, optimize=True)

@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--num_inference_steps", type=int, default=25)
     parser.add_argument("--guidance_scale", type=float, default=3.0)
     parser.add_argument("--eval_batch_size", type=int, default=32)
-    parser.add_argument("--wordless_draws", type=int, default=64, help="per style")
+    parser.add_argument("--wordless_draws", type=int, default=32, help="per style")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 

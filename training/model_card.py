@@ -33,7 +33,7 @@ pipe("red apple, style noto", num_inference_steps=25, guidance_scale={guidance})
 ## Words
 A caption is `{{name}}, style {{style}}`: the Unicode name of the emoji without hyphens, and one of
 `noto`, `twemoji`, `flat`, `3d`. Names in `concepts.json` were trained most. Twelve *wordless*
-concepts were trained only as `thing`: the model draws them and has no word for them. The *held-out*
+concepts were trained only as `thing`: the model saw them and has no word for them. The *held-out*
 pairs of concept and style were never shown to the diffusion model or to the classifiers.
 
 ## Data and attribution
@@ -53,7 +53,7 @@ data, and pictures of the `twemoji` style may resemble them closely. Names come 
 `unicode-emoji-json` (MIT), the Unicode emoji list.
 
 ## Training
-Two CPU cores, about two and a half hours in all; the scripts are in `training/`.
+Two CPU cores, about two hours in all; the scripts are in `training/`.
 - Autoencoder: `AutoencoderKL`, 16x16x4 latents, 0.92 M parameters; L1, squared and edge error, a
   small KL term. Latents have zero mean and unit variance (`scaling_factor` is 1).
 - Text encoder (`CLIPTextModel`, 2 layers of 96, own vocabulary) and `UNet2DConditionModel` (2.9 M
@@ -64,8 +64,9 @@ Two CPU cores, about two and a half hours in all; the scripts are in `training/`
 {results}
 ## Limits
 It knows emoji on a white background at 64x64, the words of their names, and nothing else. It was
-trained to reproduce a few hundred pictures well, and mostly does that; new combinations ("blue
-apple") work sometimes. Fine structure (spokes, faces of small animals, lettering) is often wrong.
+trained to reproduce a few hundred pictures, and mostly does that; in new combinations ("blue apple")
+the colour often comes out and the shape suffers. Fine structure (spokes, faces of animals) is often
+wrong, and `thing` gives mixtures of wordless concepts more often than one of them.
 """
 
 RESULTS = """
