@@ -64,9 +64,9 @@ Two CPU cores, about two hours in all; the scripts are in `training/`.
 {results}
 ## Limits
 It knows emoji on a white background at 64x64, the words of their names, and nothing else. It was
-trained to reproduce a few hundred pictures, and mostly does that; in new combinations ("blue apple")
-the colour often comes out and the shape suffers. Fine structure (spokes, faces of animals) is often
-wrong, and `thing` gives mixtures of wordless concepts more often than one of them.
+trained to reproduce a few hundred pictures, and mostly does that; in new combinations ("blue
+apple") the colour often comes out and the shape suffers. Fine structure (spokes, faces of animals)
+is often wrong, and `thing` gives mixtures of wordless concepts more often than one of them.
 """
 
 RESULTS = """
