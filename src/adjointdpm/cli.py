@@ -57,12 +57,10 @@ def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
 
     add("output_dir", Path, "DIR", "the folder to write")
     add("seed", int, "N", "of everything that is drawn at random")
-    parser.add_argument(
-        "--noise_targets", nargs="+", metavar="NAME", default=defaults["noise_targets"],
-        help="what the pictures become when the noise is optimised (default: "
-        f"{' '.join(defaults['noise_targets'])})",
-    )  # fmt: skip
-    add("embedding_target", str, "NAME", "what the text embedding comes to mean")
+    add("noise_prompt", str, "NAME", "what is drawn while the noise is optimised")
+    add("noise_target", str, "NAME", "the class that it becomes")
+    add("embedding_prompt", str, "NAME", "the words whose embedding is optimised")
+    add("embedding_target", str, "NAME", "the class that the embedding comes to mean")
     add("max_train_steps", int, "N", "updates in each of the two parts")
     add("num_inference_steps", int, "N", "sampling steps, all of them differentiated")
     add("guidance_scale", float, "X", "weight of classifier-free guidance")
@@ -78,8 +76,7 @@ def _run_demo(arguments: argparse.Namespace) -> int:
 
     _quieten_libraries()
     names = {field.name for field in fields(DemoConfig)}
-    settings = {k: v for k, v in vars(arguments).items() if k in names}
-    config = DemoConfig(**{**settings, "noise_targets": tuple(arguments.noise_targets)})
+    config = DemoConfig(**{k: v for k, v in vars(arguments).items() if k in names})
     print(
         f"Optimising noise and text embedding through {config.num_inference_steps} sampling steps "
         f"of the embedded model, {config.max_train_steps} updates each.",

@@ -34,13 +34,13 @@ class Reading:
 
 @torch.no_grad()
 def read_pictures(
-    images: Tensor, targets: list[str], classifier: ImageClassifier, judge: ImageClassifier
+    images: Tensor, target: str, classifier: ImageClassifier, judge: ImageClassifier
 ) -> list[Reading]:
     """Return what two classifiers read in pictures, as 8-bit files would hold them.
 
     Args:
         images: (batch, 3, height, width) in [0, 1].
-        targets: the class to ask about, for each picture.
+        target: the class to ask about.
         classifier: the one that is optimised against.
         judge: the one that is not.
     """
@@ -53,5 +53,5 @@ def read_pictures(
             judge=float(second[i, judge.index(target)]),
             judge_label=judge.labels[int(second[i].argmax())],
         )
-        for i, target in enumerate(targets)
+        for i in range(len(images))
     ]
