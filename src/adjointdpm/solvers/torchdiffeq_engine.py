@@ -62,7 +62,7 @@ class _Drift(nn.Module):
 
     def forward(self, tau: Tensor, u: Tensor) -> Tensor:
         self.num_calls += 1
-        return self._drift(u, float(tau))
+        return self._drift(u, float(tau.detach()))
 
 
 def odeint(

@@ -58,13 +58,13 @@ class DemoConfig:
     """
 
     output_dir: str | Path = "adjointdpm-demo"
-    seed: int = 0
-    noise_prompt: str = "face"
-    noise_target: str = "cat face"
+    seed: int = 3
+    noise_prompt: str = "car"
+    noise_target: str = "fire engine"
     embedding_prompt: str = "red apple"
     embedding_target: str = "strawberry"
     max_train_steps: int = 30
-    num_inference_steps: int = 15
+    num_inference_steps: int = 25
     guidance_scale: float = 2.0
     noise_learning_rate: float = 0.05
     embedding_learning_rate: float = 0.15
