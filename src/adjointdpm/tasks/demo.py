@@ -63,8 +63,8 @@ class DemoConfig:
     noise_target: str = "fire engine"
     embedding_prompt: str = "red apple"
     embedding_target: str = "strawberry"
-    max_train_steps: int = 30
-    num_inference_steps: int = 25
+    max_train_steps: int = 20
+    num_inference_steps: int = 15
     guidance_scale: float = 2.0
     noise_learning_rate: float = 0.05
     embedding_learning_rate: float = 0.15
