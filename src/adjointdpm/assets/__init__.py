@@ -125,7 +125,7 @@ def load_default(folder: str | Path | None = None, device: str | torch.device = 
     path = assets_folder(folder)
     pipeline = StableDiffusionPipeline.from_pretrained(
         path / PIPELINE_FOLDER,
-        torch_dtype=torch.float32,
+        dtype=torch.float32,
         safety_checker=None,
         local_files_only=True,
     ).to(device)
