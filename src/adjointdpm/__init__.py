@@ -15,7 +15,7 @@ from .gradients import (
     Truncated,
 )
 from .noise import CounterNoise
-from .pipelines import encode_prompt, from_pipeline
+from .pipelines import encode_prompt, from_pipeline, latent_shape
 from .plan import Plan
 from .process import Schedule
 from .sampler import Sampler, sample_each
@@ -40,6 +40,7 @@ __all__ = [
     "certify",
     "encode_prompt",
     "from_pipeline",
+    "latent_shape",
     "load_default",
     "objectives",
     "sample_each",

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
 from ..gradients import GradientMethod
 from ..plan import Plan
 from ..sampler import Sampler
-from . import stable_diffusion
 from .decode import Decoder
-from .sampling import SamplingConfig
+from .family import Family, SamplingConfig, Size
+from .sampling import build_sampler
+from .stable_diffusion import STABLE_DIFFUSION
 
-Adapter = Callable[[Any, SamplingConfig], tuple[Sampler, Decoder]]
-
-ADAPTERS: dict[str, Adapter] = {
-    "StableDiffusionPipeline": stable_diffusion.adapt,
+FAMILIES: dict[str, Family] = {
+    "StableDiffusionPipeline": STABLE_DIFFUSION,
 }
 """The pipelines that are known, by the name of their class; a new family is one more entry."""
 
-PROMPT_ENCODERS: dict[str, Callable[..., dict[str, Any]]] = {
-    "StableDiffusionPipeline": stable_diffusion.encode_prompt,
-}
-
-__all__ = ["Decoder", "encode_prompt", "from_pipeline"]
+__all__ = ["FAMILIES", "Decoder", "encode_prompt", "from_pipeline", "latent_shape"]
 
 
-def _entry(registry: dict[str, Any], pipe: Any) -> Any:
+def _family(pipe: Any) -> Family:
     name = type(pipe).__name__
-    if name not in registry:
+    if name not in FAMILIES:
         raise ValueError(
-            f"{name} has no adapter; known are {', '.join(sorted(registry))}. For another model, "
+            f"{name} has no adapter; known are {', '.join(sorted(FAMILIES))}. For another model, "
             "build the sampler from its parts: Sampler(Denoiser(network, Schedule.from_config("
             "pipe.scheduler.config), prediction_type), Plan.from_scheduler(pipe.scheduler, steps))"
         )
-    return registry[name]
+    return FAMILIES[name]
 
 
 def from_pipeline(
@@ -48,6 +42,9 @@ def from_pipeline(
     guidance_rescale: float = 0.0,
     guidance_passes: Literal["batched", "sequential"] = "batched",
     eta: float = 0.0,
+    height: int | None = None,
+    width: int | None = None,
+    num_frames: int | None = None,
 ) -> tuple[Sampler, Decoder]:
     """Take a diffusers pipeline apart into a differentiable sampler and decoder.
 
@@ -66,50 +63,92 @@ def from_pipeline(
         guidance_rescale: see `Denoiser`.
         guidance_passes: ``sequential`` halves the activation memory of guidance; see `Denoiser`.
         eta: passed to schedulers whose ``step`` takes it, as the pipeline does.
+        height: of the pictures in pixels, where the timesteps depend on it (SD3, Flux, LTX); the
+            pipeline's default if None.
+        width: of the pictures in pixels.
+        num_frames: of a video.
 
     Returns:
-        The sampler, to be called as ``sampler(noise, encoder_hidden_states=prompt_embeds,
-        negative_encoder_hidden_states=negative_prompt_embeds)``, and the decoder from latents to
-        pictures in [0, 1].
+        The sampler, to be called as ``sampler(noise, **cond)`` with noise of `latent_shape` and
+        the conditioning of `encode_prompt`, and the decoder from latents to pictures in [0, 1].
 
     Raises:
         ValueError: the pipeline's class or a setting of its scheduler is not supported.
     """
-    adapt = _entry(ADAPTERS, pipe)
-    return adapt(
-        pipe,
-        SamplingConfig(
-            scheduler=scheduler if scheduler is not None else pipe.scheduler,
-            num_inference_steps=num_inference_steps,
-            plan=plan,
-            guidance_scale=max(guidance_scale, 1.0),
-            guidance_rescale=guidance_rescale,
-            guidance_passes=guidance_passes,
-            eta=eta,
-            gradient=gradient,
-        ),
+    family = _family(pipe)
+    config = SamplingConfig(
+        scheduler=scheduler if scheduler is not None else pipe.scheduler,
+        num_inference_steps=num_inference_steps,
+        plan=plan,
+        guidance_scale=max(guidance_scale, 1.0),
+        guidance_rescale=guidance_rescale,
+        guidance_passes=guidance_passes,
+        eta=eta,
+        gradient=gradient,
+        size=Size(height, width, num_frames),
     )
+    parts = family.take_apart(pipe, config)
+    return build_sampler(parts, config), parts.decoder
+
+
+def latent_shape(
+    pipe: Any,
+    batch_size: int = 1,
+    *,
+    height: int | None = None,
+    width: int | None = None,
+    num_frames: int | None = None,
+) -> tuple[int, ...]:
+    """Return the shape of the noise that the sampler of a pipeline takes.
+
+    Args:
+        pipe: the pipeline.
+        batch_size: number of samples.
+        height: of the pictures in pixels; the pipeline's default if None.
+        width: of the pictures in pixels.
+        num_frames: of a video.
+
+    Returns:
+        (batch, channels, height, width), or what the pipeline's own latents have before packing.
+    """
+    return (batch_size, *_family(pipe).latent_shape(pipe, Size(height, width, num_frames)))
 
 
 def encode_prompt(
     pipe: Any,
-    prompt: str | list[str],
-    negative_prompt: str | list[str] | None = None,
+    prompt: Any,
+    negative_prompt: Any = None,
     *,
     guidance: bool = True,
+    height: int | None = None,
+    width: int | None = None,
+    num_frames: int | None = None,
+    **arguments: Any,
 ) -> dict[str, Any]:
-    """Return the conditioning of a prompt, ready to be passed on as ``sampler(noise, **...)``.
+    """Return the conditioning of a prompt, ready to be passed on as ``sampler(noise, **cond)``.
 
     Gradients flow through the text encoder where its weights require grad.
 
     Args:
         pipe: the pipeline.
-        prompt: one prompt, or one for each sample of the batch.
+        prompt: one prompt, or one for each sample of the batch; class labels for DiT.
         negative_prompt: what guidance leads away from; the empty prompt by default.
         guidance: whether the sampler has guidance and so needs the negative conditioning.
+        height: of the pictures in pixels, where the conditioning tells of it (SDXL).
+        width: of the pictures in pixels.
+        num_frames: of a video.
+        **arguments: further arguments of the pipeline's own ``encode_prompt``.
 
     Returns:
-        ``encoder_hidden_states`` and, with guidance, ``negative_encoder_hidden_states``, each of
-        shape (len(prompt), tokens, dim).
+        The conditioning by the names of the network's arguments, such as
+        ``encoder_hidden_states`` of shape (len(prompt), tokens, dim), and with guidance the
+        negative one of each as ``negative_<name>``.
+
+    Raises:
+        ValueError: the pipeline has no adapter, or is unconditional.
     """
-    return _entry(PROMPT_ENCODERS, pipe)(pipe, prompt, negative_prompt, guidance=guidance)
+    encode = _family(pipe).encode_prompt
+    if encode is None:
+        raise ValueError(f"{type(pipe).__name__} is unconditional; it takes no prompt")
+    size = Size(height, width, num_frames)
+    return encode(pipe, prompt, negative_prompt, guidance=guidance, size=size, **arguments)

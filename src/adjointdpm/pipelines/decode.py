@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor, nn
 
 Clamp = Literal["straight_through", "hard", "none"]
@@ -34,11 +35,14 @@ def to_unit_range(images: Tensor, clamp: Clamp = "straight_through") -> Tensor:
 
 
 class Decoder(nn.Module):
-    """Pictures of latents: (batch, 3, height, width) in [0, 1], float32, differentiable.
+    """Pictures of latents, in [0, 1] and the latents' dtype, differentiable.
+
+    A family whose autoencoder is called in another way overrides `decode`.
 
     Args:
         vae: the autoencoder of the pipeline; it runs in its own dtype.
-        scaling_factor: what latents were multiplied with to have unit variance.
+        scaling_factor: what latents were multiplied with to have unit variance: a number, or a
+            tensor that broadcasts against latents.
         shift_factor: what was subtracted from them before.
         clamp: see `to_unit_range`.
     """
@@ -48,14 +52,15 @@ class Decoder(nn.Module):
     def __init__(
         self,
         vae: nn.Module,
-        scaling_factor: float = 1.0,
-        shift_factor: float = 0.0,
+        scaling_factor: float | Tensor = 1.0,
+        shift_factor: float | Tensor = 0.0,
         clamp: Clamp = "straight_through",
     ) -> None:
         super().__init__()
         self.vae = vae
-        self.scaling_factor = scaling_factor
-        self.shift_factor = shift_factor
+        # Not buffers, which would be rounded to the autoencoder's dtype with it.
+        self.scaling_factor = torch.as_tensor(scaling_factor, dtype=torch.float64)
+        self.shift_factor = torch.as_tensor(shift_factor, dtype=torch.float64)
         self.clamp: Clamp = clamp
 
     def forward(self, latents: Tensor, clamp: Clamp | None = None) -> Tensor:
@@ -65,11 +70,14 @@ class Decoder(nn.Module):
             latents: (batch, channels, height, width), what the sampler returns.
             clamp: in place of the decoder's own setting.
         """
-        dtype = next(self.vae.parameters()).dtype
-        unscaled = latents.to(dtype) / self.scaling_factor + self.shift_factor
-        images = self.vae.decode(unscaled, return_dict=False)[0]
+        unscaled = latents / self.scaling_factor.to(latents) + self.shift_factor.to(latents)
+        images = self.decode(unscaled.to(next(self.vae.parameters()).dtype))
         return to_unit_range(images.to(latents.dtype), clamp or self.clamp)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the autoencoder's pictures, about [-1, 1], of latents in its own scale."""
+        return self.vae.decode(latents, return_dict=False)[0]
 
     def extra_repr(self) -> str:
         """Return the settings, for ``print(decode)``."""
-        return f"scaling_factor={self.scaling_factor}, clamp={self.clamp!r}"
+        return f"clamp={self.clamp!r}"

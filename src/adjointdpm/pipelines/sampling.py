@@ -4,38 +4,24 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..denoiser import Denoiser
-from ..gradients import Backprop, GradientMethod
+from ..gradients import Backprop
 from ..plan import Plan
 from ..process import Schedule
 from ..sampler import Sampler
+from .family import Parts, SamplingConfig
 
 CLIPPING_TOLERANCE = 1e-4
 
 
-@dataclass(frozen=True)
-class SamplingConfig:
-    """The settings of `from_pipeline` that do not depend on the family of the pipeline."""
-
-    scheduler: Any
-    num_inference_steps: int = 25
-    plan: Plan | None = None
-    guidance_scale: float = 1.0
-    guidance_rescale: float = 0.0
-    guidance_passes: Literal["batched", "sequential"] = "batched"
-    eta: float = 0.0
-    gradient: GradientMethod | None = None
-
-
-def build_sampler(network: nn.Module, config: SamplingConfig) -> Sampler:
-    """Return the sampler of a network under the settings of its scheduler.
+def build_sampler(parts: Parts, config: SamplingConfig) -> Sampler:
+    """Return the sampler of a pipeline's network under the settings of its scheduler.
 
     Raises:
         ValueError: the scheduler cannot be read, or clips x_0 in a way of its own.
@@ -47,17 +33,19 @@ def build_sampler(network: nn.Module, config: SamplingConfig) -> Sampler:
         _without_clipping(scheduler) if clipping else scheduler,
         num_inference_steps=config.num_inference_steps,
         step_arguments=arguments,
+        **parts.set_timesteps,
     )
     prediction_type = plan.prediction_type or str(scheduler.config["prediction_type"])
     schedule = Schedule.from_config(scheduler.config)
     if clipping and config.plan is None:
         stub = Denoiser(_scripted, schedule, prediction_type, **clipping)
-        _check_clipping(scheduler, plan, stub, config.num_inference_steps, arguments)
+        timesteps = {"num_inference_steps": config.num_inference_steps, **parts.set_timesteps}
+        _check_clipping(scheduler, plan, stub, timesteps, arguments)
     denoiser = Denoiser(
-        network,
+        parts.network,
         schedule,
         prediction_type,
-        guidance_scale=config.guidance_scale,
+        guidance_scale=config.guidance_scale if parts.guided else 1.0,
         guidance_rescale=config.guidance_rescale,
         guidance_passes=config.guidance_passes,
         **clipping,
@@ -91,7 +79,11 @@ def _scripted(x: Tensor, t: Tensor, answers: dict[float, Tensor]) -> Tensor:
 
 
 def _check_clipping(
-    scheduler: Any, plan: Plan, denoiser: Denoiser, num_inference_steps: int, arguments: Any
+    scheduler: Any,
+    plan: Plan,
+    denoiser: Denoiser,
+    set_timesteps: Mapping[str, Any],
+    step_arguments: Mapping[str, Any],
 ) -> None:
     """Raise unless clipping in the denoiser is the same as the scheduler's own clipping.
 
@@ -104,14 +96,14 @@ def _check_clipping(
     answers = {t: 3 * torch.randn(shape, generator=generator) for t in plan.timesteps.tolist()}
 
     own = copy.deepcopy(scheduler)
-    own.set_timesteps(num_inference_steps)
+    own.set_timesteps(**set_timesteps)
     sample = noise * float(own.init_noise_sigma)
     draws = torch.Generator().manual_seed(1)
     if _takes(own.step, "generator"):
-        arguments = {**arguments, "generator": draws}
+        step_arguments = {**step_arguments, "generator": draws}
     for t in own.timesteps:
         own.scale_model_input(sample, t)
-        sample = own.step(answers[float(t)], t, sample, return_dict=False, **arguments)[0]
+        sample = own.step(answers[float(t)], t, sample, return_dict=False, **step_arguments)[0]
 
     sampler = Sampler(denoiser, plan, gradient=Backprop())
     with torch.no_grad():

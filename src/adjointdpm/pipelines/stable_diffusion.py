@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..sampler import Sampler
 from .decode import Decoder
-from .sampling import SamplingConfig, build_sampler
+from .family import Family, Parts, SamplingConfig, Size
 
 
 class GuidanceEmbeddedUNet(nn.Module):
@@ -34,23 +32,35 @@ class GuidanceEmbeddedUNet(nn.Module):
         return self.unet(x, t, timestep_cond=embedding, **cond)
 
 
-def adapt(pipe: Any, config: SamplingConfig) -> tuple[Sampler, Decoder]:
-    """Return the sampler and the decoder of a StableDiffusionPipeline."""
-    network, dim = pipe.unet, pipe.unet.config.time_cond_proj_dim
-    if dim is not None:
-        scale = torch.tensor([config.guidance_scale - 1])
-        embedding = pipe.get_guidance_scale_embedding(scale, embedding_dim=dim)
-        network = GuidanceEmbeddedUNet(pipe.unet, embedding.to(pipe.device))
-        config = replace(config, guidance_scale=1.0)
-    return build_sampler(network, config), Decoder(pipe.vae, pipe.vae.config.scaling_factor)
+def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
+    """Return the network and the decoder of a StableDiffusionPipeline."""
+    decoder = Decoder(pipe.vae, pipe.vae.config.scaling_factor)
+    dim = pipe.unet.config.time_cond_proj_dim
+    if dim is None:
+        return Parts(pipe.unet, decoder)
+    scale = torch.tensor([config.guidance_scale - 1])
+    embedding = pipe.get_guidance_scale_embedding(scale, embedding_dim=dim)
+    network = GuidanceEmbeddedUNet(pipe.unet, embedding.to(pipe.device))
+    return Parts(network, decoder, guided=False)
+
+
+def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:
+    """Return (channels, height, width) of the latents of a pipeline with a UNet."""
+    default = pipe.unet.config.sample_size
+    default_height, default_width = (default, default) if isinstance(default, int) else default
+    height = default_height if size.height is None else size.height // pipe.vae_scale_factor
+    width = default_width if size.width is None else size.width // pipe.vae_scale_factor
+    return pipe.unet.config.in_channels, height, width
 
 
 def encode_prompt(
     pipe: Any,
     prompt: str | list[str],
-    negative_prompt: str | list[str] | None = None,
+    negative_prompt: str | list[str] | None,
     *,
-    guidance: bool = True,
+    guidance: bool,
+    size: Size,
+    **arguments: Any,
 ) -> dict[str, Tensor]:
     """Return the conditioning of a prompt; see `adjointdpm.pipelines.encode_prompt`."""
     positive, negative = pipe.encode_prompt(
@@ -59,6 +69,10 @@ def encode_prompt(
         num_images_per_prompt=1,
         do_classifier_free_guidance=guidance,
         negative_prompt=negative_prompt,
+        **arguments,
     )
     cond = {"encoder_hidden_states": positive}
     return {**cond, "negative_encoder_hidden_states": negative} if guidance else cond
+
+
+STABLE_DIFFUSION = Family(take_apart, latent_shape, encode_prompt)
