@@ -1,0 +1,68 @@
+"""One family of pipelines for the tests: how to build it tiny, how to call the stock one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tiny pipeline and the stock call that must agree with ours.
+
+    Args:
+        name: as it stands in the table of docs/pipelines.md.
+        build: ``(folder) -> pipe``, with random weights, in eval mode, frozen, float32; nothing is
+            downloaded, and the folder is for a tokenizer's files.
+        stock: ``(pipe, noise, cond) -> arguments`` of the stock call for our noise and cond.
+        denoiser: the component whose weights are trained.
+        schedulers: other scheduler classes of diffusers that the pipeline runs with, built as
+            ``scheduler_class.from_config(pipe.scheduler.config, **settings)``.
+        prompt: for `encode_prompt`, and for the stock call; None for unconditional pipelines.
+        stock_prompt: ``(prompt) -> arguments`` of the stock call that encodes the prompt itself.
+        arguments: of both calls, such as height and width.
+        guidance_scale: of both calls; 1 where there is none.
+        from_stock: ``(pipe, latents) -> latents`` in our shape, where the stock ones are packed.
+        lora_targets: names of layers that get an adapter.
+        double: whether the stock pipeline runs in float64.
+    """
+
+    name: str
+    build: Callable[[Path], Any]
+    stock: Callable[[Any, Tensor, dict[str, Any]], dict[str, Any]]
+    denoiser: str = "unet"
+    schedulers: tuple[Any, ...] = ()
+    prompt: Any = field(default_factory=lambda: ["a b", "c"])
+    stock_prompt: Callable[[Any], dict[str, Any]] = lambda prompt: {"prompt": prompt}
+    arguments: dict[str, Any] = field(default_factory=dict)
+    guidance_scale: float = 3.0
+    from_stock: Callable[[Any, Tensor], Tensor] = lambda pipe, latents: latents
+    lora_targets: tuple[str, ...] = ("to_q", "to_v")
+    double: bool = True
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def randomise_(module: nn.Module, seed: int = 0) -> None:
+    """Fill every weight that a constructor left at zero: a zero layer would hide its input."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if not parameter.any():
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def finish(pipe: Any) -> Any:
+    """Freeze a pipeline's modules, put them into eval mode, and silence it."""
+    for component in pipe.components.values():
+        if isinstance(component, nn.Module):
+            randomise_(component)
+            component.eval().requires_grad_(False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -1,0 +1,206 @@
+"""Every family of pipelines: our sampler is the stock pipeline, our gradient autograd's through it.
+
+The stock pipeline with gradients is ``__call__.__wrapped__``, the same code without ``no_grad``.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+
+import families_stable_diffusion
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+import adjointdpm as adp
+
+CASES = [*families_stable_diffusion.CASES]
+STEPS = 3
+SCHEDULER_SETTINGS = {
+    "clip_sample": False,  # as in every latent pipeline
+    "skip_prk_steps": True,  # they need more steps than there are here
+}
+
+each_case = pytest.mark.parametrize("case", CASES, ids=str)
+
+
+@pytest.fixture(scope="module")
+def pipes(tmp_path_factory):
+    """A pipeline of each case, built when it is first asked for."""
+    built = {}
+
+    def get(case):
+        if case.name not in built:
+            torch.manual_seed(0)
+            built[case.name] = case.build(tmp_path_factory.mktemp("tokenizer"))
+        return built[case.name]
+
+    return get
+
+
+def to_double(pipe):
+    """A copy of a pipeline with all weights in float64."""
+    components = {
+        name: copy.deepcopy(part).double() if isinstance(part, nn.Module) else part
+        for name, part in pipe.components.items()
+    }
+    config = {k: v for k, v in pipe.config.items() if k not in components and k[0] != "_"}
+    doubled = type(pipe)(**components, **config)
+    doubled.set_progress_bar_config(disable=True)
+    return doubled
+
+
+class KeepDouble(TorchFunctionMode):
+    """Leaves in float64 what a scheduler casts to float32 in its step: the same code, unrounded."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func in (Tensor.to, Tensor.float) and args[0].dtype == torch.float64:
+            return result if result.dtype != torch.float32 else args[0]
+        return result
+
+
+def unrounded(step):
+    def wrapped(*args, **kwargs):
+        with KeepDouble():
+            return step(*args, **kwargs)
+
+    return functools.update_wrapper(wrapped, step)
+
+
+def noise_of(pipe, case, dtype=torch.float32):
+    batch = 1 if case.prompt is None else len(case.prompt)
+    shape = adp.latent_shape(pipe, batch, **case.arguments)
+    return torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=dtype)
+
+
+def cond_of(pipe, case):
+    if case.prompt is None:
+        return {}
+    guidance = case.guidance_scale > 1
+    return adp.encode_prompt(pipe, case.prompt, guidance=guidance, **case.arguments)
+
+
+def sampler_of(pipe, case, **settings):
+    return adp.from_pipeline(pipe, STEPS, case.guidance_scale, **case.arguments, **settings)
+
+
+def run_stock(pipe, case, arguments, gradient=False, output_type="latent"):
+    call = type(pipe).__call__
+    call = call.__wrapped__ if gradient else call
+    if case.guidance_scale > 1:
+        arguments = {"guidance_scale": case.guidance_scale, **arguments}
+    result = call(
+        pipe,
+        num_inference_steps=STEPS,
+        output_type=output_type,
+        return_dict=False,
+        generator=torch.Generator().manual_seed(5),
+        **{**case.arguments, **arguments},
+    )[0]
+    return case.from_stock(pipe, result) if output_type == "latent" else result
+
+
+def assert_same(ours, theirs, tolerance):
+    """Equal to a share of the largest value."""
+    assert ours.shape == theirs.shape
+    assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
+
+
+@each_case
+def test_latents_and_pictures(pipes, case):
+    pipe = pipes(case)
+    noise, cond = noise_of(pipe, case), cond_of(pipe, case)
+    sampler, decode = sampler_of(pipe, case)
+    with torch.no_grad():
+        latents = sampler(noise, generator=torch.Generator().manual_seed(5), **cond)
+        pictures = decode(latents)
+    arguments = case.stock(pipe, noise, cond)
+    assert_same(latents, run_stock(pipe, case, arguments), 1e-5)
+    assert_same(pictures, run_stock(pipe, case, arguments, output_type="pt"), 1e-5)
+
+
+@each_case
+def test_prompts(pipes, case):
+    if case.prompt is None:
+        pytest.skip("unconditional")
+    pipe = pipes(case)
+    noise, cond = noise_of(pipe, case), cond_of(pipe, case)
+    latents = case.stock(pipe, noise, cond)["latents"]
+    expected = run_stock(pipe, case, {**case.stock_prompt(case.prompt), "latents": latents})
+    assert_same(run_stock(pipe, case, case.stock(pipe, noise, cond)), expected, 1e-6)
+
+
+def schedulers():
+    return [(case, scheduler) for case in CASES for scheduler in case.schedulers]
+
+
+@pytest.mark.parametrize(
+    ("case", "scheduler_class"), schedulers(), ids=lambda v: getattr(v, "__name__", str(v))
+)
+def test_schedulers(pipes, case, scheduler_class):
+    pipe = copy.copy(pipes(case))
+    accepted = inspect.signature(scheduler_class.__init__).parameters
+    settings = {k: v for k, v in SCHEDULER_SETTINGS.items() if k in accepted}
+    pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config, **settings)
+    noise, cond = noise_of(pipe, case), cond_of(pipe, case)
+    sampler, _ = sampler_of(pipe, case)
+    with torch.no_grad():
+        latents = sampler(noise, generator=torch.Generator().manual_seed(5), **cond)
+    expected = run_stock(pipe, case, case.stock(pipe, noise, cond))
+    assert_same(latents, expected, 1e-4)
+
+
+def leaves(cond: dict) -> list[Tensor]:
+    """The floating-point tensors of a nest, made to require grad."""
+    tensors = [v for v in pytree.tree_leaves(cond) if isinstance(v, Tensor)]
+    return [v.requires_grad_() for v in tensors if v.is_floating_point()]
+
+
+def add_lora(pipe, case) -> list[nn.Parameter]:
+    """Give the denoiser an adapter with weights that are not zero; return them."""
+    peft = pytest.importorskip("peft")
+    denoiser = getattr(pipe, case.denoiser)
+    config = peft.LoraConfig(r=2, lora_alpha=3, target_modules=list(case.lora_targets))
+    denoiser.add_adapter(config)
+    trained = [p for p in denoiser.parameters() if p.requires_grad]
+    with torch.no_grad():
+        for i, parameter in enumerate(trained):
+            generator = torch.Generator().manual_seed(i)
+            values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(0.1 * values)
+    return trained
+
+
+@each_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
+def test_gradient(pipes, case, dtype, monkeypatch):
+    if dtype == torch.float64 and not case.double:
+        pytest.skip("the stock pipeline does not run in float64")
+    pipe = copy.deepcopy(pipes(case))
+    cond = cond_of(pipe, case)
+    lora = add_lora(pipe, case) if case.lora_targets else []
+    if dtype == torch.float64:
+        pipe = to_double(pipe)
+        lora = [p for p in getattr(pipe, case.denoiser).parameters() if p.requires_grad]
+        cond = pytree.tree_map_only(
+            Tensor, lambda v: v.double() if v.is_floating_point() else v, cond
+        )
+    noise = noise_of(pipe, case, dtype).requires_grad_()
+    inputs = [noise, *leaves(cond), *lora]
+
+    sampler, _ = sampler_of(pipe, case)
+    ours = sampler(noise, generator=torch.Generator().manual_seed(5), **cond)
+    monkeypatch.setattr(pipe.scheduler, "step", unrounded(pipe.scheduler.step))
+    theirs = run_stock(pipe, case, case.stock(pipe, noise, cond), gradient=True)
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2), dtype=dtype)
+    found = torch.autograd.grad((ours * weights).sum(), inputs)
+    expected = torch.autograd.grad((theirs * weights).sum(), inputs)
+    tolerance = 1e-4 if dtype == torch.float32 else 1e-9
+    for mine, other in zip(found, expected, strict=True):
+        assert other.any()
+        assert_same(mine, other, tolerance)
