@@ -12,6 +12,7 @@ import inspect
 import families_stable_diffusion
 import pytest
 import torch
+from documentation import DOCUMENT, Found, document
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
@@ -40,6 +41,12 @@ def pipes(tmp_path_factory):
         return built[case.name]
 
     return get
+
+
+@pytest.fixture(scope="module")
+def found():
+    """What the tests found to work, for the table of docs/pipelines.md."""
+    return {case.name: Found() for case in CASES}
 
 
 def to_double(pipe):
@@ -112,7 +119,7 @@ def assert_same(ours, theirs, tolerance):
 
 
 @each_case
-def test_latents_and_pictures(pipes, case):
+def test_latents_and_pictures(pipes, found, case):
     pipe = pipes(case)
     noise, cond = noise_of(pipe, case), cond_of(pipe, case)
     sampler, decode = sampler_of(pipe, case)
@@ -122,6 +129,8 @@ def test_latents_and_pictures(pipes, case):
     arguments = case.stock(pipe, noise, cond)
     assert_same(latents, run_stock(pipe, case, arguments), 1e-5)
     assert_same(pictures, run_stock(pipe, case, arguments, output_type="pt"), 1e-5)
+    found[case.name].pipeline = type(pipe).__name__
+    found[case.name].scheduler = type(pipe.scheduler).__name__
 
 
 @each_case
@@ -142,7 +151,7 @@ def schedulers():
 @pytest.mark.parametrize(
     ("case", "scheduler_class"), schedulers(), ids=lambda v: getattr(v, "__name__", str(v))
 )
-def test_schedulers(pipes, case, scheduler_class):
+def test_schedulers(pipes, found, case, scheduler_class):
     pipe = copy.copy(pipes(case))
     accepted = inspect.signature(scheduler_class.__init__).parameters
     settings = {k: v for k, v in SCHEDULER_SETTINGS.items() if k in accepted}
@@ -153,12 +162,16 @@ def test_schedulers(pipes, case, scheduler_class):
         latents = sampler(noise, generator=torch.Generator().manual_seed(5), **cond)
     expected = run_stock(pipe, case, case.stock(pipe, noise, cond))
     assert_same(latents, expected, 1e-4)
+    found[case.name].schedulers.append(scheduler_class.__name__)
 
 
-def leaves(cond: dict) -> list[Tensor]:
-    """The floating-point tensors of a nest, made to require grad."""
-    tensors = [v for v in pytree.tree_leaves(cond) if isinstance(v, Tensor)]
-    return [v.requires_grad_() for v in tensors if v.is_floating_point()]
+def leaves(cond: dict) -> dict[str, Tensor]:
+    """The floating-point tensors of a nest by their names, made to require grad."""
+    return {
+        ".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path): leaf
+        for path, leaf in pytree.tree_flatten_with_path(cond)[0]
+        if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.requires_grad_() is leaf
+    }
 
 
 def add_lora(pipe, case) -> list[nn.Parameter]:
@@ -178,7 +191,7 @@ def add_lora(pipe, case) -> list[nn.Parameter]:
 
 @each_case
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-def test_gradient(pipes, case, dtype, monkeypatch):
+def test_gradient(pipes, found, case, dtype, monkeypatch):
     if dtype == torch.float64 and not case.double:
         pytest.skip("the stock pipeline does not run in float64")
     pipe = copy.deepcopy(pipes(case))
@@ -191,16 +204,31 @@ def test_gradient(pipes, case, dtype, monkeypatch):
             Tensor, lambda v: v.double() if v.is_floating_point() else v, cond
         )
     noise = noise_of(pipe, case, dtype).requires_grad_()
-    inputs = [noise, *leaves(cond), *lora]
+    conditions = leaves(cond)
+    inputs = [noise, *conditions.values(), *lora]
 
     sampler, _ = sampler_of(pipe, case)
     ours = sampler(noise, generator=torch.Generator().manual_seed(5), **cond)
     monkeypatch.setattr(pipe.scheduler, "step", unrounded(pipe.scheduler.step))
     theirs = run_stock(pipe, case, case.stock(pipe, noise, cond), gradient=True)
     weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2), dtype=dtype)
-    found = torch.autograd.grad((ours * weights).sum(), inputs)
+    gradients = torch.autograd.grad((ours * weights).sum(), inputs)
     expected = torch.autograd.grad((theirs * weights).sum(), inputs)
     tolerance = 1e-4 if dtype == torch.float32 else 1e-9
-    for mine, other in zip(found, expected, strict=True):
+    for mine, other in zip(gradients, expected, strict=True):
         assert other.any()
         assert_same(mine, other, tolerance)
+    found[case.name].inputs = [
+        *(f"`{name}`" for name in ("noise", *conditions)),
+        *(["LoRA weights"] if lora else []),
+    ]
+    found[case.name].tolerances.append(f"{tolerance:.0e}".replace("e-0", "e-"))
+
+
+def test_the_table_in_the_docs(found, request):
+    """docs/pipelines.md is what the tests found; ``pytest --write_docs`` writes it anew."""
+    if any(not one.tolerances for one in found.values()):
+        pytest.skip("not every family was tested in this run")
+    if request.config.getoption("--write_docs"):
+        DOCUMENT.write_text(document(found))
+    assert DOCUMENT.read_text() == document(found)
