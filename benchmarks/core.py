@@ -66,14 +66,18 @@ def make_network(args: argparse.Namespace) -> torch.nn.Module:
 
 
 def by_hand(
-    denoiser: adp.Denoiser, plan: adp.Plan, noise: Tensor, emb: Tensor, wrap: Callable[..., Tensor]
+    denoiser: adp.Denoiser,
+    plan: adp.Plan,
+    noise: Tensor,
+    cond: dict[str, Any],
+    wrap: Callable[..., Tensor],
 ) -> Tensor:
     """DDIM as one writes it: ten lines around the denoiser."""
     x = noise
-    marginals = plan.marginals(SCHEDULE)
+    marginals = plan.marginals(denoiser.schedule)
     for k, t in enumerate(plan.timesteps.tolist()):
         (alpha, sigma), (next_alpha, next_sigma) = marginals[k].tolist(), marginals[k + 1].tolist()
-        eps = wrap(denoiser, x, t, encoder_hidden_states=emb)
+        eps = wrap(denoiser, x, t, **cond)
         sample = (x - sigma * eps) / alpha
         x = next_alpha * sample + next_sigma * eps
     return x
@@ -98,6 +102,7 @@ class Contest:
         self.noise = torch.randn(shape, generator=generator).to(args.device).requires_grad_()
         emb = torch.randn(args.batch, 16, 64, generator=generator)
         self.emb = emb.to(args.device).requires_grad_()
+        self.cond = {"encoder_hidden_states": self.emb}
 
     def _backward(self, sample: Tensor) -> None:
         targets = [
@@ -125,10 +130,10 @@ class Contest:
         self._backward(sampler(self.noise, encoder_hidden_states=self.emb))
 
     def checkpoint(self) -> None:
-        self._backward(by_hand(self.denoiser, self.plan, self.noise, self.emb, checkpointed))
+        self._backward(by_hand(self.denoiser, self.plan, self.noise, self.cond, checkpointed))
 
     def backprop(self) -> None:
-        self._backward(by_hand(self.denoiser, self.plan, self.noise, self.emb, plainly))
+        self._backward(by_hand(self.denoiser, self.plan, self.noise, self.cond, plainly))
 
 
 CONTESTANTS = ("calls", "exact", "checkpoint", "backprop", "exact_budget")
