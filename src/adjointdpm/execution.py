@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
@@ -35,6 +37,11 @@ class Draws:
     ) -> None:
         self._like, self._generator, self.given = like, generator, given
         self._next = 0
+        self._states: list[list[torch.Generator]] | None = None
+
+    def record(self) -> None:
+        """Note the generator's state before each draw, so that any draw can be asked for again."""
+        self._states = []
 
     def __call__(self, index: int) -> Tensor:
         """Return draw ``index``; indices must ascend where a generator with a state draws."""
@@ -43,13 +50,54 @@ class Draws:
         if isinstance(self._generator, CounterNoise):
             return self._generator(index, self._like)
         if index < self._next:
-            raise ValueError(f"draw {index} was asked for after draw {self._next - 1}")
+            if self._states is None:
+                raise ValueError(f"draw {index} was asked for after draw {self._next - 1}")
+            generators = [_copy(generator) for generator in self._states[index]]
+            return self._draw(generators if len(generators) > 1 else generators[0])
         while True:
-            like = self._like
-            noise = randn_tensor(like.shape, self._generator, like.device, like.dtype)
+            if self._states is not None:
+                self._states.append([_copy(generator) for generator in self._generators()])
+            noise = self._draw(self._generator)
             self._next += 1
             if self._next > index:
                 return noise
+
+    def _draw(self, generator: Any) -> Tensor:
+        like = self._like
+        return randn_tensor(like.shape, generator, like.device, like.dtype)
+
+    def _generators(self) -> list[torch.Generator]:
+        if isinstance(self._generator, list):
+            return self._generator
+        if isinstance(self._generator, torch.Generator):
+            return [self._generator]
+        device = self._like.device
+        if device.type == "cpu":
+            return [torch.default_generator]
+        own = torch.Generator(device)
+        own.set_state(torch.get_device_module(device).get_rng_state(device))
+        return [own]
+
+
+def _copy(generator: torch.Generator) -> torch.Generator:
+    copy = torch.Generator(generator.device)
+    copy.set_state(generator.get_state())
+    return copy
+
+
+@dataclass(frozen=True)
+class State:
+    """All that an execution holds when it comes to a network call.
+
+    Args:
+        k: the call; the number of calls at the end.
+        x: its input; the sample at the end.
+        held: earlier values that later rows read.
+    """
+
+    k: int
+    x: Tensor
+    held: dict[Value, Tensor]
 
 
 def _combine(row: Row, held: Mapping[Value, Tensor]) -> Tensor:
@@ -60,7 +108,42 @@ def _combine(row: Row, held: Mapping[Value, Tensor]) -> Tensor:
     return total
 
 
-def execute(program: Program, call: Call, noise: Tensor, draws: Callable[[int], Tensor]) -> Tensor:
+def begin(program: Program, noise: Tensor, draws: Callable[[int], Tensor]) -> State:
+    """Return the state at the first network call."""
+    return _at_row(program, 0, {Value("noise"): noise}, draws)
+
+
+def advance(
+    program: Program, state: State, output: Tensor, draws: Callable[[int], Tensor]
+) -> State:
+    """Return the state at the next network call, from the output of this one."""
+    held = dict(state.held)
+    for value, tensor in ((Value("input", state.k), state.x), (Value("output", state.k), output)):
+        if value in program.last_use:
+            held[value] = tensor
+    return _at_row(program, state.k + 1, held, draws)
+
+
+def _at_row(
+    program: Program, k: int, held: dict[Value, Tensor], draws: Callable[[int], Tensor]
+) -> State:
+    """Compute row k, and let go of what no later row reads."""
+    for value, _ in program.rows[k]:
+        if value.kind == "draw" and value not in held:
+            held[value] = draws(value.number)
+    x = _combine(program.rows[k], held)
+    for value in program.retired[k]:
+        del held[value]
+    return State(k, x, held)
+
+
+def execute(
+    program: Program,
+    call: Call,
+    noise: Tensor,
+    draws: Callable[[int], Tensor],
+    visit: Callable[[State], None] | None = None,
+) -> Tensor:
     """Run a program and return its sample; what no later row reads is let go at once.
 
     Args:
@@ -68,23 +151,14 @@ def execute(program: Program, call: Call, noise: Tensor, draws: Callable[[int], 
         call: the network.
         noise: standard-normal latent.
         draws: returns the noise of an index.
+        visit: is shown the state at each network call before the call.
     """
-    held = {Value("noise"): noise}
-    for k, row in enumerate(program.rows):
-        for value, _ in row:
-            if value.kind == "draw" and value not in held:
-                held[value] = draws(value.number)
-        x = _combine(row, held)
-        for value in program.retired[k]:
-            del held[value]
-        if k == program.num_calls:
-            return x
-        if Value("input", k) in program.last_use:
-            held[Value("input", k)] = x
-        output = call(k, x)
-        if Value("output", k) in program.last_use:
-            held[Value("output", k)] = output
-    raise AssertionError("a program ends with the row of its sample")
+    state = begin(program, noise, draws)
+    while state.k < program.num_calls:
+        if visit is not None:
+            visit(state)
+        state = advance(program, state, call(state.k, state.x), draws)
+    return state.x
 
 
 def transpose(
@@ -125,3 +199,15 @@ def transpose(
     draws = [adjoints.get(Value("draw", j)) for j in range(program.num_draws)]
     noise = adjoints.get(Value("noise")) if constant_before == 0 else None
     return noise, draws
+
+
+def pulled_calls(program: Program, constant_before: int = 0) -> list[int]:
+    """Return the network calls that a reverse sweep differentiates, in its order."""
+    calls: list[int] = []
+
+    def pull_back(k: int, adjoint: Tensor) -> Tensor:
+        calls.append(k)
+        return adjoint
+
+    transpose(program, torch.zeros(()), pull_back, constant_before)
+    return calls

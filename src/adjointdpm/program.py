@@ -76,6 +76,21 @@ class Program:
             births[last + 1] -= 1
         return int(np.cumsum([births[k] for k in range(len(self.rows) + 1)]).max())
 
+    @cached_property
+    def state_size(self) -> int:
+        """How many latents besides the noise a state between two network calls consists of."""
+        births: dict[Value, int] = {}
+        for k, row in enumerate(self.rows):
+            for value, _ in row:
+                there = {"input": value.number, "output": value.number + 1}
+                births.setdefault(value, there.get(value.kind, k))
+        sizes = [1] * self.num_calls
+        for value, born in births.items():
+            for k in range(born, self.last_use[value]):
+                # The input of call k is the latent that is counted already.
+                sizes[k] += value.kind != "noise" and value != ("input", k)
+        return max(sizes)
+
     def expand(self) -> np.ndarray:
         """Return the dense table, (num_calls + 1, 1 + num_calls + num_draws), in float64."""
         table = np.zeros((len(self.rows), 1 + self.num_calls + self.num_draws))

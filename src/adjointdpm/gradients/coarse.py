@@ -69,7 +69,7 @@ class CoarseAdjointSweep(ExactSweep):
     """The forward run, and the transposed sweep of another plan than the one that ran."""
 
     def __init__(self, run: Run, method: CoarseAdjoint) -> None:
-        super().__init__(run, memory_budget=None)
+        super().__init__(run)
         points, starts = (
             solution_points(run.plan, run.denoiser.schedule),
             run.plan.step_starts or (),

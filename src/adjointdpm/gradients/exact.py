@@ -4,6 +4,9 @@ The forward pass stores the network's inputs, which are latents, and no graph. T
 applies the transposed table, and for each call runs the network once more at its stored input and
 takes one vector-Jacobian product. The result is the gradient of the very numbers that were
 computed, for every plan; no ODE is solved backwards and nothing is approximated.
+
+Where latents are large themselves (video), the inputs can be kept in host memory, or only a few
+states be kept and the others computed again from them (`gradients/checkpoints.py`).
 """
 
 from __future__ import annotations
@@ -15,8 +18,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..execution import transpose
-from .memory import SavedBytes, parse_bytes
+from ..execution import State, advance, begin, transpose
+from .checkpoints import Checkpoints, slots_for
+from .memory import Kept, SavedBytes, in_place, on_host, parse_bytes
 from .method import FiniteCheck, GradientMethod, Run
 from .recompute import Totals
 from .sweep import Sweep, attach
@@ -29,34 +33,75 @@ class Exact(GradientMethod):
     Args:
         memory_budget: bytes (a number, or text such as ``"4GiB"``) that may be spent on keeping
             the graphs of the last calls, which then need not be run again. None keeps none.
+        offload: keep the stored latents in host memory.
+        max_latents: store no more latents than this, one input of the network among them (the
+            noise is alive anyway and does not count), and run parts of the sampler again to have
+            the others. None stores the input of every call. With S latents and states of one latent
+            (any one-step method), N calls need `gradients.checkpoints.repeated_calls` (N, S)
+            further ones: 46 for N = 50 and S = 8. What was drawn on the way is drawn again.
+
+    Raises:
+        ValueError: a budget that is not understood, or no room for a latent.
     """
 
     memory_budget: int | str | None = None
+    offload: bool = False
+    max_latents: int | None = None
 
     def __post_init__(self) -> None:
         if self.memory_budget is not None:
             parse_bytes(self.memory_budget)
+        if self.max_latents is not None and self.max_latents < 1:
+            raise ValueError(f"max_latents must be at least 1, not {self.max_latents}")
 
     def sample(self, run: Run) -> Tensor:
         """Return the sample, with this method as its one autograd node."""
-        return attach(ExactSweep(run, self.memory_budget))
+        return attach(ExactSweep(run, self))
 
 
 class ExactSweep(Sweep):
     """The forward pass that stores inputs and the transposed sweep that uses them."""
 
-    def __init__(self, run: Run, memory_budget: int | str | None) -> None:
+    def __init__(self, run: Run, method: Exact | None = None) -> None:
         super().__init__(run)
-        self._budget = None if memory_budget is None else parse_bytes(memory_budget)
+        method = method if method is not None else Exact()
+        budget = method.memory_budget
+        self._budget = None if budget is None else parse_bytes(budget)
         self._first_kept = run.plan.num_calls
-        self._inputs: dict[int, Tensor] = {}
+        self._keep = on_host if method.offload else in_place
+        self._inputs: dict[int, Kept] = {}
+        self._checkpoints = None
+        if method.max_latents is not None:
+            self._checkpoints = self._make_checkpoints(method.max_latents)
         self._graphs: dict[int, tuple[Tensor, Tensor]] = {}
         self._totals = Totals([])
         self._check = FiniteCheck("", ())
 
+    def _make_checkpoints(self, max_latents: int) -> Checkpoints:
+        run = self.run
+        program = run.plan.program
+        run.draws.record()
+        return Checkpoints(
+            begin=lambda: begin(program, run.noise, run.draws),
+            advance=lambda state: advance(
+                program, state, self.network.rerun(state.k, state.x), run.draws
+            ),
+            slots=slots_for(program, max_latents),
+            keep=self._keep,
+        )
+
+    def visit(self, state: State) -> None:
+        """Store what the reverse sweep will need to have the input of this call."""
+        if self._checkpoints is None:
+            self._inputs[state.k] = self._keep(state.x)
+        else:
+            self._checkpoints.visit(state, self._first_kept)
+
+    def _input(self, k: int) -> Tensor:
+        return self._inputs[k]() if self._checkpoints is None else self._checkpoints.input(k)
+
     def call(self, k: int, x: Tensor) -> Tensor:
-        """Run call k; store its input, and its graph where the budget allows."""
-        self._inputs[k] = x
+        """Run call k; keep its graph where the budget allows."""
         if k == 0:
             leaf, output = self._measured_first_call(x)
         elif k < self._first_kept:
@@ -83,8 +128,9 @@ class ExactSweep(Sweep):
         if k in self._graphs:
             leaf, output = self._graphs.pop(k)
         else:
+            x = self._input(k)
             with torch.enable_grad():
-                leaf = self._inputs[k].detach().requires_grad_()
+                leaf = x.detach().requires_grad_()
                 output = self.network.rerun(k, leaf)
         pulled, gradients = self.network.pull_back(leaf, output, adjoint, input_needed=input_needed)
         self._totals.add(gradients)

@@ -1,13 +1,38 @@
-"""How many bytes a graph holds, and how many a person allows."""
+"""Where latents are kept, how many bytes a graph holds, and how many a person allows."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+
+Kept = Callable[[], Tensor]
+"""A latent that was put aside: call it to have it back where it was."""
+
+
+def in_place(tensor: Tensor) -> Kept:
+    """Keep a latent on its own device."""
+    return lambda: tensor
+
+
+def on_host(tensor: Tensor) -> Kept:
+    """Keep a latent in host memory; one that is there already stays as it is.
+
+    Both copies wait in the stream of the network calls, not on the host: from pinned memory a
+    latent is back in far less time than a network call takes, so nothing is fetched ahead.
+    """
+    device = tensor.device
+    if device.type == "cpu":
+        return in_place(tensor)
+    # Without pinned memory a copy that is not waited for may be read before it is there.
+    pinned = device.type == "cuda"
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+    host.copy_(tensor, non_blocking=pinned)
+    return lambda: host.to(device, non_blocking=pinned)
+
 
 UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..execution import execute
+from ..execution import State, execute
 from .method import FiniteCheck, Run
 from .recompute import Network
 
@@ -31,6 +31,9 @@ class Sweep(ABC):
         run = self.run
         return [run.noise, run.draws.given, *self.network.cond, *self.network.parameters]
 
+    def visit(self, state: State) -> None:  # noqa: B027
+        """Take note of the state at a network call, before the call."""
+
     @abstractmethod
     def call(self, k: int, x: Tensor) -> Tensor:
         """Run network call k and remember what ``backward`` will need."""
@@ -45,7 +48,7 @@ class Sweep(ABC):
             check.record(k, output)
             return output
 
-        sample = execute(run.plan.program, call, run.noise, run.draws)
+        sample = execute(run.plan.program, call, run.noise, run.draws, self.visit)
         check.raise_if_not_finite()
         return sample
 

@@ -51,7 +51,7 @@ class TruncatedSweep(ExactSweep):
     """The exact sweep, ended early; only the inputs of the last calls are stored."""
 
     def __init__(self, run: Run, method: Truncated) -> None:
-        super().__init__(run, memory_budget=None)
+        super().__init__(run)
         self._first = max(run.plan.num_calls - method.last, 0)
         self._detach_steps = method.mode == "detach_steps"
 
