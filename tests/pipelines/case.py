@@ -23,6 +23,7 @@ class Case:
         denoiser: the component whose weights are trained.
         schedulers: other scheduler classes of diffusers that the pipeline runs with, built as
             ``scheduler_class.from_config(pipe.scheduler.config, **settings)``.
+        scheduler_settings: settings of them, for those that take them.
         prompt: for `encode_prompt`, and for the stock call; None for unconditional pipelines.
         stock_prompt: ``(prompt) -> arguments`` of the stock call that encodes the prompt itself.
         arguments: of both calls, such as height and width.
@@ -37,6 +38,7 @@ class Case:
     stock: Callable[[Any, Tensor, dict[str, Any]], dict[str, Any]]
     denoiser: str = "unet"
     schedulers: tuple[Any, ...] = ()
+    scheduler_settings: dict[str, Any] = field(default_factory=dict)
     prompt: Any = field(default_factory=lambda: ["a b", "c"])
     stock_prompt: Callable[[Any], dict[str, Any]] = lambda prompt: {"prompt": prompt}
     arguments: dict[str, Any] = field(default_factory=dict)

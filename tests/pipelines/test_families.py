@@ -10,6 +10,7 @@ import functools
 import inspect
 
 import families_stable_diffusion
+import families_stable_diffusion_3
 import pytest
 import torch
 from documentation import DOCUMENT, Found, document
@@ -19,7 +20,10 @@ from torch.utils import _pytree as pytree
 
 import adjointdpm as adp
 
-CASES = [*families_stable_diffusion.CASES]
+CASES = [
+    *families_stable_diffusion.CASES,
+    *families_stable_diffusion_3.CASES,
+]
 STEPS = 3
 SCHEDULER_SETTINGS = {
     "clip_sample": False,  # as in every latent pipeline
@@ -154,7 +158,8 @@ def schedulers():
 def test_schedulers(pipes, found, case, scheduler_class):
     pipe = copy.copy(pipes(case))
     accepted = inspect.signature(scheduler_class.__init__).parameters
-    settings = {k: v for k, v in SCHEDULER_SETTINGS.items() if k in accepted}
+    settings = {**SCHEDULER_SETTINGS, **case.scheduler_settings}
+    settings = {k: v for k, v in settings.items() if k in accepted}
     pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config, **settings)
     noise, cond = noise_of(pipe, case), cond_of(pipe, case)
     sampler, _ = sampler_of(pipe, case)

@@ -11,8 +11,10 @@ from .decode import Decoder
 from .family import Family, SamplingConfig, Size
 from .sampling import build_sampler
 from .stable_diffusion import STABLE_DIFFUSION
+from .stable_diffusion_3 import STABLE_DIFFUSION_3
 
 FAMILIES: dict[str, Family] = {
+    "StableDiffusion3Pipeline": STABLE_DIFFUSION_3,
     "StableDiffusionPipeline": STABLE_DIFFUSION,
 }
 """The pipelines that are known, by the name of their class; a new family is one more entry."""

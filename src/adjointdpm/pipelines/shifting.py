@@ -10,7 +10,7 @@ import numpy as np
 def dynamic_shift(scheduler: Any, sequence_length: int, max_shift: float = 1.15) -> float:
     """Return ``mu``, the shift of the timesteps, for a length of the transformer's sequence.
 
-    It is linear in the length (Stable Diffusion 3, arXiv 2403.03206, section 5.3.2, as Flux has it).
+    It is linear in the length, as in Flux; why it grows is in arXiv 2403.03206, section 5.3.2.
 
     Args:
         scheduler: its config says between which lengths and shifts.

@@ -1,0 +1,44 @@
+"""What pipelines with a transformer in place of a UNet have in common."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import Tensor, nn
+
+from .family import Size
+
+
+class Transformer(nn.Module):
+    """A transformer, called as samplers call networks.
+
+    Args:
+        transformer: takes the time by name; channels beyond those of its input are a learned
+            variance, which no sampler here uses, and are cut off.
+        timestep_scale: what the scheduler's time is multiplied with.
+    """
+
+    def __init__(self, transformer: nn.Module, timestep_scale: float = 1.0) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.timestep_scale = timestep_scale
+
+    def forward(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        """Return the prediction for latents ``x`` of shape (batch, channels, height, width)."""
+        t = t * self.timestep_scale
+        output = self.transformer(x, timestep=t, return_dict=False, **cond)[0]
+        return output[:, : x.shape[1]]
+
+
+def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:
+    """Return (channels, height, width) of the latents of a pipeline with a transformer."""
+    config, factor = pipe.transformer.config, pipe.vae_scale_factor
+    height = config.sample_size if size.height is None else size.height // factor
+    width = config.sample_size if size.width is None else size.width // factor
+    return config.in_channels, height, width
+
+
+def call_default(pipe: Any, argument: str) -> Any:
+    """Return the default of an argument of the pipeline's call."""
+    return inspect.signature(type(pipe).__call__).parameters[argument].default
