@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..denoiser import Denoiser
+from ..denoiser import Denoiser, time_tensor
 
 
 @dataclass(frozen=True)
 class Environment:
     """What surrounds a call besides its arguments: autocast and the random state."""
 
-    device_type: str
+    device: torch.device
     autocast: dict[str, Any] | None
     cpu_random_state: Tensor
     device_random_state: Tensor | None
@@ -28,27 +28,72 @@ class Environment:
         """Record the present autocast settings and random states, sharing what did not change."""
         kind = device.type
         autocast = None
-        if torch.is_autocast_enabled(kind):
-            autocast = {"dtype": torch.get_autocast_dtype(kind), "enabled": True}
+        if torch.amp.is_autocast_available(kind):
+            enabled = torch.is_autocast_enabled(kind)
+            autocast = {"enabled": enabled}
+            if enabled:
+                autocast["dtype"] = torch.get_autocast_dtype(kind)
         state = torch.cuda.get_rng_state(device) if kind == "cuda" else None
         cpu_state = torch.get_rng_state()
         # One state a call (5 KiB on a CPU) would also riddle the heap that latents come from.
         if last is not None and torch.equal(cpu_state, last.cpu_random_state):
             cpu_state = last.cpu_random_state
-        return cls(kind, autocast, cpu_state, state)
+        return cls(device, autocast, cpu_state, state)
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
         """Run a block under the recorded settings, leaving the present ones as they are."""
-        devices = [torch.cuda.current_device()] if self.device_random_state is not None else []
+        devices = [self.device] if self.device_random_state is not None else []
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.random.fork_rng(devices))
             torch.set_rng_state(self.cpu_random_state)
             if self.device_random_state is not None:
-                torch.cuda.set_rng_state(self.device_random_state)
-            settings = self.autocast or {"enabled": False}
-            stack.enter_context(torch.autocast(self.device_type, **settings))
+                torch.cuda.set_rng_state(self.device_random_state, self.device)
+            if self.autocast is not None:
+                stack.enter_context(torch.autocast(self.device.type, **self.autocast))
             yield
+
+    @property
+    def in_float16(self) -> bool:
+        """Whether autocast made float16 of what it could."""
+        return self.autocast is not None and self.autocast.get("dtype") == torch.float16
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether a module is what ``torch.compile`` returned, or was compiled in place."""
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+
+
+class Caller:
+    """Calls a denoiser at a number for a time, compiled or not.
+
+    A denoiser that is compiled as a whole takes its time as a tensor, since a number would be
+    compiled in: anew for every step. Where a network runs as CUDA graphs, its output lies where
+    the next run writes, and is copied.
+
+    Args:
+        denoiser: the denoiser, or what ``torch.compile`` made of it.
+    """
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        self._denoiser = denoiser
+        self._whole = is_compiled(denoiser)
+        self._compiled = any(is_compiled(module) for module in denoiser.modules())
+
+    def __call__(self, x: Tensor, t: float, cond: dict[str, Any], *, alone: bool) -> Tensor:
+        """Return the denoiser's output.
+
+        Args:
+            x: its input.
+            t: its time.
+            cond: its conditioning.
+            alone: no graph of an earlier call is needed any more.
+        """
+        graphed = self._compiled and x.device.type == "cuda"
+        if graphed and alone:
+            torch.compiler.cudagraph_mark_step_begin()
+        output = self._denoiser(x, time_tensor(t, x) if self._whole else t, **cond)
+        return output.clone() if graphed else output
 
 
 class Network:
@@ -58,13 +103,20 @@ class Network:
         denoiser: the network.
         timesteps: the time of each call.
         cond: conditioning, a nest of tensors.
+        adjoint_scale: ``auto`` to scale the adjoint of a float16 network, see `pull_back`.
     """
 
     def __init__(
-        self, denoiser: Denoiser, timesteps: Sequence[float], cond: dict[str, Any]
+        self,
+        denoiser: Denoiser,
+        timesteps: Sequence[float],
+        cond: dict[str, Any],
+        adjoint_scale: Literal["auto"] | None = "auto",
     ) -> None:
-        self._denoiser = denoiser
+        self._caller = Caller(denoiser)
         self._timesteps = timesteps
+        self._adjoint_scale = adjoint_scale
+        self._in_float16 = denoiser.network_dtype == torch.float16
         paths, self._structure = pytree.tree_flatten_with_path(cond)
         self._arguments = [leaf for _, leaf in paths]
         self._names = [pytree.keystr(path) for path, _ in paths]
@@ -87,33 +139,51 @@ class Network:
         """The leaves whose gradients `pull_back` gives: conditioning, then weights."""
         return [*self._leaves, *self.parameters]
 
-    def run(self, k: int, x: Tensor) -> Tensor:
-        """Return the output of call k and record what surrounded it."""
+    def run(self, k: int, x: Tensor, *, alone: bool = True) -> Tensor:
+        """Return the output of call k and record what surrounded it.
+
+        Args:
+            k: the call.
+            x: its input.
+            alone: whether no graph of an earlier call is needed any more.
+        """
         self._environments[k] = Environment.now(x.device, self._environments.get(k - 1))
-        return self._call(x, self._timesteps[k])
+        self._in_float16 |= self._environments[k].in_float16
+        return self._call(x, self._timesteps[k], alone=alone)
 
     def rerun(self, k: int, x: Tensor, t: float | None = None) -> Tensor:
         """Return the output of call k again as it was the first time, or the same at another t."""
         with self._environments[k].restored():
-            return self._call(x, self._timesteps[k] if t is None else t)
+            return self._call(x, self._timesteps[k] if t is None else t, alone=True)
 
-    def _call(self, x: Tensor, t: float) -> Tensor:
+    def _call(self, x: Tensor, t: float, *, alone: bool) -> Tensor:
         cond = pytree.tree_unflatten(self._arguments, self._structure)
         # A cached low-precision copy of a weight, made without a graph, would swallow its gradient.
         torch.clear_autocast_cache()
         try:
-            return self._denoiser(x, t, **cond)
+            return self._caller(x, t, cond, alone=alone)
         finally:
             torch.clear_autocast_cache()
 
     def pull_back(
         self, x: Tensor, output: Tensor, adjoint: Tensor, *, input_needed: bool
     ) -> tuple[Tensor | None, list[Tensor | None]]:
-        """Return the adjoint of the input ``x``, and those of `targets`, of one call."""
+        """Return the adjoint of the input ``x``, and those of `targets`, of one call.
+
+        Adjoints have any size, and float16 holds nothing below 6e-8. With
+        ``adjoint_scale="auto"`` the adjoint goes through a float16 network with its largest entry
+        between 1/2 and 1, and the power of two is taken back in float32.
+        """
         wanted = [*([x] if input_needed else []), *self.targets]
         gradients: list[Tensor | None] = [None] * len(wanted)
         if wanted and output.requires_grad:
+            scaled = self._in_float16 and self._adjoint_scale == "auto"
+            exponent = _exponent(adjoint) if scaled else None
+            if exponent is not None:
+                adjoint = torch.ldexp(adjoint, -exponent)
             gradients = list(torch.autograd.grad(output, wanted, adjoint, allow_unused=True))
+            if exponent is not None:
+                gradients = [_times_power(gradient, exponent) for gradient in gradients]
         if input_needed:
             return gradients[0], gradients[1:]
         return None, gradients
@@ -126,7 +196,7 @@ class Network:
                 but is not used: either would silently get no gradient.
         """
         known = {id(tensor) for tensor in (x, *self.targets)}
-        reached = _leaves_of(output)
+        reached = leaves_of(output)
         for leaf in reached.values():
             if id(leaf) not in known:
                 raise ValueError(
@@ -144,7 +214,18 @@ class Network:
                 )
 
 
-def _leaves_of(output: Tensor) -> dict[int, Tensor]:
+def _exponent(adjoint: Tensor) -> Tensor:
+    """Return the power of two just above the largest entry, as a tensor: nothing is waited for."""
+    return torch.frexp(adjoint.detach().abs().amax()).exponent.clamp(-126, 126)
+
+
+def _times_power(gradient: Tensor | None, exponent: Tensor) -> Tensor | None:
+    if gradient is None:
+        return None
+    return torch.ldexp(gradient.to(torch.promote_types(gradient.dtype, torch.float32)), exponent)
+
+
+def leaves_of(output: Tensor) -> dict[int, Tensor]:
     """Return the leaves of an autograd graph, by identity."""
     leaves: dict[int, Tensor] = {}
     if output.grad_fn is None:
