@@ -1,0 +1,1 @@
+"""The ways in which others take the gradient, one library a module."""
