@@ -7,7 +7,7 @@ within a tolerance. The accepted steps are then written down as a `Plan` on a fi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal, overload
 
@@ -166,14 +166,19 @@ def find_steps(
     drift = drift_of(denoiser, chosen, [start, end], cond)
     noise = noise.to(torch.promote_types(noise.dtype, torch.float32))
     u = noise * (schedule.init_noise_sigma(start.t) / chosen.scale(start))
-    taus, rejected = _accepted(
-        PAIRS[solver], drift, u, chosen.tau(start), chosen.tau(end), rtol, atol, max_steps
-    )
-    points = [start, *(chosen.point(schedule, tau) for tau in taus[1:-1]), end]
+    tried = [
+        (attempt.end, attempt.accepted)
+        for attempt in attempts(
+            PAIRS[solver], drift, u, chosen.tau(start), chosen.tau(end), rtol, atol, max_steps
+        )
+    ]
+    accepted = [tau for tau, within in tried if within]
+    points = [start, *(chosen.point(schedule, tau) for tau in accepted[:-1]), end]
     if final_sigmas_type == "zero" and end.sigma > 0:
         points.append(Point(schedule.t_min, 1.0, 0.0))
     plan = build_on(solver, schedule, points, denoiser.prediction_type, form=chosen.name)
-    name = f"adaptive {solver} ({len(taus) - 1} steps accepted, {rejected} rejected)"
+    rejected = len(tried) - len(accepted)
+    name = f"adaptive {solver} ({len(accepted)} steps accepted, {rejected} rejected)"
     return replace(plan, name=name)
 
 
@@ -199,7 +204,22 @@ def drift_of(
     return drift
 
 
-def _accepted(
+@dataclass(frozen=True)
+class Attempt:
+    """One step that was tried.
+
+    Args:
+        end: where it ends.
+        u: state at its end.
+        accepted: whether its error was within the tolerance.
+    """
+
+    end: float
+    u: Any
+    accepted: bool
+
+
+def attempts(
     pair: Pair,
     drift: Callable[..., Any],
     u: Any,
@@ -208,18 +228,41 @@ def _accepted(
     rtol: float,
     atol: float,
     max_steps: int,
-) -> tuple[list[float], int]:
-    """Return the grid of accepted steps, and how many were rejected."""
+    *,
+    h: float | None = None,
+    before: Callable[[float], None] | None = None,
+) -> Iterator[Attempt]:
+    """Step from ``start`` to ``end`` with a PI step size controller; yield what was tried.
+
+    Args:
+        pair: the method.
+        drift: the right side, ``drift(u, tau)``; the slope at the start of a step is asked for once
+            and outside the step.
+        u: state at the start.
+        start: where to start.
+        end: where to end, to either side.
+        rtol: relative tolerance.
+        atol: absolute tolerance.
+        max_steps: the most steps to try.
+        h: the first step to try; by default found with one more call.
+        before: is told the length of each step before its stages.
+
+    Raises:
+        RuntimeError: more than ``max_steps`` steps, or steps that shrink to nothing.
+    """
     k = pair.error_order
-    taus, rejected, previous = [start], 0, 1.0
-    slope = drift(u, start)
-    h = first_step(drift, u, slope, start, end, rtol, atol, k)
+    tau, rejected, previous = start, 0, 1.0
+    slope: Any = drift(u, start)
+    if h is None:
+        h = first_step(drift, u, slope, start, end, rtol, atol, k)
     for _ in range(max_steps):
-        tau = taus[-1]
+        slope = drift(u, tau) if slope is None else slope
         last = abs(h) >= abs(end - tau) * (1 - 1e-9)
         following = end if last else tau + h
         if following == tau:
             raise RuntimeError(f"the step size has become too small at tau = {tau:g}")
+        if before is not None:
+            before(following - tau)
         ahead: Any
         ahead, slopes = step(pair.tableau, drift, u, tau, following - tau, first=slope)
         closing = None
@@ -231,19 +274,20 @@ def _accepted(
         )
         scale = atol + rtol * torch.maximum(u.abs(), ahead.abs())
         error = max(_rms(difference / scale), 1e-10)
+        yield Attempt(following, ahead, error <= 1)
+        h = following - tau
         if error <= 1:
-            taus.append(following)
             if last:
-                return taus, rejected
-            u, slope = ahead, drift(ahead, following) if closing is None else closing
+                return
+            tau, u, slope = following, ahead, closing
             factor = SAFETY * error ** (-0.7 / k) * previous ** (0.4 / k)
             previous = error
         else:
             rejected += 1
             factor = min(SAFETY * error ** (-1 / k), 1.0) if math.isfinite(error) else MIN_FACTOR
-        h = (following - tau) * min(max(factor, MIN_FACTOR), MAX_FACTOR)
+        h *= min(max(factor, MIN_FACTOR), MAX_FACTOR)
     raise RuntimeError(
-        f"{max_steps} steps were not enough (tau = {taus[-1]:g} of {end:g}, {rejected} rejected); "
+        f"{max_steps} steps were not enough (tau = {tau:g} of {end:g}, {rejected} rejected); "
         "raise the tolerances or max_steps"
     )
 
