@@ -67,6 +67,50 @@ def test_network_is_called_in_its_own_dtype_with_one_time_a_sample() -> None:
     assert output.dtype == torch.float32
 
 
+class _Seeing(nn.Module):
+    """Notes the dtypes that it is called with."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Linear(3, 3, dtype=dtype)
+        self.seen: set[torch.dtype] = set()
+
+    def forward(self, x: Tensor, t: Tensor, emb: Tensor, extra: Any, labels: Tensor) -> Tensor:
+        self.seen |= {x.dtype, emb.dtype, extra["shift"][0].dtype}
+        assert (labels.dtype, t.dtype) == (torch.int64, torch.float32)
+        return self.weight(x + emb + extra["shift"][0])
+
+
+@pytest.mark.parametrize("passes", ["batched", "sequential"])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_conditioning_is_cast_for_the_network_and_its_gradient_back(
+    dtype: torch.dtype, scale: float, passes: Any
+) -> None:
+    network = _Seeing(dtype)
+    denoiser = Denoiser(network, VP, guidance_scale=scale, guidance_passes=passes)
+    emb, shift, negative = (torch.randn(n, 3, requires_grad=True) for n in (2, 1, 1))
+    cond = {"emb": emb, "extra": {"shift": [shift]}, "labels": torch.tensor([1, 2])}
+    output = denoiser(torch.randn(2, 3), 0.5, **cond, negative_emb=negative)
+    wanted = [emb, shift] if scale == 1.0 else [emb, shift, negative]
+    gradients = torch.autograd.grad(output.sum(), wanted)
+    assert network.seen == {dtype}
+    assert output.dtype == torch.float32
+    rows = network.weight.weight.detach().float().sum(0)
+    expected = [scale * rows, 2 * rows, 2 * (1 - scale) * rows]
+    for gradient, row in zip(gradients, expected, strict=False):
+        assert gradient.dtype == torch.float32
+        torch.testing.assert_close(gradient, row.expand_as(gradient), rtol=2e-2, atol=2e-2)
+
+
+def test_a_function_gets_conditioning_as_it_is() -> None:
+    def network(x: Tensor, t: Tensor, emb: Tensor) -> Tensor:
+        assert emb.dtype == torch.float64
+        return x
+
+    Denoiser(network, VP)(torch.randn(2, 3), 0.5, emb=torch.ones(1, dtype=torch.float64))
+
+
 class _Conditioned(nn.Module):
     def forward(self, x: Tensor, t: Tensor, emb: Tensor, extra: Any = None) -> Tensor:
         shift = emb.mean(1)

@@ -14,7 +14,22 @@ from networks import SmallNetwork
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from adjointdpm import Backprop, CounterNoise, Denoiser, Exact, Plan, Sampler, Schedule, solvers
+from adjointdpm import (
+    Backprop,
+    CoarseAdjoint,
+    ContinuousAdjoint,
+    CounterNoise,
+    Denoiser,
+    Exact,
+    GradientMethod,
+    Plan,
+    Reversible,
+    Sampler,
+    Schedule,
+    Symplectic,
+    Truncated,
+    solvers,
+)
 from adjointdpm.gradients.checkpoints import repeated_calls, stops
 from adjointdpm.gradients.memory import on_host
 
@@ -207,6 +222,82 @@ def test_offloading_on_a_gpu() -> None:
         results.append(torch.autograd.grad(sample.sum(), [noise, *network.used]))
     assert _same(list(results[0]), list(results[1]))
     assert _same(list(results[0]), list(results[2]))
+
+
+METHODS = [
+    Exact(),
+    Exact("1GiB"),
+    Truncated(STEPS),
+    ContinuousAdjoint(),
+    CoarseAdjoint(STEPS),
+    Symplectic(),
+    Reversible(tolerance=1.0),
+]
+
+
+def _gradients_in_float16(
+    network: SmallNetwork, method: GradientMethod, weight: float, **settings: Any
+) -> list[Tensor]:
+    """Return the gradients of ``weight`` times an objective, divided by the weight."""
+    torch.manual_seed(1)
+    noise, emb = (torch.randn(2, n, requires_grad=True) for n in (4, 3))
+    plan, schedule = PLANS["ddim"]()
+    sample = Sampler(Denoiser(network, schedule), plan, method, **settings)(noise, emb=emb)
+    gradients = torch.autograd.grad(weight * sample.sum(), [noise, emb, *network.used])
+    return [gradient.double() / weight for gradient in gradients]
+
+
+@pytest.mark.parametrize("method", METHODS, ids=repr)
+def test_small_adjoints_do_not_underflow_in_float16(method: GradientMethod) -> None:
+    """The adjoint of a mean over an image is below what float16 can hold."""
+    network = SmallNetwork(dtype=torch.float16)
+    expected = _gradients_in_float16(network, method, 1.0)
+    tiny = 2.0**-40
+    found = _gradients_in_float16(network, method, tiny)
+    # Latents are float32; what is handed out for float16 weights is float16, and underflows there.
+    for gradient, reference in zip(found[:2], expected[:2], strict=True):
+        assert torch.equal(gradient, reference)
+    (_, without, *_) = _gradients_in_float16(network, method, tiny, adjoint_scale=None)
+    assert not without.any()
+
+
+def test_weight_gradients_of_a_float16_network_are_summed_in_float32() -> None:
+    network = SmallNetwork(dtype=torch.float16)
+    weight = 2.0**-20
+    found = _gradients_in_float16(network, Exact(), weight)
+    expected = _gradients_in_float16(network, Exact(), 1.0)
+    # The sum is rounded once, to a multiple of 2^-24, and not once a call.
+    for gradient, reference in zip(found, expected, strict=True):
+        rounding = 2.0**-25 / weight + 2.0**-11 * float(reference.abs().max())
+        assert float((gradient - reference).abs().max()) <= rounding
+
+
+def test_autocast_to_float16_is_scaled_too() -> None:
+    network = SmallNetwork(dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.float16):
+        expected = _gradients_in_float16(network, Exact(), 1.0)
+        found = _gradients_in_float16(network, Exact(), 2.0**-40)
+        without = _gradients_in_float16(network, Exact(), 2.0**-40, adjoint_scale=None)
+    for gradient, reference in zip(found, expected, strict=True):
+        assert torch.equal(gradient, reference)
+    assert not without[1].any()
+
+
+@pytest.mark.parametrize("value", [0.0, float("inf")])
+def test_scaling_survives_adjoints_without_a_size(value: float) -> None:
+    network = SmallNetwork(dtype=torch.float16)
+    noise = torch.randn(2, 4, requires_grad=True)
+    plan, schedule = PLANS["ddim"]()
+    sampler = Sampler(Denoiser(network, schedule), plan, check_finite=False)
+    sample = sampler(noise, emb=torch.zeros(1, 3))
+    gradient = torch.autograd.grad(sample, noise, torch.full_like(sample, value))[0]
+    assert not gradient.any() if value == 0.0 else not gradient.isfinite().all()
+
+
+def test_an_unknown_scale() -> None:
+    plan, schedule = PLANS["ddim"]()
+    with pytest.raises(ValueError, match="adjoint_scale must be 'auto' or None"):
+        Sampler(Denoiser(SmallNetwork(), schedule), plan, adjoint_scale="twice")  # type: ignore[arg-type]
 
 
 def test_no_room_for_a_latent() -> None:

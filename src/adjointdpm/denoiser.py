@@ -21,10 +21,13 @@ NEGATIVE = "negative_"
 class Denoiser(nn.Module):
     """A network as the samplers see it: ``denoiser(x, t, **cond)`` answers with its prediction.
 
-    The network is called as ``network(x, t, **cond)`` with x in its own scale and dtype and t of
-    shape (batch,). It may return a tensor, a tuple whose first entry is the tensor, or an object
-    with ``.sample``. Conditioning is any nest of dicts, lists and tuples of tensors; every tensor
-    in it can receive a gradient.
+    The network is called as ``network(x, t, **cond)`` with x in its own scale and t of shape
+    (batch,). A network that is an ``nn.Module`` gets x and all floating-point conditioning in the
+    dtype of its weights; gradients come back in the dtype that was passed in. It may return a
+    tensor, a tuple whose first entry is the tensor, or an object with ``.sample``. Conditioning is
+    any nest of dicts, lists and tuples of tensors; every tensor in it can receive a gradient.
+
+    The network may be compiled with ``torch.compile``, and so may the denoiser itself.
 
     With guidance, a keyword ``negative_<name>`` holds what the unconditional pass gets in place of
     ``<name>``, as diffusers names it; keywords without a negative are shared by both passes.
@@ -101,7 +104,7 @@ class Denoiser(nn.Module):
         positive = {k: v for k, v in cond.items() if not k.startswith(NEGATIVE)}
         negative = {k[len(NEGATIVE) :]: v for k, v in cond.items() if k.startswith(NEGATIVE)}
         self._check_guidance(positive, negative)
-        times = torch.as_tensor(t, dtype=_time_dtype(x), device=x.device).expand(len(x))
+        times = time_tensor(t, x)
         if self.guidance_scale == 1.0:
             output = self._call(x, times, positive)
         else:
@@ -123,7 +126,11 @@ class Denoiser(nn.Module):
             )
 
     def _call(self, x: Tensor, times: Tensor, cond: dict[str, Any]) -> Tensor:
-        output = self.network(x.to(self._network_dtype(x)), times, **cond)
+        dtype = self.network_dtype
+        if dtype is None:
+            output = self.network(x, times, **cond)
+        else:
+            output = self.network(x.to(dtype), times, **_cast(cond, dtype))
         if not isinstance(output, Tensor):
             output = output.sample if hasattr(output, "sample") else output[0]
         if output.shape != x.shape:
@@ -174,17 +181,30 @@ class Denoiser(nn.Module):
         limit = limit.reshape((-1,) + (1,) * (sample.ndim - 1))
         return sample.clamp(-limit, limit) / limit
 
-    def _network_dtype(self, x: Tensor) -> torch.dtype:
-        """Return the dtype of the network's weights, or x's own for a plain function."""
+    @property
+    def network_dtype(self) -> torch.dtype | None:
+        """The dtype of the network's weights; None for a network that has none."""
         if isinstance(self.network, nn.Module):
             for parameter in self.network.parameters():
                 if parameter.is_floating_point():
                     return parameter.dtype
-        return x.dtype
+        return None
 
 
-def _time_dtype(x: Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
+def time_tensor(t: float | Tensor, x: Tensor) -> Tensor:
+    """Return the time of each sample of ``x``, (batch,), in float32 or x's own dtype if finer."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    if isinstance(t, Tensor):
+        return t.to(x.device, dtype).expand(len(x))
+    # Filled where it is needed: a copy of a number to a GPU would make the host wait.
+    return torch.full((len(x),), t, dtype=dtype, device=x.device)
+
+
+def _cast(cond: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """Return the conditioning with its floating-point tensors in a dtype."""
+    return pytree.tree_map_only(
+        Tensor, lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, cond
+    )
 
 
 def _stack_conditioning(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ class Sampler(nn.Module):
         check_finite: raise FloatingPointError, naming the step, where a network output or an
             adjoint is not finite (one device synchronisation a sweep). Turn it off under a
             ``GradScaler``, which skips such steps itself.
+        adjoint_scale: with ``auto`` the adjoint is scaled by a power of two where it goes through a
+            network in float16 (weights or autocast), where it might else underflow; None leaves
+            it. Networks of other dtypes, and `Backprop`, are not concerned.
 
     Raises:
         ValueError: the plan was made for another prediction type than the denoiser's.
@@ -52,6 +55,7 @@ class Sampler(nn.Module):
         gradient: GradientMethod | None = None,
         *,
         check_finite: bool = True,
+        adjoint_scale: Literal["auto"] | None = "auto",
     ) -> None:
         super().__init__()
         if plan.prediction_type not in (None, denoiser.prediction_type):
@@ -60,10 +64,13 @@ class Sampler(nn.Module):
                 f"denoiser's network predicts {denoiser.prediction_type!r}; build both with the "
                 "same prediction_type"
             )
+        if adjoint_scale not in ("auto", None):
+            raise ValueError(f"adjoint_scale must be 'auto' or None, not {adjoint_scale!r}")
         self.denoiser = denoiser
         self.plan = plan
         self.gradient = gradient if gradient is not None else Exact()
         self.check_finite = check_finite
+        self.adjoint_scale = adjoint_scale
 
     def forward(
         self,
@@ -114,6 +121,7 @@ class Sampler(nn.Module):
             draws=Draws(noise, generator, draws),
             cond=cond,
             check_finite=self.check_finite,
+            adjoint_scale=self.adjoint_scale,
         )
         return self.gradient.sample(run)
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..execution import execute
 from .method import FiniteCheck, GradientMethod, Run
+from .recompute import Caller
 
 
 @dataclass(frozen=True)
@@ -17,10 +18,10 @@ class Backprop(GradientMethod):
     def sample(self, run: Run) -> Tensor:
         """Return the sample with the full autograd graph behind it."""
         check = FiniteCheck("the output", run.plan.timesteps, run.check_finite)
-        times = run.plan.timesteps
+        times, caller = run.plan.timesteps.tolist(), Caller(run.denoiser)
 
         def call(k: int, x: Tensor) -> Tensor:
-            output = run.denoiser(x, float(times[k]), **run.cond)
+            output = caller(x, times[k], run.cond, alone=False)
             check.record(k, output)
             return output
 

@@ -109,7 +109,7 @@ class ExactSweep(Sweep):
         else:
             with torch.enable_grad():
                 leaf = x.detach().requires_grad_()
-                output = self.network.run(k, leaf)
+                output = self.network.run(k, leaf, alone=k == self._first_kept)
         if k >= self._first_kept:
             self._graphs[k] = leaf, output
         return output.detach()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +25,7 @@ class Run:
         draws: the noises drawn on the way.
         cond: conditioning, a nest of tensors.
         check_finite: whether to look for values that are not finite, and name the step.
+        adjoint_scale: ``auto`` to scale the adjoint where it passes a float16 network.
     """
 
     denoiser: Denoiser
@@ -33,6 +34,7 @@ class Run:
     draws: Draws
     cond: dict[str, Any]
     check_finite: bool = True
+    adjoint_scale: Literal["auto"] | None = "auto"
 
 
 class GradientMethod(ABC):

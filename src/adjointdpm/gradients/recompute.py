@@ -27,12 +27,11 @@ class Environment:
     def now(cls, device: torch.device, last: Environment | None = None) -> Environment:
         """Record the present autocast settings and random states, sharing what did not change."""
         kind = device.type
-        autocast = None
+        autocast: dict[str, Any] | None = None
         if torch.amp.is_autocast_available(kind):
-            enabled = torch.is_autocast_enabled(kind)
-            autocast = {"enabled": enabled}
-            if enabled:
-                autocast["dtype"] = torch.get_autocast_dtype(kind)
+            autocast = {"enabled": False}
+            if torch.is_autocast_enabled(kind):
+                autocast = {"enabled": True, "dtype": torch.get_autocast_dtype(kind)}
         state = torch.cuda.get_rng_state(device) if kind == "cuda" else None
         cpu_state = torch.get_rng_state()
         # One state a call (5 KiB on a CPU) would also riddle the heap that latents come from.

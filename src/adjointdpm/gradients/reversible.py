@@ -122,7 +122,7 @@ class ReversibleSweep(Sweep):
 
     def __init__(self, run: Run, method: Reversible, reversal: Reversal) -> None:
         super().__init__(run)
-        self.network = Network(run.denoiser, reversal.timesteps, run.cond)
+        self.network = Network(run.denoiser, reversal.timesteps, run.cond, run.adjoint_scale)
         self._method, self._reversal = method, reversal
         calls = [part.num_calls for part in reversal.parts]
         self._steps = [

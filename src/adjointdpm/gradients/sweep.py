@@ -23,7 +23,8 @@ class Sweep(ABC):
 
     def __init__(self, run: Run) -> None:
         self.run = run
-        self.network = Network(run.denoiser, run.plan.timesteps.tolist(), run.cond)
+        times = run.plan.timesteps.tolist()
+        self.network = Network(run.denoiser, times, run.cond, run.adjoint_scale)
 
     @property
     def inputs(self) -> list[Tensor | None]:
