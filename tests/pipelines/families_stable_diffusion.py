@@ -1,6 +1,6 @@
 """Stable Diffusion 1.x and 2.x."""
 
-from case import Case
+from case import Case, finish
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
@@ -11,6 +11,7 @@ from diffusers import (
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
+from tiny_ip_adapter import image_prompt, load_ip_adapter, stock_image_prompt
 from tiny_pipeline import build_pipeline
 
 SCHEDULERS = (
@@ -29,15 +30,28 @@ def build_epsilon(folder):
     return build_pipeline(folder, DDIMScheduler(clip_sample=False, steps_offset=1))
 
 
+def build_with_image_prompt(folder):
+    return finish(load_ip_adapter(build_epsilon(folder)))
+
+
 def stock(pipe, noise, cond):
     return {
         "latents": noise,
         "prompt_embeds": cond["encoder_hidden_states"],
         "negative_prompt_embeds": cond.get("negative_encoder_hidden_states"),
+        **stock_image_prompt(cond),
     }
 
 
 CASES = [
     Case("Stable Diffusion 1 (ε)", build_epsilon, stock, schedulers=SCHEDULERS),
     Case("Stable Diffusion 2 (v)", build_pipeline, stock, schedulers=SCHEDULERS),
+    Case(
+        "Stable Diffusion 1 with IP-Adapter",
+        build_with_image_prompt,
+        stock,
+        prompt=["a b"],
+        stock_prompt=lambda prompt: {"prompt": prompt, **image_prompt()},
+        encoding=image_prompt,
+    ),
 ]

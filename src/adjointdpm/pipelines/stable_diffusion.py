@@ -1,4 +1,4 @@
-"""StableDiffusionPipeline: Stable Diffusion 1.x and 2.x, and models distilled from them."""
+"""Stable Diffusion 1.x and 2.x, and models distilled from them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .decode import Decoder
 from .family import Family, Parts, SamplingConfig, Size
+from .ip_adapter import image_prompt
 
 
 class GuidanceEmbeddedUNet(nn.Module):
@@ -34,14 +35,25 @@ class GuidanceEmbeddedUNet(nn.Module):
 
 def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
     """Return the network and the decoder of a StableDiffusionPipeline."""
-    decoder = Decoder(pipe.vae, pipe.vae.config.scaling_factor)
+    return unet_parts(pipe, pipe.unet, Decoder(pipe.vae, pipe.vae.config.scaling_factor), config)
+
+
+def unet_parts(pipe: Any, network: nn.Module, decoder: Decoder, config: SamplingConfig) -> Parts:
+    """Return the parts for a network around the UNet of ``pipe``, with embedded guidance or not.
+
+    Args:
+        pipe: the pipeline.
+        network: the UNet, or a module that takes its arguments.
+        decoder: from latents to pictures.
+        config: the settings, of which the guidance scale matters here.
+    """
     dim = pipe.unet.config.time_cond_proj_dim
     if dim is None:
-        return Parts(pipe.unet, decoder)
+        return Parts(network, decoder)
     scale = torch.tensor([config.guidance_scale - 1])
     embedding = pipe.get_guidance_scale_embedding(scale, embedding_dim=dim)
-    network = GuidanceEmbeddedUNet(pipe.unet, embedding.to(pipe.device))
-    return Parts(network, decoder, guided=False)
+    embedded = GuidanceEmbeddedUNet(network, embedding.to(pipe.device))
+    return Parts(embedded, decoder, guided=False)
 
 
 def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:
@@ -60,8 +72,10 @@ def encode_prompt(
     *,
     guidance: bool,
     size: Size,
+    ip_adapter_image: Any = None,
+    ip_adapter_image_embeds: list[Tensor] | None = None,
     **arguments: Any,
-) -> dict[str, Tensor]:
+) -> dict[str, Any]:
     """Return the conditioning of a prompt; see `adjointdpm.pipelines.encode_prompt`."""
     positive, negative = pipe.encode_prompt(
         prompt,
@@ -72,7 +86,20 @@ def encode_prompt(
         **arguments,
     )
     cond = {"encoder_hidden_states": positive}
-    return {**cond, "negative_encoder_hidden_states": negative} if guidance else cond
+    if guidance:
+        cond["negative_encoder_hidden_states"] = negative
+    added, negative_added = image_prompt(
+        pipe,
+        len(positive),
+        guidance=guidance,
+        ip_adapter_image=ip_adapter_image,
+        ip_adapter_image_embeds=ip_adapter_image_embeds,
+    )
+    if added:
+        cond["added_cond_kwargs"] = added
+    if negative_added:
+        cond["negative_added_cond_kwargs"] = negative_added
+    return cond
 
 
 STABLE_DIFFUSION = Family(take_apart, latent_shape, encode_prompt)
