@@ -11,6 +11,11 @@ import torch
 from torch import Tensor, nn
 
 
+def call_stock(pipe: Any, call: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    """Return the latents or pictures of the stock ``call``, which may be without ``no_grad``."""
+    return call(pipe, return_dict=False, **arguments)[0]
+
+
 @dataclass(frozen=True)
 class Case:
     """A tiny pipeline and the stock call that must agree with ours.
@@ -27,7 +32,12 @@ class Case:
         prompt: for `encode_prompt`, and for the stock call; None for unconditional pipelines.
         stock_prompt: ``(prompt) -> arguments`` of the stock call that encodes the prompt itself.
         arguments: of both calls, such as height and width.
+        settings: of `from_pipeline` besides these.
+        encoding: ``(pipe) -> arguments`` of `encode_prompt` besides these, such as a picture.
         guidance_scale: of both calls; 1 where there is none.
+        guided: whether guidance has a negative conditioning.
+        call: ``(pipe, call, arguments) -> latents or pictures``, where the stock call takes no
+            latents or returns none.
         from_stock: ``(pipe, latents) -> latents`` in our shape, where the stock ones are packed.
         lora_targets: names of layers that get an adapter.
         double: whether the stock pipeline runs in float64.
@@ -42,7 +52,11 @@ class Case:
     prompt: Any = field(default_factory=lambda: ["a b", "c"])
     stock_prompt: Callable[[Any], dict[str, Any]] = lambda prompt: {"prompt": prompt}
     arguments: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+    encoding: Callable[[Any], dict[str, Any]] = lambda pipe: {}
     guidance_scale: float = 3.0
+    guided: bool = True
+    call: Callable[..., Any] = call_stock
     from_stock: Callable[[Any, Tensor], Tensor] = lambda pipe, latents: latents
     lora_targets: tuple[str, ...] = ("to_q", "to_v")
     double: bool = True

@@ -5,12 +5,15 @@ The stock pipeline with gradients is ``__call__.__wrapped__``, the same code wit
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import functools
 import inspect
 
+import families_flux
 import families_stable_diffusion
 import families_stable_diffusion_3
+import families_stable_diffusion_xl
+import families_video
 import pytest
 import torch
 from documentation import DOCUMENT, Found, document
@@ -21,8 +24,11 @@ from torch.utils import _pytree as pytree
 import adjointdpm as adp
 
 CASES = [
+    *families_flux.CASES,
     *families_stable_diffusion.CASES,
     *families_stable_diffusion_3.CASES,
+    *families_stable_diffusion_xl.CASES,
+    *families_video.CASES,
 ]
 STEPS = 3
 SCHEDULER_SETTINGS = {
@@ -66,21 +72,17 @@ def to_double(pipe):
 
 
 class KeepDouble(TorchFunctionMode):
-    """Leaves in float64 what a scheduler casts to float32 in its step: the same code, unrounded."""
+    """Leaves in float64 what schedulers and networks cast to float32: the same code, unrounded.
+
+    Only a column of times is cast, as those that the stock pipeline passes are float32 or integer.
+    """
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if func in (Tensor.to, Tensor.float) and args[0].dtype == torch.float64:
-            return result if result.dtype != torch.float32 else args[0]
-        return result
-
-
-def unrounded(step):
-    def wrapped(*args, **kwargs):
-        with KeepDouble():
-            return step(*args, **kwargs)
-
-    return functools.update_wrapper(wrapped, step)
+        if func not in (Tensor.to, Tensor.float) or args[0].dtype != torch.float64:
+            return result
+        kept = result.dtype == torch.float32 and args[0].shape[1:] != (1,)
+        return args[0] if kept else result
 
 
 def noise_of(pipe, case, dtype=torch.float32):
@@ -92,12 +94,14 @@ def noise_of(pipe, case, dtype=torch.float32):
 def cond_of(pipe, case):
     if case.prompt is None:
         return {}
-    guidance = case.guidance_scale > 1
-    return adp.encode_prompt(pipe, case.prompt, guidance=guidance, **case.arguments)
+    guidance = case.guided and case.guidance_scale > 1
+    arguments = {**case.arguments, **case.encoding(pipe)}
+    return adp.encode_prompt(pipe, case.prompt, guidance=guidance, **arguments)
 
 
 def sampler_of(pipe, case, **settings):
-    return adp.from_pipeline(pipe, STEPS, case.guidance_scale, **case.arguments, **settings)
+    settings = {**case.arguments, **case.settings, **settings}
+    return adp.from_pipeline(pipe, STEPS, case.guidance_scale, **settings)
 
 
 def run_stock(pipe, case, arguments, gradient=False, output_type="latent"):
@@ -105,14 +109,12 @@ def run_stock(pipe, case, arguments, gradient=False, output_type="latent"):
     call = call.__wrapped__ if gradient else call
     if case.guidance_scale > 1:
         arguments = {"guidance_scale": case.guidance_scale, **arguments}
-    result = call(
-        pipe,
-        num_inference_steps=STEPS,
-        output_type=output_type,
-        return_dict=False,
-        generator=torch.Generator().manual_seed(5),
-        **{**case.arguments, **arguments},
-    )[0]
+    common = {
+        "num_inference_steps": STEPS,
+        "output_type": output_type,
+        "generator": torch.Generator().manual_seed(5),
+    }
+    result = case.call(pipe, call, {**common, **case.arguments, **arguments})
     return case.from_stock(pipe, result) if output_type == "latent" else result
 
 
@@ -194,9 +196,18 @@ def add_lora(pipe, case) -> list[nn.Parameter]:
     return trained
 
 
+def gradients_of(value: Tensor, inputs: list[Tensor]) -> list[Tensor]:
+    """As `torch.autograd.grad`, in which a function mode would not reach the recomputation."""
+    torch.autograd.backward(value, inputs=inputs)
+    gradients = [leaf.grad for leaf in inputs]
+    for leaf in inputs:
+        leaf.grad = None
+    return gradients
+
+
 @each_case
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-def test_gradient(pipes, found, case, dtype, monkeypatch):
+def test_gradient(pipes, found, case, dtype):
     if dtype == torch.float64 and not case.double:
         pytest.skip("the stock pipeline does not run in float64")
     pipe = copy.deepcopy(pipes(case))
@@ -213,12 +224,12 @@ def test_gradient(pipes, found, case, dtype, monkeypatch):
     inputs = [noise, *conditions.values(), *lora]
 
     sampler, _ = sampler_of(pipe, case)
-    ours = sampler(noise, generator=torch.Generator().manual_seed(5), **cond)
-    monkeypatch.setattr(pipe.scheduler, "step", unrounded(pipe.scheduler.step))
-    theirs = run_stock(pipe, case, case.stock(pipe, noise, cond), gradient=True)
-    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2), dtype=dtype)
-    gradients = torch.autograd.grad((ours * weights).sum(), inputs)
-    expected = torch.autograd.grad((theirs * weights).sum(), inputs)
+    with KeepDouble() if dtype == torch.float64 else contextlib.nullcontext():
+        ours = sampler(noise, generator=torch.Generator().manual_seed(5), **cond)
+        theirs = run_stock(pipe, case, case.stock(pipe, noise, cond), gradient=True)
+        weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2), dtype=dtype)
+        gradients = gradients_of((ours * weights).sum(), inputs)
+        expected = gradients_of((theirs * weights).sum(), inputs)
     tolerance = 1e-4 if dtype == torch.float32 else 1e-9
     for mine, other in zip(gradients, expected, strict=True):
         assert other.any()

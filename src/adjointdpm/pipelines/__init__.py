@@ -9,17 +9,35 @@ from ..plan import Plan
 from ..sampler import Sampler
 from .decode import Decoder
 from .family import Family, SamplingConfig, Size
+from .flux import FLUX
+from .loading import load_pipeline
+from .lora import add_lora
+from .low_memory import check_offload
 from .sampling import build_sampler
 from .stable_diffusion import STABLE_DIFFUSION
 from .stable_diffusion_3 import STABLE_DIFFUSION_3
+from .stable_diffusion_xl import STABLE_DIFFUSION_XL
+from .wan import WAN
 
 FAMILIES: dict[str, Family] = {
+    "FluxPipeline": FLUX,
     "StableDiffusion3Pipeline": STABLE_DIFFUSION_3,
     "StableDiffusionPipeline": STABLE_DIFFUSION,
+    "StableDiffusionXLPipeline": STABLE_DIFFUSION_XL,
+    "WanPipeline": WAN,
 }
 """The pipelines that are known, by the name of their class; a new family is one more entry."""
 
-__all__ = ["FAMILIES", "Decoder", "encode_prompt", "from_pipeline", "latent_shape"]
+__all__ = [
+    "FAMILIES",
+    "Decoder",
+    "add_lora",
+    "check_offload",
+    "encode_prompt",
+    "from_pipeline",
+    "latent_shape",
+    "load_pipeline",
+]
 
 
 def _family(pipe: Any) -> Family:
@@ -41,6 +59,7 @@ def from_pipeline(
     scheduler: Any | None = None,
     plan: Plan | None = None,
     gradient: GradientMethod | None = None,
+    true_cfg_scale: float = 1.0,
     guidance_rescale: float = 0.0,
     guidance_passes: Literal["batched", "sequential"] = "batched",
     eta: float = 0.0,
@@ -62,6 +81,8 @@ def from_pipeline(
         scheduler: a diffusers scheduler to use in place of ``pipe.scheduler``.
         plan: a plan to use in place of any scheduler, such as one of `solvers.build`.
         gradient: the gradient method; `Exact` by default.
+        true_cfg_scale: weight of classifier-free guidance where ``guidance_scale`` is an input of
+            the network (Flux); it needs a negative prompt.
         guidance_rescale: see `Denoiser`.
         guidance_passes: ``sequential`` halves the activation memory of guidance; see `Denoiser`.
         eta: passed to schedulers whose ``step`` takes it, as the pipeline does.
@@ -78,11 +99,13 @@ def from_pipeline(
         ValueError: the pipeline's class or a setting of its scheduler is not supported.
     """
     family = _family(pipe)
+    check_offload(pipe)
     config = SamplingConfig(
         scheduler=scheduler if scheduler is not None else pipe.scheduler,
         num_inference_steps=num_inference_steps,
         plan=plan,
         guidance_scale=max(guidance_scale, 1.0),
+        true_cfg_scale=max(true_cfg_scale, 1.0),
         guidance_rescale=guidance_rescale,
         guidance_passes=guidance_passes,
         eta=eta,
