@@ -7,6 +7,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from .bounded import bounded_decode
+
 Clamp = Literal["straight_through", "hard", "none"]
 
 
@@ -35,9 +37,12 @@ def to_unit_range(images: Tensor, clamp: Clamp = "straight_through") -> Tensor:
 
 
 class Decoder(nn.Module):
-    """Pictures of latents, in [0, 1] and the latents' dtype, differentiable.
+    """Pictures of latents, in [0, 1] and the latents' dtype, differentiable with bounded memory.
 
-    A family whose autoencoder is called in another way overrides `decode`.
+    The graphs of single blocks of the autoencoder are made in the backward pass, one at a time, for
+    each slice of the batch, each tile (``vae.enable_tiling()``) and each chunk of frames in turn.
+    The gradient is that of a plain ``vae.decode``. A family whose autoencoder is called in another
+    way overrides `decode`; what it calls ``vae.decode`` for is bounded as well.
 
     Args:
         vae: the autoencoder of the pipeline; it runs in its own dtype.
@@ -45,6 +50,10 @@ class Decoder(nn.Module):
             tensor that broadcasts against latents.
         shift_factor: what was subtracted from them before.
         clamp: see `to_unit_range`.
+        slice_size: how many of a batch are decoded at once; None for all.
+        checkpoint_blocks: whether blocks of the autoencoder are run again in the backward pass.
+            Without, one slice, tile or chunk is run again as a whole, which takes one forward
+            pass less and has all its activations alive.
     """
 
     vae: Any
@@ -55,6 +64,9 @@ class Decoder(nn.Module):
         scaling_factor: float | Tensor = 1.0,
         shift_factor: float | Tensor = 0.0,
         clamp: Clamp = "straight_through",
+        *,
+        slice_size: int | None = 1,
+        checkpoint_blocks: bool = True,
     ) -> None:
         super().__init__()
         self.vae = vae
@@ -62,6 +74,8 @@ class Decoder(nn.Module):
         self.scaling_factor = torch.as_tensor(scaling_factor, dtype=torch.float64)
         self.shift_factor = torch.as_tensor(shift_factor, dtype=torch.float64)
         self.clamp: Clamp = clamp
+        self.slice_size = slice_size
+        self.checkpoint_blocks = checkpoint_blocks
 
     def forward(self, latents: Tensor, clamp: Clamp | None = None) -> Tensor:
         """Return the pictures of ``latents``.
@@ -71,7 +85,8 @@ class Decoder(nn.Module):
             clamp: in place of the decoder's own setting.
         """
         unscaled = latents / self.scaling_factor.to(latents) + self.shift_factor.to(latents)
-        images = self.decode(unscaled.to(next(self.vae.parameters()).dtype))
+        with bounded_decode(self.vae, self.slice_size, self.checkpoint_blocks):
+            images = self.decode(unscaled.to(next(self.vae.parameters()).dtype))
         return to_unit_range(images.to(latents.dtype), clamp or self.clamp)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -80,4 +95,7 @@ class Decoder(nn.Module):
 
     def extra_repr(self) -> str:
         """Return the settings, for ``print(decode)``."""
-        return f"clamp={self.clamp!r}"
+        return (
+            f"clamp={self.clamp!r}, slice_size={self.slice_size}, "
+            f"checkpoint_blocks={self.checkpoint_blocks}"
+        )
