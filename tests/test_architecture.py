@@ -25,6 +25,7 @@ FLOORS = [
     "gradients",
     "sampler",
     "certificate",
+    "formats",
     "pipelines",
     "objectives",
     "assets",

@@ -1,6 +1,6 @@
 """Gradients through diffusion sampling."""
 
-from . import objectives, solvers
+from . import formats, objectives, solvers
 from .assets import load_default
 from .certificate import Certificate, certify
 from .denoiser import Denoiser
@@ -15,7 +15,8 @@ from .gradients import (
     Truncated,
 )
 from .noise import CounterNoise
-from .pipelines import encode_prompt, from_pipeline, latent_shape
+from .pipelines import add_lora, encode_prompt, from_pipeline, latent_shape, load_pipeline
+from .pipelines.differentiable import differentiable
 from .plan import Plan
 from .process import Schedule
 from .sampler import Sampler, sample_each
@@ -37,11 +38,15 @@ __all__ = [
     "Symplectic",
     "Truncated",
     "__version__",
+    "add_lora",
     "certify",
+    "differentiable",
     "encode_prompt",
+    "formats",
     "from_pipeline",
     "latent_shape",
     "load_default",
+    "load_pipeline",
     "objectives",
     "sample_each",
     "solvers",

@@ -1,0 +1,27 @@
+"""Files that load back into diffusers: learned words, conditioning, noise, LoRA. Never pickle."""
+
+from .files import refuse_pickle
+from .learned_embeds import load_learned_embeds, save_learned_embeds
+from .lora import save_lora
+from .model_card import Artefact, model_card, write_model_card
+from .noise import Noise, load_noise, save_noise, scheduler_config
+from .prompt_embeds import PromptEmbeds, load_prompt_embeds, save_prompt_embeds
+from .provenance import Provenance
+
+__all__ = [
+    "Artefact",
+    "Noise",
+    "PromptEmbeds",
+    "Provenance",
+    "load_learned_embeds",
+    "load_noise",
+    "load_prompt_embeds",
+    "model_card",
+    "refuse_pickle",
+    "save_learned_embeds",
+    "save_lora",
+    "save_noise",
+    "save_prompt_embeds",
+    "scheduler_config",
+    "write_model_card",
+]

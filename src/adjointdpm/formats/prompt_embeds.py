@@ -1,0 +1,194 @@
+"""Conditioning that was optimised, as a file: what the sampler takes, for ``pipe(...)`` too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .files import file_to_read, file_to_write, read_tensors, write_tensors
+from .model_card import Artefact, write_model_card
+from .provenance import Provenance
+
+KIND = "prompt_embeds"
+FILE = "prompt_embeds.safetensors"
+NEGATIVE = "negative_"
+PIPELINE_NAMES = {
+    "encoder_hidden_states": "prompt_embeds",
+    "encoder_attention_mask": "prompt_attention_mask",
+    "pooled_projections": "pooled_prompt_embeds",
+    "added_cond_kwargs.text_embeds": "pooled_prompt_embeds",
+}
+"""What pipelines call the arguments of their networks."""
+DESCRIBED = ("prompt", "negative_prompt", "guidance_scale", "num_inference_steps")
+
+
+@dataclass(frozen=True, eq=False)
+class PromptEmbeds:
+    """Conditioning, and what it was made for.
+
+    Args:
+        cond: any nest of dicts, lists and tuples of tensors (and numbers, text or None) as
+            `encode_prompt` returns it; used as ``sampler(noise, **embeds.cond)``.
+        prompt: what it was optimised from.
+        negative_prompt: what guidance led away from.
+        guidance_scale: the one it was made under.
+        num_inference_steps: likewise.
+        provenance: the model that it conditions.
+    """
+
+    cond: dict[str, Any]
+    prompt: str | list[str] | None = None
+    negative_prompt: str | list[str] | None = None
+    guidance_scale: float | None = None
+    num_inference_steps: int | None = None
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def pipeline_arguments(self) -> dict[str, Any]:
+        """Return the conditioning by the names of a pipeline's arguments: ``pipe(**arguments)``.
+
+        ``prompt_embeds``, ``negative_prompt_embeds`` and the pooled ones, whichever there are.
+        What a pipeline works out by itself (the sizes that SDXL's UNet is told) is left out.
+        """
+        tensors = _flatten(self.cond)[0]
+        return {theirs: tensors[ours] for ours, theirs in _pipeline_names(self).items()}
+
+
+def save_prompt_embeds(
+    folder_or_file: str | Path,
+    embeds: PromptEmbeds,
+    *,
+    settings: Mapping[str, Any] | None = None,
+) -> Path:
+    """Save conditioning; its tensors by dotted names, the rest as metadata.
+
+    Args:
+        folder_or_file: a folder, which also gets a model card, or a path to a .safetensors file.
+        embeds: the conditioning.
+        settings: how it was made, for the model card.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: something in the conditioning is neither a tensor nor plain data.
+    """
+    tensors, structure = _flatten(embeds.cond)
+    described = {name: getattr(embeds, name) for name in DESCRIBED}
+    fields = {"structure": structure, **described, **embeds.provenance.to_fields()}
+    path = file_to_write(folder_or_file, FILE)
+    write_tensors(path, KIND, tensors, fields)
+    if path != Path(folder_or_file):
+        settings = {**{k: v for k, v in described.items() if v is not None}, **(settings or {})}
+        write_model_card(path.parent, _artefact(embeds), embeds.provenance, settings)
+    return path
+
+
+def load_prompt_embeds(
+    folder_or_file: str | Path, device: str | torch.device = "cpu"
+) -> PromptEmbeds:
+    """Load conditioning that `save_prompt_embeds` saved.
+
+    Args:
+        folder_or_file: the file, or a folder with a prompt_embeds.safetensors.
+        device: where to put the tensors.
+
+    Raises:
+        ValueError: the file is pickled, or is another one.
+        FileNotFoundError: there is none.
+    """
+    path = file_to_read(folder_or_file, FILE)
+    tensors, fields = read_tensors(path, KIND, device)
+    described = {name: fields[name] for name in DESCRIBED}
+    cond = _unflatten(fields["structure"], tensors)
+    return PromptEmbeds(cond, **described, provenance=Provenance.from_fields(fields))
+
+
+def _flatten(nest: Any) -> tuple[dict[str, Tensor], Any]:
+    """Return the tensors of a nest by dotted names, and the nest as JSON that refers to them."""
+    tensors: dict[str, Tensor] = {}
+
+    def visit(value: Any, path: str) -> Any:
+        def inside(name: Any, child: Any) -> Any:
+            return visit(child, f"{path}.{name}" if path else str(name))
+
+        if isinstance(value, Tensor):
+            tensors[path] = value
+            return {"tensor": path}
+        if isinstance(value, Mapping):
+            if any(not isinstance(name, str) or "." in name for name in value):
+                raise ValueError(f"names in the conditioning must be text without dots: {path}")
+            return {"dict": {name: inside(name, child) for name, child in value.items()}}
+        if isinstance(value, list | tuple):
+            kind = "list" if isinstance(value, list) else "tuple"
+            return {kind: [inside(i, child) for i, child in enumerate(value)]}
+        if value is None or isinstance(value, bool | int | float | str):
+            return {"value": value}
+        raise ValueError(
+            f"the conditioning {path} is a {type(value).__name__}, which is neither a tensor nor "
+            "a number, text or None, nor a dict, list or tuple of them"
+        )
+
+    return tensors, visit(nest, "")
+
+
+def _unflatten(structure: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    [(kind, content)] = structure.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {name: _unflatten(child, tensors) for name, child in content.items()}
+    if kind in ("list", "tuple"):
+        children = [_unflatten(child, tensors) for child in content]
+        return children if kind == "list" else tuple(children)
+    return content
+
+
+def _pipeline_names(embeds: PromptEmbeds) -> dict[str, str]:
+    """Return what a pipeline calls those tensors that it takes."""
+    names = {}
+    for path in _flatten(embeds.cond)[0]:
+        name = path.removeprefix(NEGATIVE)
+        if name in PIPELINE_NAMES:
+            names[path] = path.removesuffix(name) + PIPELINE_NAMES[name]
+    return names
+
+
+def _artefact(embeds: PromptEmbeds) -> Artefact:
+    sampling = "".join(
+        f", {name}={value}"
+        for name in ("guidance_scale", "num_inference_steps")
+        if (value := getattr(embeds, name)) is not None
+    )
+    arguments = "".join(
+        f'    {theirs}=tensors["{ours}"],\n' for ours, theirs in _pipeline_names(embeds).items()
+    )
+    if arguments:
+        snippet = f"""
+from safetensors.torch import load_file
+
+tensors = load_file({FILE!r})
+image = pipe(
+{arguments}    {sampling.removeprefix(", ")}
+).images[0]
+"""
+    else:
+        snippet = f"""
+import adjointdpm as adp
+import torch
+
+embeds = adp.formats.load_prompt_embeds(".")
+sampler, decode = adp.from_pipeline(pipe{sampling})
+image = decode(sampler(torch.randn(adp.latent_shape(pipe)), **embeds.cond))
+"""
+    about = f" of the prompt {embeds.prompt!r}" if embeds.prompt else ""
+    return Artefact(
+        title="An optimised prompt embedding",
+        description=f"The conditioning{about}, optimised through the sampling process.",
+        snippet=snippet,
+        tags=("prompt-embeds", "text-to-image"),
+    )

@@ -1,0 +1,69 @@
+"""LoRA adapters as the weights to train: a few millions in place of billions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+"""The projections of attention, as diffusers' networks name them."""
+
+
+def add_lora(
+    pipe_or_module: Any,
+    rank: int = 4,
+    *,
+    lora_alpha: float | None = None,
+    target_modules: Sequence[str] = ATTENTION,
+    init_lora_weights: bool | str = "gaussian",
+    adapter_name: str = "default",
+) -> list[nn.Parameter]:
+    """Add a LoRA adapter (arXiv 2106.09685) to a network, and freeze all but the adapter.
+
+    Its update starts at zero, so that the pictures are the same until it is trained. Under weights
+    in half precision it is kept in float32, in which small updates are not lost. `Exact` then takes
+    the gradients of the adapter only. Save it with `formats.save_lora`.
+
+    Args:
+        pipe_or_module: a pipeline, whose UNet or transformer gets the adapter and whose other parts
+            are frozen too; or a model of diffusers or transformers, such as a text encoder.
+        rank: of the update.
+        lora_alpha: the update is scaled by ``lora_alpha / rank``; the rank by default.
+        target_modules: ends of the names of the layers that get one.
+        init_lora_weights: of peft's ``LoraConfig``.
+        adapter_name: to tell several apart.
+
+    Returns:
+        The adapter's weights, ready for an optimiser.
+
+    Raises:
+        ImportError: peft is not installed.
+        ValueError: the rank is not positive, no layer has such a name, or the adapter exists.
+    """
+    try:
+        from peft import LoraConfig
+    except ImportError:
+        raise ImportError("LoRA adapters need peft: pip install 'adjointdpm[lora]'") from None
+
+    if isinstance(pipe_or_module, nn.Module):
+        parts = [pipe_or_module]
+        module: Any = pipe_or_module
+    else:
+        parts = [part for part in pipe_or_module.components.values() if isinstance(part, nn.Module)]
+        module = getattr(pipe_or_module, "unet", None) or pipe_or_module.transformer
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=rank if lora_alpha is None else lora_alpha,
+        target_modules=list(target_modules),
+        init_lora_weights=init_lora_weights,
+    )
+    for part in parts:
+        part.requires_grad_(False)
+    module.add_adapter(config, adapter_name)
+    parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
+    return parameters
