@@ -16,7 +16,6 @@ import json
 import platform
 import statistics
 import time
-import warnings
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,6 +33,8 @@ import adjointdpm as adp
 CONTESTS = ("embedded/euler", "embedded/heun", "mixture/euler", "mixture/heun")
 PHASES = ("errors", "memory", "time")
 LIBRARIES = ("torch", "diffusers", "torchdiffeq", "torchode", "diffrax", "jax")
+Cells = dict[str, Any]
+"""Measured numbers, by method."""
 TOY: dict[str, Any] = {
     "contests": ["embedded/euler", "mixture/heun"],
     "calls": 4,
@@ -57,10 +58,9 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output_dir", type=Path, default=Path("docs/benchmarks"))
     parser.add_argument("--toy", action="store_true", help="a minute, to see that it runs")
-    args = parser.parse_args(arguments)
-    if args.toy:
-        vars(args).update(TOY)
-    return args
+    if parser.parse_args(arguments).toy:
+        parser.set_defaults(**TOY)
+    return parser.parse_args(arguments)
 
 
 def contestants(args: argparse.Namespace, contest: str) -> Iterator[Method]:
@@ -80,8 +80,8 @@ def problem_of(
     return make(name, solver, calls, args.batch_size, dtype, args.device)
 
 
-def measure_errors(args: argparse.Namespace, contest: str) -> dict[str, Any]:
-    """Return relative error and cosine of every target, against backpropagation in float64."""
+def measure_errors(args: argparse.Namespace, contest: str) -> Iterator[Cells]:
+    """Yield relative error and cosine of every target, against backpropagation in float64."""
     exactly = problem_of(args, contest, args.calls, torch.float64)
     problems = {"float64": exactly}
     if contest.startswith("embedded"):
@@ -106,10 +106,8 @@ def measure_errors(args: argparse.Namespace, contest: str) -> dict[str, Any]:
             for name in truth
         }
 
-    return {
-        method.name: {kind: compare(method, problem) for kind, problem in problems.items()}
-        for method in contestants(args, contest)
-    }
+    for method in contestants(args, contest):
+        yield {method.name: {kind: compare(method, problem) for kind, problem in problems.items()}}
 
 
 def peak_of(gradient: Gradient, device: str) -> int:
@@ -127,9 +125,8 @@ def peak_of(gradient: Gradient, device: str) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def measure_memory(args: argparse.Namespace, contest: str) -> dict[str, Any]:
-    """Return peaks in bytes by the number of network calls, and those of one call alone."""
-    peaks: dict[str, Any] = {}
+def measure_memory(args: argparse.Namespace, contest: str) -> Iterator[Cells]:
+    """Yield peaks in bytes by the number of network calls, and those of one call alone."""
     methods = list(contestants(args, contest))
     for calls in args.memory_calls:
         problem = problem_of(args, contest, calls)
@@ -140,9 +137,7 @@ def measure_memory(args: argparse.Namespace, contest: str) -> dict[str, Any]:
             if not method.keeps_graphs or calls <= args.graph_calls
         }
         for name, prepare in gradients.items():
-            peak = peak_of(prepare(problem), args.device)
-            peaks.setdefault(name, {})[str(calls)] = peak
-    return peaks
+            yield {name: {str(calls): peak_of(prepare(problem), args.device)}}
 
 
 def seconds(gradient: Gradient, device: str) -> float:
@@ -155,8 +150,8 @@ def seconds(gradient: Gradient, device: str) -> float:
     return time.perf_counter() - start
 
 
-def measure_time(args: argparse.Namespace, contest: str) -> dict[str, Any]:
-    """Return median seconds, and the median ratio to the bare network calls of the same round."""
+def measure_time(args: argparse.Namespace, contest: str) -> Iterator[Cells]:
+    """Yield median seconds, and the median ratio to the bare network calls of the same round."""
     problem = problem_of(args, contest, args.calls)
     methods = {method.name: method for method in contestants(args, contest)}
     baselines = {method.calls for method in methods.values()}
@@ -176,7 +171,7 @@ def measure_time(args: argparse.Namespace, contest: str) -> dict[str, Any]:
             "ratio": statistics.median(times[name] / times[calls] for times in rounds),
         }
 
-    return {name: cell(name) for name in gradients}
+    yield {name: cell(name) for name in gradients}
 
 
 MEASURES = {"errors": measure_errors, "memory": measure_memory, "time": measure_time}
@@ -215,20 +210,17 @@ def merge(into: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> None:
     args = parse_arguments(arguments)
-    warnings.filterwarnings("ignore", category=UserWarning, module="torchtyping|torchode")
     args.output_dir.mkdir(parents=True, exist_ok=True)
     path = args.output_dir / "gradients.json"
     results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    settings = {
-        key: getattr(args, key)
-        for key in ("calls", "memory_calls", "graph_calls", "batch_size", "repeats")
-    }
+    settings = {key: getattr(args, key) for key in ("calls", "batch_size", "repeats")}
     for phase in args.only:
         merge(results, {"settings": {phase: {**settings, "machine": machine(args)}}})
         for contest in args.contests:
             start = time.perf_counter()
-            merge(results, {phase: {contest: MEASURES[phase](args, contest)}})
-            path.write_text(json.dumps(results, indent=1) + "\n")
+            for cells in MEASURES[phase](args, contest):
+                merge(results, {phase: {contest: cells}})
+                path.write_text(json.dumps(results, indent=1) + "\n")
             print(f"{phase} of {contest}: {time.perf_counter() - start:.0f} s", flush=True)
     write_report(results, args.output_dir)
 

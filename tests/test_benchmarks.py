@@ -1,0 +1,144 @@
+"""The benchmark of gradient methods runs, and what it says of itself is so."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+EXACT_METHODS = ("Exact", "Exact, sqrt(N) latents", "Symplectic", "Reversible")
+EXACT_PEERS = (
+    "by hand, torch checkpoint",
+    "torchdiffeq odeint",
+    "torchode AutoDiffAdjoint",
+    "diffrax RecursiveCheckpointAdjoint",
+)
+ADJOINT_PEERS = (
+    "torchdiffeq odeint_adjoint",
+    "torchode BacksolveAdjoint",
+    "torchode JointBacksolveAdjoint",
+    "diffrax BacksolveAdjoint",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def benchmarks_on_the_path() -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(BENCHMARKS)
+        yield
+
+
+def run(folder: Path, *arguments: str) -> dict[str, Any]:
+    import gradients
+
+    gradients.main(["--toy", "--device", "cpu", "--output_dir", str(folder), *arguments])
+    return json.loads((folder / "gradients.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def errors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The errors of all methods on the mixture."""
+    folder = tmp_path_factory.mktemp("errors")
+    results = run(folder, "--only", "errors", "--contests", "mixture/euler")
+    return {name: row["float64"] for name, row in results["errors"]["mixture/euler"].items()}
+
+
+def test_exact_methods_and_peers_give_the_same_gradient(errors: dict[str, Any]) -> None:
+    present = [name for name in (*EXACT_METHODS, *EXACT_PEERS) if name in errors]
+    assert set(EXACT_METHODS) <= set(present)
+    for name in present:
+        for target in errors[name].values():
+            assert target["relative_error"] < 1e-9, name
+            assert target["cosine"] > 1 - 1e-9, name
+
+
+def test_every_library_solves_the_same_adjoint_ode(errors: dict[str, Any]) -> None:
+    """Ours, and those of three libraries, miss the discrete gradient by the same amount."""
+    ours = errors["ContinuousAdjoint, resolved"]
+    assert ours["noise"]["relative_error"] > 1e-3
+    for name in (name for name in ADJOINT_PEERS if name in errors):
+        for target, of_ours in ours.items():
+            assert errors[name][target] == pytest.approx(of_ours, rel=1e-6), name
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """All phases of two methods on the embedded model."""
+    folder = tmp_path_factory.mktemp("embedded")
+    names = ("Exact", "by hand")
+    return folder, run(folder, "--contests", "embedded/euler", "--methods", *names)
+
+
+def test_all_phases_on_the_embedded_model(embedded: tuple[Path, dict[str, Any]]) -> None:
+    folder, results = embedded
+    for row in results["errors"]["embedded/euler"].values():
+        assert set(row["float64"]) == {"noise", "encoder_hidden_states", "weights"}
+        assert max(target["relative_error"] for target in row["float64"].values()) < 1e-9
+        assert max(target["relative_error"] for target in row["float32"].values()) < 1e-3
+    assert results["time"]["embedded/euler"]["network calls"]["ratio"] == 1.0
+    peaks = results["memory"]["embedded/euler"]
+    assert peaks["by hand"]["4"] > 1.5 * peaks["by hand"]["2"]
+    assert peaks["Exact"]["4"] < 1.1 * peaks["Exact"]["2"]
+    table = (folder / "gradients_table.md").read_text()
+    assert "| embedded/euler | time: Exact / network calls |" in table
+    for phase in ("errors", "memory", "time"):
+        assert (folder / f"gradients_{phase}.png").stat().st_size > 10_000
+
+
+def test_a_phase_leaves_the_others_as_they_were(embedded: tuple[Path, dict[str, Any]]) -> None:
+    folder, before = embedded
+    contest, method = "mixture/heun", "Symplectic"
+    after = run(folder, "--only", "time", "--contests", contest, "--methods", method)
+    assert after["errors"] == before["errors"]
+    assert after["memory"] == before["memory"]
+    assert after["time"]["embedded/euler"] == before["time"]["embedded/euler"]
+    assert set(after["time"][contest]) == {method, "network calls"}
+
+
+def results_with(peer: str, ours: str, **columns: tuple[float, float]) -> dict[str, Any]:
+    """Return results in which a peer and ours have these numbers."""
+    contest = "mixture/euler"
+    return {
+        "settings": {},
+        "time": {
+            contest: {
+                name: {"ratio": columns["time"][i], "seconds": 1.0}
+                for i, name in enumerate((peer, ours))
+            }
+        },
+        "memory": {
+            contest: {name: {"10": columns["peak"][i]} for i, name in enumerate((peer, ours))}
+        },
+    }
+
+
+def test_where_a_peer_is_better_the_table_says_so_and_why() -> None:
+    from gradients_report import markdown
+
+    names = ("by hand, torch checkpoint", "Exact")
+    even = markdown(results_with(*names, time=(1.0, 1.01), peak=(2**20, 2**20)))
+    assert "Nowhere." in even
+    table = markdown(results_with(*names, time=(0.9, 1.01), peak=(2**20, 2**20)))
+    assert "| **0.90** [1] |" in table
+    assert "1. mixture/euler, by hand, torch checkpoint, time: 0.90, Exact 1.01." in table
+
+
+def test_each_peer_is_measured_against_one_of_ours() -> None:
+    from contestants import OURS, PEERS
+
+    assert {peer.rival for peer in PEERS} <= {method.name for method in OURS}
+
+
+def test_the_description_of_the_machine_names_no_place(
+    embedded: tuple[Path, dict[str, Any]],
+) -> None:
+    import platform
+
+    text = (embedded[0] / "gradients.json").read_text()
+    assert str(Path.home()) not in text
+    assert not platform.node() or platform.node() not in text
+    assert sys.prefix not in text
