@@ -1,4 +1,4 @@
-"""The benchmark of gradient methods runs, and what it says of itself is so."""
+"""The benchmarks run, and what they say of themselves is so."""
 
 from __future__ import annotations
 
@@ -142,3 +142,17 @@ def test_the_description_of_the_machine_names_no_place(
     assert str(Path.home()) not in text
     assert not platform.node() or platform.node() not in text
     assert sys.prefix not in text
+
+
+def test_real_sizes_at_toy_size(tmp_path: Path) -> None:
+    import gpu
+
+    arguments = ["--models", "toy", "--steps", "2", "6", "--device", "cpu"]
+    gpu.main([*arguments, "--memory_budget", "1GiB", "--output_dir", str(tmp_path)])
+    rows = json.loads((tmp_path / "gpu.json").read_text())["workloads"]["toy 64²"]
+    peaks = {(row["method"], row["steps"]): row["peak_bytes"] for row in rows}
+    assert peaks["exact", 6] < 1.1 * peaks["exact", 2]
+    assert peaks["exact", 6] <= 1.02 * peaks["checkpoint", 6]
+    assert peaks["backprop", 6] > 2 * peaks["exact", 6]
+    assert peaks["exact_budget", 6] > 2 * peaks["exact", 6]
+    assert (tmp_path / "gpu.png").stat().st_size > 10_000
