@@ -36,6 +36,7 @@ class SamplingConfig:
     num_inference_steps: int = 25
     plan: Plan | None = None
     guidance_scale: float = 1.0
+    true_cfg_scale: float = 1.0
     guidance_rescale: float = 0.0
     guidance_passes: Literal["batched", "sequential"] = "batched"
     eta: float = 0.0
@@ -52,7 +53,7 @@ class Parts:
             returns a tensor of their shape (learned variances cut off, packing undone).
         decoder: from latents to pictures in [0, 1].
         guided: whether guidance is two passes of the network. False where the network takes the
-            guidance scale as an input, or has none.
+            guidance scale as an input, or has none; then ``true_cfg_scale`` weighs two passes.
         set_timesteps: further arguments of the scheduler's ``set_timesteps``, such as ``mu``.
     """
 

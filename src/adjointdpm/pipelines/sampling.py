@@ -24,8 +24,14 @@ def build_sampler(parts: Parts, config: SamplingConfig) -> Sampler:
     """Return the sampler of a pipeline's network under the settings of its scheduler.
 
     Raises:
-        ValueError: the scheduler cannot be read, or clips x_0 in a way of its own.
+        ValueError: the scheduler cannot be read, or clips x_0 in a way of its own; or
+            ``true_cfg_scale`` is given where ``guidance_scale`` is the same.
     """
+    if parts.guided and config.true_cfg_scale != 1.0:
+        raise ValueError(
+            "true_cfg_scale is for pipelines whose network takes guidance_scale as an input, as "
+            "that of Flux does; the weight of this one's two passes is guidance_scale"
+        )
     scheduler = config.scheduler
     clipping = _clipping(scheduler)
     arguments = {"eta": config.eta} if _takes(scheduler.step, "eta") else {}
@@ -45,7 +51,7 @@ def build_sampler(parts: Parts, config: SamplingConfig) -> Sampler:
         parts.network,
         schedule,
         prediction_type,
-        guidance_scale=config.guidance_scale if parts.guided else 1.0,
+        guidance_scale=config.guidance_scale if parts.guided else config.true_cfg_scale,
         guidance_rescale=config.guidance_rescale,
         guidance_passes=config.guidance_passes,
         **clipping,

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 
 from .family import Size
 
@@ -37,6 +38,16 @@ def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:
     height = config.sample_size if size.height is None else size.height // factor
     width = config.sample_size if size.width is None else size.width // factor
     return config.in_channels, height, width
+
+
+def pack(latents: Tensor) -> Tensor:
+    """Return the tokens of latents, (batch, height / 2 * width / 2, 4 * channels)."""
+    return functional.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2)
+
+
+def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
+    """Return the latents of ``height`` by ``width`` tokens; the inverse of `pack`."""
+    return functional.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height, width)), 2)
 
 
 def call_default(pipe: Any, argument: str) -> Any:
