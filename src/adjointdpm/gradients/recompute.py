@@ -77,7 +77,8 @@ class Caller:
     def __init__(self, denoiser: Denoiser) -> None:
         self._denoiser = denoiser
         self._whole = is_compiled(denoiser)
-        self._compiled = any(is_compiled(module) for module in denoiser.modules())
+        self.compiled = any(is_compiled(module) for module in denoiser.modules())
+        """Whether any part of it is compiled."""
 
     def __call__(self, x: Tensor, t: float, cond: dict[str, Any], *, alone: bool) -> Tensor:
         """Return the denoiser's output.
@@ -88,7 +89,7 @@ class Caller:
             cond: its conditioning.
             alone: no graph of an earlier call is needed any more.
         """
-        graphed = self._compiled and x.device.type == "cuda"
+        graphed = self.compiled and x.device.type == "cuda"
         if graphed and alone:
             torch.compiler.cudagraph_mark_step_begin()
         output = self._denoiser(x, time_tensor(t, x) if self._whole else t, **cond)
@@ -204,8 +205,23 @@ class Network:
                     "a gradient. Pass it as conditioning (sampler(noise, name=tensor)), make the "
                     "network an nn.Module that owns it, or detach it"
                 )
-        for i, leaf in zip(self._differentiable, self._leaves, strict=True):
-            if id(leaf) not in reached:
+        self._refuse_unused([id(leaf) not in reached for leaf in self._leaves])
+
+    def check_received(self, gradients: Sequence[Tensor | None]) -> None:
+        """Raise where no call of a compiled network gave the conditioning a gradient.
+
+        All that goes into a compiled graph looks as if the output depended on it, so
+        `check_reachable` cannot tell.
+
+        Args:
+            gradients: those of `targets`, after a reverse sweep.
+        """
+        if self._caller.compiled:
+            self._refuse_unused([gradients[i] is None for i in range(len(self._leaves))])
+
+    def _refuse_unused(self, unused: Sequence[bool]) -> None:
+        for i, is_unused in zip(self._differentiable, unused, strict=True):
+            if is_unused:
                 raise ValueError(
                     f"the conditioning {self._names[i]} requires grad, but the network's output "
                     "does not depend on it, so it cannot receive a gradient. Detach it, or see "

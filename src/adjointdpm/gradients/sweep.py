@@ -90,6 +90,7 @@ class _Attached(torch.autograd.Function):
         _ = ctx.saved_tensors
         _, noise_needed, draws_needed, *_ = ctx.needs_input_grad
         noise, draws, others = sweep.backward(adjoint, noise_needed, draws_needed)
+        sweep.network.check_received(others)
         return (None, noise, draws, *others)
 
 
