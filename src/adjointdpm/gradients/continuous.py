@@ -10,22 +10,26 @@ a measure of how far a discretised sampler is from its ODE.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ..execution import Draws, execute
-from ..plan import Plan
-from ..solvers import CALLS_PER_STEP, ODE_SOLVERS, Form
-from ..solvers.tape import Tape
+from ..solvers import ODE_SOLVERS, Form, integrate
+from ..solvers.adaptive import PAIRS, attempts
+from ..solvers.form import FormName, Point
 from .method import FiniteCheck, GradientMethod, Run
 from .recompute import Totals
 from .sweep import Sweep, attach
-from .trajectory import Trajectory, solution_points
+from .trajectory import FLOW, Trajectory, solution_points
+
+OnStep = Callable[[Point, Tensor, Tensor], None]
+"""``(point, x, adjoint of x)``"""
 
 
 @dataclass(frozen=True)
@@ -35,17 +39,35 @@ class ContinuousAdjoint(GradientMethod):
     Args:
         solver: the ODE method of the reverse sweep, one of ``adjointdpm.solvers.ODE_SOLVERS``.
         num_steps: reverse steps; by default the sampler's own grid.
-        trajectory: ``recorded`` interpolates the states of the forward run (cubic Hermite);
+        trajectory: ``recorded`` interpolates the states of the forward run (to the sixth order);
             ``resolved`` stores none and solves the state backwards from the sample, as the paper
             does, with the error that this brings.
+        form: the coordinates in which the ODE is solved: ``noise`` (the paper's), ``data``,
+            ``flow`` or ``angle``; see `adjointdpm.solvers.Form`. ``auto`` is ``flow``, which is
+            finite everywhere and has the least error on the grids of samplers (docs/gradients.md).
+        rtol: makes the reverse steps adaptive: the relative tolerance of the adjoint (and of the
+            state, where it is resolved), for ``heun``, ``bs3`` and ``dopri5``. The tolerance is
+            one of the adjoint alone: the gradients of conditioning and weights are summed up with
+            the accepted steps' weights, and not part of the ODE's state.
+        atol: absolute tolerance, in units of the sample's adjoint in root mean square; by default
+            as ``rtol``.
+        max_steps: the most steps that an adaptive sweep tries.
+        on_step: is called at the start of every reverse step and at the end of the last with the
+            point of the process, x and the adjoint of x.
 
     Raises:
-        ValueError: an unknown word or no steps.
+        ValueError: an unknown word, no steps, a tolerance that is not positive, or two ways to
+            choose the steps.
     """
 
     solver: str = "heun"
     num_steps: int | None = None
     trajectory: Literal["recorded", "resolved"] = "recorded"
+    form: Literal["auto"] | FormName = "auto"
+    rtol: float | None = None
+    atol: float | None = None
+    max_steps: int = 1000
+    on_step: OnStep | None = None
 
     def __post_init__(self) -> None:
         if self.solver not in ODE_SOLVERS:
@@ -56,6 +78,27 @@ class ContinuousAdjoint(GradientMethod):
             raise ValueError(f"num_steps must be at least 1, not {self.num_steps}")
         if self.trajectory not in ("recorded", "resolved"):
             raise ValueError(f"trajectory must be recorded or resolved, not {self.trajectory!r}")
+        if self.form not in ("auto", *get_args(FormName)):
+            raise ValueError(
+                f"form must be one of auto, {', '.join(get_args(FormName))}, not {self.form!r}"
+            )
+        if self.rtol is None and self.atol is not None:
+            raise ValueError("atol goes with rtol: give both for adaptive steps, or none")
+        if self.rtol is not None:
+            self._check_adaptive(self.rtol, self.atol)
+
+    def _check_adaptive(self, rtol: float, atol: float | None) -> None:
+        if not rtol > 0 or (atol is not None and not atol > 0):
+            raise ValueError(f"tolerances must be positive, not rtol={rtol}, atol={atol}")
+        if self.num_steps is not None:
+            raise ValueError(
+                f"num_steps={self.num_steps} and rtol={rtol} both choose the steps; give one"
+            )
+        if self.solver not in PAIRS:
+            raise ValueError(
+                f"{self.solver} has no error estimate to choose its steps by; with rtol, use one "
+                f"of {', '.join(PAIRS)}"
+            )
 
     def sample(self, run: Run) -> Tensor:
         """Return the sample, with this method as its one autograd node."""
@@ -63,22 +106,26 @@ class ContinuousAdjoint(GradientMethod):
 
 
 class ContinuousAdjointSweep(Sweep):
-    """The forward run, and the adjoint ODE along its trajectory."""
+    """The forward run, and the adjoint ODE along its trajectory.
+
+    The state of the ODE is (1, batch, ...), the adjoint, or (2, batch, ...) with the state first
+    where the trajectory is solved again.
+    """
 
     def __init__(self, run: Run, method: ContinuousAdjoint) -> None:
         super().__init__(run)
         self._method = method
         self._points = solution_points(run.plan, run.denoiser.schedule)
-        self._form = Form.finite(self._points[0], self._points[-1])
-        self._taus = [self._form.tau(point) for point in self._points]
-        self._recorded: dict[int, tuple[Tensor, Tensor]] = {}
+        self._form = _chosen_form(method, self._points)
+        self._starts = frozenset(run.plan.step_starts or ())
+        self._recorded: list[tuple[Tensor, Tensor]] = []
         self._sample: Tensor | None = None
 
     def call(self, k: int, x: Tensor) -> Tensor:
         """Run call k; store its input and output where it is a point of the trajectory."""
         output = self.first_call(x)[1].detach() if k == 0 else self.network.run(k, x)
-        if self._method.trajectory == "recorded" and k in (self.run.plan.step_starts or ()):
-            self._recorded[k] = x, output
+        if self._method.trajectory == "recorded" and k in self._starts:
+            self._recorded.append((x, output))
         return output
 
     def forward(self) -> Tensor:
@@ -90,71 +137,217 @@ class ContinuousAdjointSweep(Sweep):
         self, adjoint: Tensor, noise_needed: bool, draws_needed: bool
     ) -> tuple[Tensor | None, Tensor | None, Sequence[Tensor | None]]:
         """Solve the adjoint ODE from the sample to the noise."""
-        form, start, end = self._form, self._points[0], self._points[-1]
         assert self._sample is not None
-        plan = self._reverse_plan()
-        totals = Totals(self.network.targets)
-        check = FiniteCheck("the adjoint", plan.timesteps, self.run.check_finite)
-        trajectory = self._trajectory() if self._method.trajectory == "recorded" else None
+        points, sample = self._reverse_points(), self._sample.detach()
+        trajectory = None
+        if self._method.trajectory == "recorded":
+            prediction_type = self.run.denoiser.prediction_type
+            trajectory = Trajectory(self._points, self._recorded, sample, prediction_type)
+        state = torch.stack([adjoint] if trajectory is not None else [sample, adjoint])
+        solve = _Solve(self, Totals(self.network.targets), trajectory, points)
+        if points[0].sigma == 0:
+            state = solve.opening_step(state, points[0], points[1])
+            points = points[1:]
+        if len(points) > 1:
+            run = solve.fixed if self._method.rtol is None else solve.adaptive
+            state = run(state, points, self._form)
+        solve.observe(points[-1], state)
+        noise = state[-1] * float(self.run.plan.table[0, 0])
+        return noise if noise_needed else None, None, solve.totals.values
 
-        def slope(k: int, state: Tensor) -> Tensor:
+    def _reverse_points(self) -> list[Point]:
+        """Return the points of the reverse sweep, from the sample's end to the noise's."""
+        points, num_steps = self._points[::-1], self._method.num_steps
+        if num_steps is None:
+            return points
+        # As dense as the sampler's own grid is, whatever the number of steps.
+        opening = [points[0]] if points[0].sigma == 0 and num_steps > 1 else []
+        at = np.linspace(len(opening), len(points) - 1, num_steps + 1 - len(opening))
+        angles = [math.atan2(point.sigma, point.alpha) for point in points]
+        schedule = self.run.denoiser.schedule
+        between = [
+            points[round(i)]
+            if abs(i - round(i)) < 1e-9
+            else Form("angle").point(schedule, float(np.interp(i, range(len(points)), angles)))
+            for i in at.tolist()
+        ]
+        return opening + between
+
+
+class _Solve:
+    """One solution of the adjoint ODE.
+
+    Args:
+        sweep: whose network, method and run it is.
+        totals: gradients of conditioning and weights.
+        trajectory: where the state comes from; None to solve it too.
+        points: of the reverse sweep, whose network times are known exactly.
+    """
+
+    def __init__(
+        self,
+        sweep: ContinuousAdjointSweep,
+        totals: Totals,
+        trajectory: Trajectory | None,
+        points: Sequence[Point],
+    ) -> None:
+        self.totals = totals
+        self._network, self._run, self._method = sweep.network, sweep.run, sweep._method
+        self._trajectory, self._points = trajectory, points
+
+    def observe(self, point: Point, state: Tensor) -> None:
+        """Tell the method's ``on_step`` of a state in units of x."""
+        if self._method.on_step is not None:
+            x = state[0] if self._trajectory is None else self._trajectory(point)
+            self._method.on_step(point, x, state[-1])
+
+    def slope(self, form: Form, point: Point, state: Tensor) -> tuple[Tensor, list[Tensor | None]]:
+        """Return d(state)/dtau in a form, and the products for conditioning and weights."""
+        scale, a = form.scale(point), state[-1]
+        x = scale * state[0] if self._trajectory is None else self._trajectory(point)
+        x_weight, output_weight = form.drift(self._run.denoiser.prediction_type, point)
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            output = self._network.rerun(0, x, point.t)
+        pulled, gradients = self._network.pull_back(x, output, output_weight * a, input_needed=True)
+        slopes = [(-scale * x_weight) * a if pulled is None else -scale * (x_weight * a + pulled)]
+        if self._trajectory is None:
+            slopes = [x_weight * x.detach() + output_weight * output.detach(), *slopes]
+        return torch.stack(slopes), gradients
+
+    def opening_step(self, state: Tensor, start: Point, end: Point) -> Tensor:
+        """Step away from the clean image, where no network is asked: the transpose of DDIM's step.
+
+        In and out in units of x.
+        """
+        h = FLOW.tau(end) - FLOW.tau(start)
+        self.observe(start, state)
+        u = _to_form(FLOW, start, state)
+        slope, gradients = self.slope(FLOW, end, u)
+        self.totals.add(gradients, weight=-h)
+        return _from_form(FLOW, end, u + h * slope)
+
+    def fixed(self, state: Tensor, points: Sequence[Point], form: Form) -> Tensor:
+        """Step through the points; in and out in units of x."""
+        plan = integrate(self._method.solver, [form.tau(point) for point in points])
+        check = FiniteCheck("the adjoint", plan.timesteps, self._run.check_finite)
+        drift, starts = self._drift(form), frozenset(plan.step_starts or ())
+
+        def call(k: int, u: Tensor) -> Tensor:
             tau = float(plan.timesteps[k])
-            point = form.point(self.run.denoiser.schedule, tau)
-            u, a = state if trajectory is None else (trajectory(tau), state[0])
-            scale = form.scale(point)
-            x_weight, output_weight = form.drift(self.run.denoiser.prediction_type, point)
-            with torch.enable_grad():
-                x = (scale * u).detach().requires_grad_()
-                output = self.network.rerun(0, x, point.t)
-            pulled, gradients = self.network.pull_back(
-                x, output, output_weight * a, input_needed=True
-            )
-            assert pulled is not None
-            totals.add(gradients, weight=-float(plan.sample[1 + k]))
-            adjoint_slope = -scale * (x_weight * a + pulled)
-            check.record(k, adjoint_slope)
-            if trajectory is not None:
-                return adjoint_slope[None]
-            return torch.stack(
-                [x_weight * x.detach() + output_weight * output.detach(), adjoint_slope]
-            )
+            if k in starts:
+                self._observe_form(form, tau, u)
+            slope, gradients = drift(u, tau)
+            self.totals.add(gradients, weight=-float(plan.sample[1 + k]))
+            check.record(k, slope[-1])
+            return slope
 
-        a = adjoint * form.scale(end)
-        u = self._sample.detach() / form.scale(end)
-        state = torch.stack([u, a]) if trajectory is None else a[None]
-        a = execute(plan.program, slope, state, Draws(state))[-1]
+        u = _to_form(form, points[0], state)
+        u = execute(plan.program, call, u, Draws(u))
         check.raise_if_not_finite()
-        noise = a * (self.run.plan.table[0, 0] / form.scale(start))
-        return noise if noise_needed else None, None, totals.values
+        return _from_form(form, points[-1], u)
 
-    def _reverse_plan(self) -> Plan:
-        """Return the plan of the adjoint ODE, from the sample's end to the noise's."""
-        taus = np.array(self._taus)[::-1]
-        open_start = self._points[-1].sigma == 0
-        if self._method.num_steps is not None:
-            # As dense as the sampler's own grid is, whatever the number of steps.
-            index = np.arange(len(taus))
-            first = 1.0 if open_start and self._method.num_steps > 1 else 0.0
-            at = np.linspace(first, len(taus) - 1, self._method.num_steps + (first == 0.0))
-            taus = np.interp(np.concatenate([[0.0], at[at > 0]]), index, taus)
-        grid = taus.tolist()
-        tape = Tape(CALLS_PER_STEP * len(grid))
-        a = tape.noise
-        if open_start:
-            # No network is asked at the clean image: the first step is that of Euler's transpose.
-            a = a + (grid[1] - grid[0]) * tape.call(a, grid[1])
-            grid = grid[1:]
-        a = ODE_SOLVERS[self._method.solver](tape.call, grid, a)
-        return tape.plan(a, name=f"adjoint {self._method.solver}")
+    def adaptive(self, state: Tensor, points: Sequence[Point], form: Form) -> Tensor:
+        """Step from the first to the last point as the tolerances ask; in and out in units of x."""
+        method, pair = self._method, PAIRS[self._method.solver]
+        assert method.rtol is not None
+        atol = method.rtol if method.atol is None else method.atol
+        size = state[-1].square().mean().sqrt().clamp_min(torch.finfo(state.dtype).tiny)
+        units = torch.ones_like(state)
+        units[-1] = size
+        u = _to_form(form, points[0], state) / units
+        drift, steps = self._drift(form), _StepTotals(self.totals, pair.tableau.b)
 
-    def _trajectory(self) -> Trajectory:
-        """Return the recorded trajectory as a function of tau."""
-        form, prediction_type = self._form, self.run.denoiser.prediction_type
-        assert self._sample is not None
-        states, slopes = [], []
-        for point, (x, output) in zip(self._points, self._recorded.values(), strict=False):
-            x_weight, output_weight = form.drift(prediction_type, point)
-            states.append(x / form.scale(point))
-            slopes.append(x_weight * x + output_weight * output)
-        states.append(self._sample.detach() / form.scale(self._points[-1]))
-        return Trajectory(self._taus, states, slopes)
+        def normalised(u: Tensor, tau: float, **_: bool) -> Tensor:
+            slope, gradients = drift(u * units, tau)
+            steps.add(gradients)
+            return slope / units
+
+        start, following, end = form.tau(points[0]), form.tau(points[1]), form.tau(points[-1])
+        self._observe_form(form, start, u * units)
+        for attempt in attempts(
+            pair, normalised, u, start, end, method.rtol, atol, method.max_steps,
+            h=following - start, before=steps.begin,
+        ):  # fmt: skip
+            if attempt.accepted:
+                steps.accept()
+                u = attempt.u
+                if attempt.end != end:
+                    self._observe_form(form, attempt.end, u * units)
+        return _from_form(form, points[-1], u * units)
+
+    def _point(self, form: Form) -> Callable[[float], Point]:
+        known = {form.tau(point): point for point in self._points}
+        return lambda tau: known.get(tau) or form.point(self._run.denoiser.schedule, tau)
+
+    def _drift(self, form: Form) -> Callable[[Tensor, float], tuple[Tensor, list[Tensor | None]]]:
+        point = self._point(form)
+        return lambda u, tau: self.slope(form, point(tau), u)
+
+    def _observe_form(self, form: Form, tau: float, u: Tensor) -> None:
+        if self._method.on_step is not None:
+            point = self._point(form)(tau)
+            self.observe(point, _from_form(form, point, u))
+
+
+class _StepTotals:
+    """Gradients of a step that may yet be rejected.
+
+    The products of its first stage are known before its length is, and serve again after a
+    rejection; those of the others are added up as they come, with the length that is tried.
+
+    Args:
+        totals: of the accepted steps.
+        weights: of the stages, for a step of length 1.
+    """
+
+    def __init__(self, totals: Totals, weights: Sequence[float]) -> None:
+        self._totals, self._weights = totals, weights
+        self._latest: Sequence[Tensor | None] = []
+        self._first: Sequence[Tensor | None] | None = None
+        self._step = Totals([])
+        self._pending: list[float] = []
+
+    def begin(self, h: float) -> None:
+        """Start a step of length ``h``."""
+        if self._first is None:
+            self._first = self._latest
+        self._step = Totals([])
+        self._step.values = [None] * len(self._first)
+        first, *self._pending = (-h * weight for weight in self._weights)
+        self._step.add(self._first, weight=first)
+
+    def add(self, gradients: Sequence[Tensor | None]) -> None:
+        """Take the products of the next stage, or of the slope at the end of the step."""
+        self._latest = gradients
+        if self._pending:
+            self._step.add(gradients, weight=self._pending.pop(0))
+
+    def accept(self) -> None:
+        """Add the step to the totals; the slope asked for last, or next, is that of its end."""
+        self._totals.add(self._step.values)
+        self._first, self._step = None, Totals([])
+
+
+def _to_form(form: Form, point: Point, state: Tensor) -> Tensor:
+    """Return u and its adjoint for x and that of x: ``u = x / scale``, ``a_u = scale a_x``."""
+    scales = [1 / form.scale(point), form.scale(point)][-len(state) :]
+    return torch.stack([s * part for s, part in zip(scales, state, strict=True)])
+
+
+def _from_form(form: Form, point: Point, state: Tensor) -> Tensor:
+    scales = [form.scale(point), 1 / form.scale(point)][-len(state) :]
+    return torch.stack([s * part for s, part in zip(scales, state, strict=True)])
+
+
+def _chosen_form(method: ContinuousAdjoint, points: Sequence[Point]) -> Form:
+    """Return the form, finite at both ends: the clean image is left by a step of its own."""
+    form = FLOW if method.form == "auto" else Form(method.form)
+    ends = points[0], points[-2] if points[-1].sigma == 0 else points[-1]
+    if not all(math.isfinite(form.tau(point)) and form.scale(point) for point in ends):
+        raise ValueError(
+            f"the {form.name} form is not finite at both ends of this sampler: the start holds "
+            f"(alpha, sigma) = ({ends[0].alpha:.3g}, {ends[0].sigma:.3g}). Use form='auto', "
+            "flow or angle, which are finite everywhere"
+        )
+    return form

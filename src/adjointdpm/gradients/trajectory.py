@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ..plan import Plan
 from ..process import Schedule
-from ..solvers.form import Point
+from ..solvers.form import Form, Point
+
+FLOW = Form("flow")
+"""The form of the ODE that is finite everywhere."""
 
 MARGINAL_TOLERANCE = 0.02
 """How far a plan's alpha and sigma may be from the schedule's, as a share of their sum."""
@@ -42,25 +46,73 @@ def solution_points(plan: Plan, schedule: Schedule) -> list[Point]:
 
 
 class Trajectory:
-    """Cubic Hermite interpolation of states and slopes; the last interval has no end slope."""
+    """The states between those that were recorded, interpolated to the sixth order.
 
-    def __init__(self, taus: Sequence[float], states: list[Tensor], slopes: list[Tensor]) -> None:
-        self._taus, self._states, self._slopes = np.array(taus), states, slopes
-        self._direction = np.sign(self._taus[-1] - self._taus[0])
+    States and slopes of three neighbouring points of the run determine a polynomial of degree 5
+    (Hermite), so that interpolation limits the order of none of our solvers. It is one in the flow
+    form of the ODE, whose states and slopes are finite everywhere.
 
-    def __call__(self, tau: float) -> Tensor:
-        """Return the state at ``tau``."""
-        taus = self._taus * self._direction
-        i = int(np.searchsorted(taus, tau * self._direction, side="right")) - 1
-        i = min(max(i, 0), len(taus) - 2)
-        h = float(self._taus[i + 1] - self._taus[i])
-        s = float(np.clip((tau - self._taus[i]) / h, 0.0, 1.0))
-        left, right, slope = self._states[i], self._states[i + 1], self._slopes[i]
-        if i + 1 == len(self._slopes):
-            return left + s * h * slope + s * s * (right - left - h * slope)
-        return (
-            (1 + 2 * s) * (1 - s) ** 2 * left
-            + s * (1 - s) ** 2 * h * slope
-            + s * s * (3 - 2 * s) * right
-            + s * s * (s - 1) * h * self._slopes[i + 1]
-        )
+    Args:
+        points: (N + 1) of the process, along the run.
+        calls: input and output of the network at the first N of them.
+        sample: where the run ended; what the slope is there, no call has told.
+        prediction_type: what the outputs are.
+    """
+
+    def __init__(
+        self,
+        points: Sequence[Point],
+        calls: Sequence[tuple[Tensor, Tensor]],
+        sample: Tensor,
+        prediction_type: str,
+    ) -> None:
+        self._taus = np.array([FLOW.tau(point) for point in points])
+        self._inputs = [*(x for x, _ in calls), sample]
+        self._outputs = [output for _, output in calls]
+        self._scales = [FLOW.scale(point) for point in points]
+        self._drifts = [FLOW.drift(prediction_type, point) for point in points[:-1]]
+
+    def __call__(self, point: Point) -> Tensor:
+        """Return the input of the network at a point between the first and the last."""
+        nodes = self._nodes(FLOW.tau(point))
+        with_slope = [i for i in nodes if i < len(self._outputs)]
+        values, slopes = hermite_weights(self._taus[nodes], self._taus[with_slope], FLOW.tau(point))
+        scale = FLOW.scale(point)
+        total = torch.zeros_like(self._inputs[0])
+        for i, value in zip(nodes, values, strict=True):
+            total.add_(self._inputs[i], alpha=scale * value / self._scales[i])
+        for i, slope in zip(with_slope, slopes, strict=True):
+            a, b = self._drifts[i]
+            total.add_(self._inputs[i], alpha=scale * slope * a)
+            total.add_(self._outputs[i], alpha=scale * slope * b)
+        return total
+
+    def _nodes(self, tau: float) -> list[int]:
+        """Return the ends of the interval around ``tau`` and the nearer of its neighbours."""
+        i = int(np.searchsorted(-self._taus, -tau, side="right")) - 1
+        i = min(max(i, 0), len(self._taus) - 2)
+        # The end of the run is no neighbour: it has no slope, and comes of a step of first order.
+        outer = [j for j in (i - 1, i + 2) if 0 <= j < len(self._outputs)]
+        return sorted([i, i + 1, *sorted(outer, key=lambda j: abs(self._taus[j] - tau))[:1]])
+
+
+def hermite_weights(
+    nodes: np.ndarray, slope_nodes: np.ndarray, at: float
+) -> tuple[list[float], list[float]]:
+    """Return the weights of values and slopes in the polynomial through them, evaluated at a point.
+
+    Args:
+        nodes: where values are given.
+        slope_nodes: where slopes are.
+        at: where the polynomial is asked for.
+
+    >>> hermite_weights(np.array([0.0, 1.0]), np.array([0.0, 1.0]), 0.5)
+    ([0.5, 0.5], [0.125, -0.125])
+    """
+    start, width = nodes[0], nodes[-1] - nodes[0]
+    powers = np.arange(len(nodes) + len(slope_nodes))
+    values = ((nodes - start) / width)[:, None] ** powers
+    slopes = powers * ((slope_nodes - start) / width)[:, None] ** np.maximum(powers - 1, 0) / width
+    target = ((at - start) / width) ** powers
+    weights = np.linalg.solve(np.concatenate([values, slopes]).T, target).tolist()
+    return weights[: len(nodes)], weights[len(nodes) :]
