@@ -10,6 +10,7 @@ import copy
 import inspect
 
 import families_flux
+import families_pixart
 import families_stable_diffusion
 import families_stable_diffusion_3
 import families_stable_diffusion_xl
@@ -25,6 +26,7 @@ import adjointdpm as adp
 
 CASES = [
     *families_flux.CASES,
+    *families_pixart.CASES,
     *families_stable_diffusion.CASES,
     *families_stable_diffusion_3.CASES,
     *families_stable_diffusion_xl.CASES,
@@ -186,7 +188,7 @@ def add_lora(pipe, case) -> list[nn.Parameter]:
     peft = pytest.importorskip("peft")
     denoiser = getattr(pipe, case.denoiser)
     config = peft.LoraConfig(r=2, lora_alpha=3, target_modules=list(case.lora_targets))
-    denoiser.add_adapter(config)
+    peft.inject_adapter_in_model(config, denoiser)
     trained = [p for p in denoiser.parameters() if p.requires_grad]
     with torch.no_grad():
         for i, parameter in enumerate(trained):

@@ -13,6 +13,7 @@ from .flux import FLUX
 from .loading import load_pipeline
 from .lora import add_lora
 from .low_memory import check_offload
+from .pixart import PIXART
 from .sampling import build_sampler
 from .stable_diffusion import STABLE_DIFFUSION
 from .stable_diffusion_3 import STABLE_DIFFUSION_3
@@ -21,6 +22,8 @@ from .wan import WAN
 
 FAMILIES: dict[str, Family] = {
     "FluxPipeline": FLUX,
+    "PixArtAlphaPipeline": PIXART,
+    "PixArtSigmaPipeline": PIXART,
     "StableDiffusion3Pipeline": STABLE_DIFFUSION_3,
     "StableDiffusionPipeline": STABLE_DIFFUSION,
     "StableDiffusionXLPipeline": STABLE_DIFFUSION_XL,

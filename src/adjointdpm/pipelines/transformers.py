@@ -50,6 +50,32 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     return functional.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height, width)), 2)
 
 
-def call_default(pipe: Any, argument: str) -> Any:
-    """Return the default of an argument of the pipeline's call."""
-    return inspect.signature(type(pipe).__call__).parameters[argument].default
+def encode_masked_prompt(
+    pipe: Any,
+    prompt: str | list[str],
+    negative_prompt: str | list[str] | None,
+    *,
+    guidance: bool,
+    size: Size,
+    **arguments: Any,
+) -> dict[str, Tensor]:
+    """Return the conditioning of a prompt where the text has an attention mask.
+
+    What is not given is as in the pipeline's call; see `adjointdpm.pipelines.encode_prompt`.
+    """
+    for name in ("clean_caption", "complex_human_instruction"):
+        parameter = inspect.signature(type(pipe).__call__).parameters.get(name)
+        if parameter is not None:
+            arguments.setdefault(name, parameter.default)
+    embeds, mask, negative_embeds, negative_mask = pipe.encode_prompt(
+        prompt,
+        guidance,
+        negative_prompt="" if negative_prompt is None else negative_prompt,
+        device=pipe.device,
+        **arguments,
+    )
+    cond = {"encoder_hidden_states": embeds, "encoder_attention_mask": mask}
+    if guidance:
+        cond["negative_encoder_hidden_states"] = negative_embeds
+        cond["negative_encoder_attention_mask"] = negative_mask
+    return cond
