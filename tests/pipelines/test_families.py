@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import inspect
 
 import families_flux
+import families_image_to_image
 import families_pixart
 import families_stable_diffusion
 import families_stable_diffusion_3
@@ -26,6 +28,7 @@ import adjointdpm as adp
 
 CASES = [
     *families_flux.CASES,
+    *families_image_to_image.CASES,
     *families_pixart.CASES,
     *families_stable_diffusion.CASES,
     *families_stable_diffusion_3.CASES,
@@ -77,14 +80,37 @@ class KeepDouble(TorchFunctionMode):
     """Leaves in float64 what schedulers and networks cast to float32: the same code, unrounded.
 
     Only a column of times is cast, as those that the stock pipeline passes are float32 or integer.
+
+    Args:
+        least_dims: leave only tensors of as many dimensions: in a pipeline, latents but not times.
     """
+
+    def __init__(self, least_dims=0):
+        super().__init__()
+        self.least_dims = least_dims
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         if func not in (Tensor.to, Tensor.float) or args[0].dtype != torch.float64:
             return result
-        kept = result.dtype == torch.float32 and args[0].shape[1:] != (1,)
-        return args[0] if kept else result
+        kept = args[0].ndim >= self.least_dims and args[0].shape[1:] != (1,)
+        return args[0] if kept and result.dtype == torch.float32 else result
+
+
+def unrounded(function):
+    def wrapped(*args, **kwargs):
+        with KeepDouble():
+            return function(*args, **kwargs)
+
+    return functools.update_wrapper(wrapped, function)
+
+
+def unround_(pipe):
+    """Let the scheduler and the networks of a pipeline compute unrounded, in `backward` too."""
+    pipe.scheduler.step = unrounded(pipe.scheduler.step)
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            part.forward = unrounded(part.forward)
 
 
 def noise_of(pipe, case, dtype=torch.float32):
@@ -95,10 +121,11 @@ def noise_of(pipe, case, dtype=torch.float32):
 
 def cond_of(pipe, case):
     if case.prompt is None:
-        return {}
+        return case.inputs(pipe)
     guidance = case.guided and case.guidance_scale > 1
     arguments = {**case.arguments, **case.encoding(pipe)}
-    return adp.encode_prompt(pipe, case.prompt, guidance=guidance, **arguments)
+    cond = adp.encode_prompt(pipe, case.prompt, guidance=guidance, **arguments)
+    return {**cond, **case.inputs(pipe)}
 
 
 def sampler_of(pipe, case, **settings):
@@ -198,15 +225,6 @@ def add_lora(pipe, case) -> list[nn.Parameter]:
     return trained
 
 
-def gradients_of(value: Tensor, inputs: list[Tensor]) -> list[Tensor]:
-    """As `torch.autograd.grad`, in which a function mode would not reach the recomputation."""
-    torch.autograd.backward(value, inputs=inputs)
-    gradients = [leaf.grad for leaf in inputs]
-    for leaf in inputs:
-        leaf.grad = None
-    return gradients
-
-
 @each_case
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_gradient(pipes, found, case, dtype):
@@ -226,12 +244,14 @@ def test_gradient(pipes, found, case, dtype):
     inputs = [noise, *conditions.values(), *lora]
 
     sampler, _ = sampler_of(pipe, case)
-    with KeepDouble() if dtype == torch.float64 else contextlib.nullcontext():
-        ours = sampler(noise, generator=torch.Generator().manual_seed(5), **cond)
+    if dtype == torch.float64:
+        unround_(pipe)
+    ours = sampler(noise, generator=torch.Generator().manual_seed(5), **cond)
+    with KeepDouble(least_dims=3) if dtype == torch.float64 else contextlib.nullcontext():
         theirs = run_stock(pipe, case, case.stock(pipe, noise, cond), gradient=True)
-        weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2), dtype=dtype)
-        gradients = gradients_of((ours * weights).sum(), inputs)
-        expected = gradients_of((theirs * weights).sum(), inputs)
+    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2), dtype=dtype)
+    gradients = torch.autograd.grad((ours * weights).sum(), inputs)
+    expected = torch.autograd.grad((theirs * weights).sum(), inputs)
     tolerance = 1e-4 if dtype == torch.float32 else 1e-9
     for mine, other in zip(gradients, expected, strict=True):
         assert other.any()
