@@ -18,23 +18,33 @@ ROUNDING = {"error": 1e-9, "float32": 1e-4}
 TARGETS = ("noise", "encoder_hidden_states", "weights")
 
 
+TOPICS = {"error": "error", "float32": "error", "time": "time", "peak": "memory"}
+
+
 @dataclass(frozen=True)
 class Note:
-    """A cell in which a peer is better than our method that it is measured against."""
+    """Where, in one respect, a peer is better than our method that it is measured against."""
 
     contest: str
     peer: Method
-    column: str
-    value: float
-    ours: float
+    topic: str
+    cells: dict[str, tuple[float, float]]
+    """Theirs and ours, by column."""
+    equals: list[str]
+    """Methods of ours that are no worse there, and no less exact."""
 
     def __str__(self) -> str:
-        kind = self.column.split()[0]
-        topic = {"peak": "memory", "float32": "error"}.get(kind, kind)
-        why = self.peer.why.get(topic, "not understood: look into it")
+        cells = ", ".join(
+            f"{column} {show(column, theirs)} against {show(column, ours)}"
+            for column, (theirs, ours) in self.cells.items()
+        )
+        problem = self.contest.split("/")[0]
+        why = self.peer.why.get(self.topic) or self.peer.why.get(f"{self.topic} on {problem}")
+        why = why or "Not understood: look into it."
+        equals = "; ".join(self.equals) or "none"
         return (
-            f"{self.contest}, {self.peer.name}, {self.column}: {show(self.column, self.value)}, "
-            f"{self.peer.rival} {show(self.column, self.ours)}. {why}"
+            f"{self.contest}, {self.peer.name}: {cells} of {self.peer.rival}. {why} "
+            f"As good there: {equals}."
         )
 
 
@@ -53,16 +63,36 @@ def numbers(results: Results, contest: str, method: str) -> dict[str, float]:
     return row
 
 
+def better(column: str, theirs: float, ours: float) -> bool:
+    """Return whether a peer's number is better than ours, beyond rounding and noise."""
+    kind = column.split()[0]
+    return ours > ROUNDING.get(kind, 0.0) and theirs < MARGINS[kind] * ours
+
+
 def notes_of(results: Results, contest: str) -> Iterator[Note]:
-    """Yield the cells in which a peer is better."""
+    """Yield where peers are better."""
+    rows = {method.name: numbers(results, contest, method.name) for method in METHODS}
     for peer in PEERS:
-        theirs, ours = (numbers(results, contest, name) for name in (peer.name, peer.rival))
-        for column in theirs:
-            kind = column.split()[0]
-            if column not in ours or ours[column] <= ROUNDING.get(kind, 0.0):
-                continue
-            if theirs[column] < MARGINS[kind] * ours[column]:
-                yield Note(contest, peer, column, theirs[column], ours[column])
+        theirs, ours = rows[peer.name], rows[peer.rival]
+        for topic in dict.fromkeys(TOPICS.values()):
+            cells = {
+                column: (value, ours[column])
+                for column, value in theirs.items()
+                if TOPICS[column.split()[0]] == topic
+                and column in ours
+                and better(column, value, ours[column])
+            }
+            if cells:
+                as_good = [m.name for m in OURS if _holds(rows[m.name], theirs, ["error", *cells])]
+                yield Note(contest, peer, topic, cells, as_good)
+
+
+def _holds(ours: dict[str, float], theirs: dict[str, float], columns: list[str]) -> bool:
+    return all(
+        column in ours and not better(column, theirs[column], ours[column])
+        for column in columns
+        if column in theirs
+    )
 
 
 def show(column: str, value: float | None) -> str:
@@ -87,8 +117,12 @@ def table(results: Results, contest: str, notes: list[Note]) -> list[str]:
         columns.remove("float32 error")
     head = ["method", *(f"error: {t}" for t in targets), "lowest cosine", *columns]
     head += ["seconds", "measured against"]
-    marks = {(note.peer.name, note.column): i for i, note in enumerate(notes, 1)}
-    marks = {k: i for k, i in marks.items() if notes[i - 1].contest == contest}
+    marks = {
+        (note.peer.name, column): i
+        for i, note in enumerate(notes, 1)
+        for column in note.cells
+        if note.contest == contest
+    }
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     timed = results.get("time", {}).get(contest, {})
     rows = [*(method.name for method in METHODS), *CALLS]
@@ -252,6 +286,8 @@ def plot_time(times: Results, path: Path) -> None:
 
 def plot_memory(memory: Results, path: Path) -> None:
     """Draw peaks against the number of network calls."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure, axes = _panels(list(memory), 5.2)
     styles = {method.name: _style(method, i) for i, method in enumerate(METHODS)}
     handles: dict[str, Any] = {}
@@ -259,12 +295,17 @@ def plot_memory(memory: Results, path: Path) -> None:
         for name, style in styles.items():
             peaks = memory[contest].get(name, {})
             if peaks:
-                calls = sorted(peaks, key=int)
-                values = [peaks[n] / 2**20 for n in calls]
-                (handles[name],) = axis.plot([int(n) for n in calls], values, label=name, **style)
-        one_call = max(memory[contest]["network calls"].values()) / 2**20
-        axis.axhline(one_call, color="black", linewidth=1, linestyle=":")
+                points = sorted((int(n), peak / 2**20) for n, peak in peaks.items())
+                (handles[name],) = axis.plot(*zip(*points, strict=True), label=name, **style)
+        for peak in list(memory[contest].get("network calls", {}).values())[:1]:
+            axis.axhline(peak / 2**20, color="black", linewidth=1, linestyle=":")
         axis.set(xscale="log", yscale="log", xlabel="network calls of the sampler", ylabel="MiB")
+        calls = sorted({int(n) for peaks in memory[contest].values() for n in peaks})
+        axis.set_xticks(calls, [str(n) for n in calls])
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+        axis.yaxis.set_minor_formatter(NullFormatter())
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle("Peak memory: ours solid, peers dashed; dotted: one call and its gradients")
     figure.legend(handles.values(), handles, loc="outside lower center", ncols=3, fontsize=8)
@@ -280,6 +321,7 @@ def _style(method: Method, index: int) -> dict[str, Any]:
         "linestyle": "--" if method.rival else "-",
         "marker": "osD^vP*X<>"[position % 10],
         "markersize": 5,
+        "markerfacecolor": "white" if method.rival else None,
         "linewidth": 1.3,
         "alpha": 0.85,
     }
