@@ -84,6 +84,8 @@ def wan_case(name, build, schedulers=()):
         schedulers=schedulers,
         scheduler_settings=FLOW_SETTINGS,
         arguments={"height": 16, "width": 32, "num_frames": 5},
+        # Over 512 tokens of padding the gradient of cross-attention is rounding, in both.
+        lora_targets=("attn1.to_q", "attn1.to_v"),
     )
 
 

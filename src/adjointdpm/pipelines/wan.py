@@ -14,7 +14,7 @@ from .family import Family, Parts, SamplingConfig, Size
 from .video import VideoDecoder, encode_prompt
 
 TEXT_LENGTH = 512
-"""Tokens of a prompt in a call of the pipeline (its ``encode_prompt`` alone has another default)."""
+"""Tokens of a prompt in a call of the pipeline; its ``encode_prompt`` has another default."""
 
 
 class WanNetwork(nn.Module):
