@@ -15,7 +15,15 @@ from .gradients import (
     Truncated,
 )
 from .noise import CounterNoise
-from .pipelines import add_lora, encode_prompt, from_pipeline, latent_shape, load_pipeline
+from .pipelines import (
+    ImageToImageSampler,
+    add_lora,
+    encode_image,
+    encode_prompt,
+    from_pipeline,
+    latent_shape,
+    load_pipeline,
+)
 from .pipelines.differentiable import differentiable
 from .plan import Plan
 from .process import Schedule
@@ -31,6 +39,7 @@ __all__ = [
     "Denoiser",
     "Exact",
     "GradientMethod",
+    "ImageToImageSampler",
     "Plan",
     "Reversible",
     "Sampler",
@@ -41,6 +50,7 @@ __all__ = [
     "add_lora",
     "certify",
     "differentiable",
+    "encode_image",
     "encode_prompt",
     "formats",
     "from_pipeline",

@@ -134,6 +134,7 @@ class Plan:
         timesteps: Sequence[float] | None = None,
         sigmas: Sequence[float] | None = None,
         step_arguments: Mapping[str, Any] | None = None,
+        begin: int = 0,
         **set_timesteps_arguments: Any,
     ) -> Plan:
         """Read any diffusers scheduler into a plan by running its own ``step`` on one-hot vectors.
@@ -147,6 +148,8 @@ class Plan:
             timesteps: custom timesteps, where the scheduler takes them.
             sigmas: custom sigmas, where the scheduler takes them.
             step_arguments: further arguments of every ``step``, such as ``{"eta": 1.0}``.
+            begin: how many of the scheduler's timesteps are left out at the start, as
+                ``scheduler.set_begin_index`` does for image-to-image.
             **set_timesteps_arguments: further arguments of ``set_timesteps``, such as ``mu``.
 
         Returns:
@@ -163,7 +166,7 @@ class Plan:
         (10, 3)
         """
         probe = read_scheduler(
-            scheduler, num_inference_steps, timesteps, sigmas, step_arguments,
+            scheduler, num_inference_steps, timesteps, sigmas, step_arguments, begin,
             **set_timesteps_arguments,
         )  # fmt: skip
         return cls(

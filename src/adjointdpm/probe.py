@@ -72,6 +72,7 @@ def _signature(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
 
 def _run(
     scheduler: Any,
+    begin: int,
     noise: Tensor,
     output: Callable[[int], Tensor],
     draw: Callable[[int], Tensor],
@@ -79,10 +80,12 @@ def _run(
 ) -> tuple[list[Tensor], int]:
     """Run a scheduler's loop; return the network inputs, then the sample, and count the draws."""
     scheduler = copy.deepcopy(scheduler)
+    if begin and hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(begin)
     rows: list[Tensor] = []
     sample = noise * float(getattr(scheduler, "init_noise_sigma", 1.0))
     with _Instrument(noise.shape, draw) as instrument:
-        for k, t in enumerate(scheduler.timesteps):
+        for k, t in enumerate(scheduler.timesteps[begin:]):
             if hasattr(scheduler, "scale_model_input"):
                 rows.append(scheduler.scale_model_input(sample, t))
             else:
@@ -129,6 +132,7 @@ def read_scheduler(
     timesteps: Sequence[float] | None = None,
     sigmas: Sequence[float] | None = None,
     step_arguments: Mapping[str, Any] | None = None,
+    begin: int = 0,
     **set_timesteps_arguments: Any,
 ) -> Probe:
     """Read off the coefficients of a scheduler; see `Plan.from_scheduler`.
@@ -162,9 +166,11 @@ def read_scheduler(
         raise ValueError(f"{name}.step does not take {', '.join(sorted(unknown))}")
 
     def run(noise: Tensor, output: Callable[[int], Tensor], draw: Callable[[int], Tensor]) -> Any:
-        return _run(scheduler, noise, output, draw, step_arguments)
+        return _run(scheduler, begin, noise, output, draw, step_arguments)
 
-    num_calls = len(scheduler.timesteps)
+    num_calls = len(scheduler.timesteps[begin:])
+    if not 0 <= begin < len(scheduler.timesteps):
+        raise ValueError(f"begin={begin} leaves none of the {len(scheduler.timesteps)} timesteps")
     zero = torch.zeros(1, 1, 1, 1, dtype=torch.float64)
     _, num_draws = run(zero, lambda k: zero, lambda j: zero)
 
@@ -194,5 +200,5 @@ def read_scheduler(
             "what clips or thresholds in the scheduler and use Denoiser(clip_sample=True) or "
             "Denoiser(thresholding=True)"
         )
-    times = scheduler.timesteps.detach().cpu().to(torch.float64).numpy()
+    times = scheduler.timesteps[begin:].detach().cpu().to(torch.float64).numpy()
     return Probe(times, table, num_draws, _prediction_type(scheduler))

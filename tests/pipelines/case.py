@@ -34,6 +34,7 @@ class Case:
         arguments: of both calls, such as height and width.
         settings: of `from_pipeline` besides these.
         encoding: ``(pipe) -> arguments`` of `encode_prompt` besides these, such as a picture.
+        inputs: ``(pipe) -> arguments`` of the sampler besides the conditioning.
         guidance_scale: of both calls; 1 where there is none.
         guided: whether guidance has a negative conditioning.
         call: ``(pipe, call, arguments) -> latents or pictures``, where the stock call takes no
@@ -54,6 +55,7 @@ class Case:
     arguments: dict[str, Any] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
     encoding: Callable[[Any], dict[str, Any]] = lambda pipe: {}
+    inputs: Callable[[Any], dict[str, Any]] = lambda pipe: {}
     guidance_scale: float = 3.0
     guided: bool = True
     call: Callable[..., Any] = call_stock

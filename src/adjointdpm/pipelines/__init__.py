@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any, Literal
+
+from torch import Tensor
 
 from ..gradients import GradientMethod
 from ..plan import Plan
@@ -10,11 +13,13 @@ from ..sampler import Sampler
 from .decode import Decoder
 from .family import Family, SamplingConfig, Size
 from .flux import FLUX
+from .image_to_image import ImageToImageSampler, to_latents
 from .loading import load_pipeline
 from .lora import add_lora
-from .low_memory import check_offload
+from .low_memory import check_offload, guard_offload
 from .pixart import PIXART
 from .sampling import build_sampler
+from .sana import SANA
 from .stable_diffusion import STABLE_DIFFUSION
 from .stable_diffusion_3 import STABLE_DIFFUSION_3
 from .stable_diffusion_xl import STABLE_DIFFUSION_XL
@@ -24,8 +29,11 @@ FAMILIES: dict[str, Family] = {
     "FluxPipeline": FLUX,
     "PixArtAlphaPipeline": PIXART,
     "PixArtSigmaPipeline": PIXART,
+    "SanaPipeline": SANA,
     "StableDiffusion3Pipeline": STABLE_DIFFUSION_3,
+    "StableDiffusionImg2ImgPipeline": STABLE_DIFFUSION,
     "StableDiffusionPipeline": STABLE_DIFFUSION,
+    "StableDiffusionXLImg2ImgPipeline": STABLE_DIFFUSION_XL,
     "StableDiffusionXLPipeline": STABLE_DIFFUSION_XL,
     "WanPipeline": WAN,
 }
@@ -34,8 +42,10 @@ FAMILIES: dict[str, Family] = {
 __all__ = [
     "FAMILIES",
     "Decoder",
+    "ImageToImageSampler",
     "add_lora",
     "check_offload",
+    "encode_image",
     "encode_prompt",
     "from_pipeline",
     "latent_shape",
@@ -66,6 +76,7 @@ def from_pipeline(
     guidance_rescale: float = 0.0,
     guidance_passes: Literal["batched", "sequential"] = "batched",
     eta: float = 0.0,
+    strength: float | None = None,
     height: int | None = None,
     width: int | None = None,
     num_frames: int | None = None,
@@ -89,6 +100,9 @@ def from_pipeline(
         guidance_rescale: see `Denoiser`.
         guidance_passes: ``sequential`` halves the activation memory of guidance; see `Denoiser`.
         eta: passed to schedulers whose ``step`` takes it, as the pipeline does.
+        strength: for image to image, the share of the steps that are run, in (0, 1]. The sampler is
+            then an `ImageToImageSampler`, called as ``sampler(noise, image_latents=encode_image(
+            pipe, image), **cond)``. Pipelines of that kind have a default; None for others.
         height: of the pictures in pixels, where the timesteps depend on it (SD3, Flux, LTX); the
             pipeline's default if None.
         width: of the pictures in pixels.
@@ -112,11 +126,38 @@ def from_pipeline(
         guidance_rescale=guidance_rescale,
         guidance_passes=guidance_passes,
         eta=eta,
+        strength=_default_strength(pipe, plan) if strength is None else strength,
         gradient=gradient,
         size=Size(height, width, num_frames),
     )
     parts = family.take_apart(pipe, config)
-    return build_sampler(parts, config), parts.decoder
+    return guard_offload(build_sampler(parts, config)), parts.decoder
+
+
+def _default_strength(pipe: Any, plan: Plan | None) -> float | None:
+    """Return the strength of an image-to-image pipeline; None for one that starts from noise."""
+    argument = inspect.signature(type(pipe).__call__).parameters.get("strength")
+    if argument is None:
+        return None
+    return 1.0 if plan is not None else float(argument.default)
+
+
+def encode_image(pipe: Any, image: Tensor) -> Tensor:
+    """Return the latents of pictures, differentiable; the mode of what the autoencoder gives.
+
+    Args:
+        pipe: the pipeline.
+        image: (batch, 3, height, width) in [0, 1].
+
+    Returns:
+        Latents of the shape of `latent_shape`, in the scale of the network, so that decoding them
+        gives nearly the pictures back.
+
+    Raises:
+        ValueError: the pipeline has no adapter, or its autoencoder is not called in the common way.
+    """
+    parts = _family(pipe).take_apart(pipe, SamplingConfig(pipe.scheduler))
+    return to_latents(parts.decoder, image)
 
 
 def latent_shape(

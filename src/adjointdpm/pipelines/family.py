@@ -40,6 +40,7 @@ class SamplingConfig:
     guidance_rescale: float = 0.0
     guidance_passes: Literal["batched", "sequential"] = "batched"
     eta: float = 0.0
+    strength: float | None = None
     gradient: GradientMethod | None = None
     size: Size = Size()
 

@@ -16,6 +16,7 @@ from ..plan import Plan
 from ..process import Schedule
 from ..sampler import Sampler
 from .family import Parts, SamplingConfig
+from .image_to_image import ImageToImageSampler, first_timestep, start_of
 
 CLIPPING_TOLERANCE = 1e-4
 
@@ -35,18 +36,27 @@ def build_sampler(parts: Parts, config: SamplingConfig) -> Sampler:
     scheduler = config.scheduler
     clipping = _clipping(scheduler)
     arguments = {"eta": config.eta} if _takes(scheduler.step, "eta") else {}
+    steps, begin = config.num_inference_steps, 0
+    if config.strength is not None:
+        begin = first_timestep(scheduler, steps, config.strength)
+    if begin and config.plan is not None:
+        raise ValueError(
+            "strength leaves out steps of a scheduler; a plan of your own starts where its first "
+            "timestep is, so build it from there and give strength=1.0"
+        )
     plan = config.plan or Plan.from_scheduler(
         _without_clipping(scheduler) if clipping else scheduler,
-        num_inference_steps=config.num_inference_steps,
+        num_inference_steps=steps,
         step_arguments=arguments,
+        begin=begin,
         **parts.set_timesteps,
     )
     prediction_type = plan.prediction_type or str(scheduler.config["prediction_type"])
     schedule = Schedule.from_config(scheduler.config)
     if clipping and config.plan is None:
         stub = Denoiser(_scripted, schedule, prediction_type, **clipping)
-        timesteps = {"num_inference_steps": config.num_inference_steps, **parts.set_timesteps}
-        _check_clipping(scheduler, plan, stub, timesteps, arguments)
+        timesteps = {"num_inference_steps": steps, **parts.set_timesteps}
+        _check_clipping(scheduler, plan, stub, timesteps, begin, arguments)
     denoiser = Denoiser(
         parts.network,
         schedule,
@@ -56,7 +66,10 @@ def build_sampler(parts: Parts, config: SamplingConfig) -> Sampler:
         guidance_passes=config.guidance_passes,
         **clipping,
     )
-    return Sampler(denoiser, plan, gradient=config.gradient)
+    if config.strength is None:
+        return Sampler(denoiser, plan, gradient=config.gradient)
+    start = None if config.plan else start_of(scheduler, steps, begin, parts.set_timesteps)
+    return ImageToImageSampler(denoiser, plan, gradient=config.gradient, start=start)
 
 
 def _takes(function: Callable[..., Any], argument: str) -> bool:
@@ -89,6 +102,7 @@ def _check_clipping(
     plan: Plan,
     denoiser: Denoiser,
     set_timesteps: Mapping[str, Any],
+    begin: int,
     step_arguments: Mapping[str, Any],
 ) -> None:
     """Raise unless clipping in the denoiser is the same as the scheduler's own clipping.
@@ -103,11 +117,13 @@ def _check_clipping(
 
     own = copy.deepcopy(scheduler)
     own.set_timesteps(**set_timesteps)
+    if begin and hasattr(own, "set_begin_index"):
+        own.set_begin_index(begin)
     sample = noise * float(own.init_noise_sigma)
     draws = torch.Generator().manual_seed(1)
     if _takes(own.step, "generator"):
         step_arguments = {**step_arguments, "generator": draws}
-    for t in own.timesteps:
+    for t in own.timesteps[begin:]:
         own.scale_model_input(sample, t)
         sample = own.step(answers[float(t)], t, sample, return_dict=False, **step_arguments)[0]
 

@@ -1,4 +1,4 @@
-"""Stable Diffusion XL: two text encoders, and the size of the picture as conditioning."""
+"""Stable Diffusion XL and its refiner: two text encoders, and sizes of pictures as conditioning."""
 
 from __future__ import annotations
 
@@ -52,6 +52,8 @@ def encode_prompt(
     negative_original_size: Sequence[int] | None = None,
     negative_crops_coords_top_left: Sequence[int] = (0, 0),
     negative_target_size: Sequence[int] | None = None,
+    aesthetic_score: float = 6.0,
+    negative_aesthetic_score: float = 2.5,
     ip_adapter_image: Any = None,
     ip_adapter_image_embeds: list[Tensor] | None = None,
     **arguments: Any,
@@ -70,6 +72,8 @@ def encode_prompt(
         negative_original_size: the same for the negative pass, if ``negative_target_size`` too.
         negative_crops_coords_top_left: the same for the negative pass.
         negative_target_size: the same for the negative pass, if ``negative_original_size`` too.
+        aesthetic_score: in place of the target size where the pipeline requires it (the refiner).
+        negative_aesthetic_score: the same for the negative pass.
         ip_adapter_image: see `image_prompt`.
         ip_adapter_image_embeds: see `image_prompt`.
         **arguments: of the pipeline's own ``encode_prompt``.
@@ -90,28 +94,34 @@ def encode_prompt(
         ip_adapter_image_embeds=ip_adapter_image_embeds,
     )
 
-    def time_ids(original: Sequence[int], crops: Sequence[int], target: Sequence[int]) -> Tensor:
-        # Whole numbers: half precision would round the sizes.
-        return torch.tensor([[*original, *crops, *target]], device=pipe.device).expand(
-            len(positive), -1
-        )
+    def time_ids(
+        original: Sequence[int], crops: Sequence[int], target: Sequence[int], score: float
+    ) -> Tensor:
+        last = [score] if pipe.config.get("requires_aesthetics_score") else target
+        # Sizes stay whole numbers, which half precision would round.
+        ids = torch.tensor([[*original, *crops, *last]], device=pipe.device)
+        return ids.expand(len(positive), -1)
 
     pixels = _pixels(pipe, size)
-    ids = time_ids(original_size or pixels, crops_coords_top_left, target_size or pixels)
+    sizes = (original_size or pixels, crops_coords_top_left, target_size or pixels)
     cond = {
         "encoder_hidden_states": positive,
-        "added_cond_kwargs": {"text_embeds": pooled, "time_ids": ids, **added},
+        "added_cond_kwargs": {
+            "text_embeds": pooled,
+            "time_ids": time_ids(*sizes, aesthetic_score),
+            **added,
+        },
     }
     if not guidance:
         return cond
     if negative_original_size is not None and negative_target_size is not None:
-        ids = time_ids(negative_original_size, negative_crops_coords_top_left, negative_target_size)
+        sizes = (negative_original_size, negative_crops_coords_top_left, negative_target_size)
     return {
         **cond,
         "negative_encoder_hidden_states": negative,
         "negative_added_cond_kwargs": {
             "text_embeds": negative_pooled,
-            "time_ids": ids,
+            "time_ids": time_ids(*sizes, negative_aesthetic_score),
             **negative_added,
         },
     }
