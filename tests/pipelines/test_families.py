@@ -14,6 +14,7 @@ import families_flux
 import families_image_to_image
 import families_pixart
 import families_sana
+import families_sana
 import families_stable_diffusion
 import families_stable_diffusion_3
 import families_stable_diffusion_xl
@@ -31,6 +32,7 @@ CASES = [
     *families_flux.CASES,
     *families_image_to_image.CASES,
     *families_pixart.CASES,
+    *families_sana.CASES,
     *families_sana.CASES,
     *families_stable_diffusion.CASES,
     *families_stable_diffusion_3.CASES,

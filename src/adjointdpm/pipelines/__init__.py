@@ -20,6 +20,7 @@ from .low_memory import check_offload, guard_offload
 from .pixart import PIXART
 from .sampling import build_sampler
 from .sana import SANA
+from .sana import SANA
 from .stable_diffusion import STABLE_DIFFUSION
 from .stable_diffusion_3 import STABLE_DIFFUSION_3
 from .stable_diffusion_xl import STABLE_DIFFUSION_XL
@@ -29,6 +30,7 @@ FAMILIES: dict[str, Family] = {
     "FluxPipeline": FLUX,
     "PixArtAlphaPipeline": PIXART,
     "PixArtSigmaPipeline": PIXART,
+    "SanaPipeline": SANA,
     "SanaPipeline": SANA,
     "StableDiffusion3Pipeline": STABLE_DIFFUSION_3,
     "StableDiffusionImg2ImgPipeline": STABLE_DIFFUSION,
