@@ -10,6 +10,7 @@ import copy
 import functools
 import inspect
 
+import families_dit
 import families_flux
 import families_image_to_image
 import families_pixart
@@ -29,6 +30,7 @@ from torch.utils import _pytree as pytree
 import adjointdpm as adp
 
 CASES = [
+    *families_dit.CASES,
     *families_flux.CASES,
     *families_image_to_image.CASES,
     *families_pixart.CASES,

@@ -11,6 +11,7 @@ from ..gradients import GradientMethod
 from ..plan import Plan
 from ..sampler import Sampler
 from .decode import Decoder
+from .dit import DIT
 from .family import Family, SamplingConfig, Size
 from .flux import FLUX
 from .image_to_image import ImageToImageSampler, to_latents
@@ -27,6 +28,7 @@ from .stable_diffusion_xl import STABLE_DIFFUSION_XL
 from .wan import WAN
 
 FAMILIES: dict[str, Family] = {
+    "DiTPipeline": DIT,
     "FluxPipeline": FLUX,
     "PixArtAlphaPipeline": PIXART,
     "PixArtSigmaPipeline": PIXART,
