@@ -1,7 +1,8 @@
 """DiTPipeline: diffusion transformers that are conditioned on a class.
 
-The conditioning is ``class_labels``, whole numbers that have no gradient. In their place the network
-takes ``class_embeds``, what its blocks have in their tables for a label, which can receive one::
+The conditioning is ``class_labels``, whole numbers that have no gradient. In their place the
+network takes ``class_embeds``, what its blocks have in their tables for a label, which can have
+one::
 
     cond = encode_prompt(pipe, ["golden retriever"], class_embeds=True)
 """
