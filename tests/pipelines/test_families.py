@@ -10,11 +10,11 @@ import copy
 import functools
 import inspect
 
+import families_controlnet
 import families_dit
 import families_flux
 import families_image_to_image
 import families_pixart
-import families_sana
 import families_sana
 import families_stable_diffusion
 import families_stable_diffusion_3
@@ -31,10 +31,10 @@ import adjointdpm as adp
 
 CASES = [
     *families_dit.CASES,
+    *families_controlnet.CASES,
     *families_flux.CASES,
     *families_image_to_image.CASES,
     *families_pixart.CASES,
-    *families_sana.CASES,
     *families_sana.CASES,
     *families_stable_diffusion.CASES,
     *families_stable_diffusion_3.CASES,

@@ -10,6 +10,8 @@ from torch import Tensor
 from ..gradients import GradientMethod
 from ..plan import Plan
 from ..sampler import Sampler
+from .controlnet import CONTROLNET, CONTROLNET_XL
+from .cogvideo import COGVIDEOX
 from .decode import Decoder
 from .dit import DIT
 from .family import Family, SamplingConfig, Size
@@ -18,9 +20,9 @@ from .image_to_image import ImageToImageSampler, to_latents
 from .loading import load_pipeline
 from .lora import add_lora
 from .low_memory import check_offload, guard_offload
+from .ltx import LTX
 from .pixart import PIXART
 from .sampling import build_sampler
-from .sana import SANA
 from .sana import SANA
 from .stable_diffusion import STABLE_DIFFUSION
 from .stable_diffusion_3 import STABLE_DIFFUSION_3
@@ -28,15 +30,19 @@ from .stable_diffusion_xl import STABLE_DIFFUSION_XL
 from .wan import WAN
 
 FAMILIES: dict[str, Family] = {
+    "CogVideoXPipeline": COGVIDEOX,
     "DiTPipeline": DIT,
     "FluxPipeline": FLUX,
+    "LTXPipeline": LTX,
     "PixArtAlphaPipeline": PIXART,
     "PixArtSigmaPipeline": PIXART,
     "SanaPipeline": SANA,
-    "SanaPipeline": SANA,
     "StableDiffusion3Pipeline": STABLE_DIFFUSION_3,
+    "StableDiffusionControlNetImg2ImgPipeline": CONTROLNET,
+    "StableDiffusionControlNetPipeline": CONTROLNET,
     "StableDiffusionImg2ImgPipeline": STABLE_DIFFUSION,
     "StableDiffusionPipeline": STABLE_DIFFUSION,
+    "StableDiffusionXLControlNetPipeline": CONTROLNET_XL,
     "StableDiffusionXLImg2ImgPipeline": STABLE_DIFFUSION_XL,
     "StableDiffusionXLPipeline": STABLE_DIFFUSION_XL,
     "WanPipeline": WAN,

@@ -56,7 +56,9 @@ class ImageToImageSampler(Sampler):
             start = denoiser.schedule.alpha(first) / scale, denoiser.schedule.sigma(first) / scale
         self.start = start
 
-    def forward(self, noise: Tensor, *, image_latents: Tensor, **arguments: Any) -> Tensor:
+    def forward(  # type: ignore[override]  # a sampler that also needs a picture
+        self, noise: Tensor, *, image_latents: Tensor, **arguments: Any
+    ) -> Tensor:
         """Return the samples that start from a picture.
 
         Args:

@@ -35,7 +35,12 @@ class GuidanceEmbeddedUNet(nn.Module):
 
 def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
     """Return the network and the decoder of a StableDiffusionPipeline."""
-    return unet_parts(pipe, pipe.unet, Decoder(pipe.vae, pipe.vae.config.scaling_factor), config)
+    return unet_parts(pipe, pipe.unet, decoder(pipe), config)
+
+
+def decoder(pipe: Any) -> Decoder:
+    """Return the decoder of a StableDiffusionPipeline."""
+    return Decoder(pipe.vae, pipe.vae.config.scaling_factor)
 
 
 def unet_parts(pipe: Any, network: nn.Module, decoder: Decoder, config: SamplingConfig) -> Parts:

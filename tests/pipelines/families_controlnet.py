@@ -1,0 +1,156 @@
+"""ControlNet for Stable Diffusion and Stable Diffusion XL."""
+
+import families_stable_diffusion
+import families_stable_diffusion_xl
+import torch
+from case import Case, finish
+from diffusers import (
+    ControlNetModel,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionXLControlNetPipeline,
+    UniPCMultistepScheduler,
+)
+from families_image_to_image import STRENGTH, picture
+from first_draw import call_with_first_draw
+from tiny_ip_adapter import image_prompt, load_ip_adapter
+
+SCALE = 0.7
+SCHEDULERS = (
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    UniPCMultistepScheduler,
+)
+
+
+def controlnet_for(unet):
+    return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8))
+
+
+def parts(folder, count=1):
+    components = families_stable_diffusion.build_epsilon(folder).components
+    nets = [controlnet_for(components["unet"]) for _ in range(count)]
+    return {**components, "controlnet": nets if count > 1 else nets[0]}
+
+
+def build(folder):
+    pipe = StableDiffusionControlNetPipeline(**parts(folder), requires_safety_checker=False)
+    return finish(pipe)
+
+
+def build_several(folder):
+    return finish(
+        StableDiffusionControlNetPipeline(**parts(folder, 2), requires_safety_checker=False)
+    )
+
+
+def build_image_to_image(folder):
+    return finish(
+        StableDiffusionControlNetImg2ImgPipeline(**parts(folder), requires_safety_checker=False)
+    )
+
+
+def build_xl(folder):
+    components = families_stable_diffusion_xl.components(folder)
+    controlnet = controlnet_for(components["unet"])
+    pipe = StableDiffusionXLControlNetPipeline(**components, controlnet=controlnet)
+    return finish(load_ip_adapter(pipe))
+
+
+def control(seed, count=2):
+    return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def encoding(pipe):
+    return {"control_image": control(6), "controlnet_conditioning_scale": SCALE}
+
+
+def encoding_of_several(pipe):
+    scales = [SCALE, 1.5]
+    return {"control_image": [control(6), control(7)], "controlnet_conditioning_scale": scales}
+
+
+def encoding_with_image_prompt(pipe):
+    return {
+        "control_image": control(6, 1),
+        "controlnet_conditioning_scale": SCALE,
+        **image_prompt(),
+    }
+
+
+def controlled(stock, name="image"):
+    def with_control(pipe, noise, cond):
+        return {
+            **stock(pipe, noise, cond),
+            name: cond["controlnet_cond"],
+            "controlnet_conditioning_scale": cond["conditioning_scale"],
+        }
+
+    return with_control
+
+
+def stock_image_to_image(pipe, noise, cond):
+    arguments = controlled(families_stable_diffusion.stock, "control_image")(pipe, noise, cond)
+    return {**arguments, "image": cond["image_latents"], "strength": STRENGTH}
+
+
+def stock_prompt(prompt):
+    return {"prompt": prompt, "image": control(6), "controlnet_conditioning_scale": SCALE}
+
+
+def several_stock_prompt(prompt):
+    scales = [SCALE, 1.5]
+    images = [control(6), control(7)]
+    return {"prompt": prompt, "image": images, "controlnet_conditioning_scale": scales}
+
+
+CASES = [
+    Case(
+        "ControlNet",
+        build,
+        controlled(families_stable_diffusion.stock),
+        schedulers=SCHEDULERS,
+        stock_prompt=stock_prompt,
+        encoding=encoding,
+    ),
+    Case(
+        "ControlNet, two of them",
+        build_several,
+        controlled(families_stable_diffusion.stock),
+        stock_prompt=several_stock_prompt,
+        encoding=encoding_of_several,
+    ),
+    Case(
+        "ControlNet, image to image",
+        build_image_to_image,
+        stock_image_to_image,
+        stock_prompt=lambda prompt: {
+            "prompt": prompt,
+            "image": picture()["image_latents"],
+            "strength": STRENGTH,
+            "control_image": control(6),
+            "controlnet_conditioning_scale": SCALE,
+        },
+        settings={"strength": STRENGTH},
+        inputs=picture,
+        encoding=encoding,
+        call=call_with_first_draw,
+    ),
+    Case(
+        "ControlNet for Stable Diffusion XL with IP-Adapter",
+        build_xl,
+        controlled(families_stable_diffusion_xl.stock),
+        prompt=["a b"],
+        stock_prompt=lambda prompt: {
+            "prompt": prompt,
+            "image": control(6, 1),
+            "controlnet_conditioning_scale": SCALE,
+            **image_prompt(),
+        },
+        encoding=encoding_with_image_prompt,
+    ),
+]
