@@ -155,6 +155,11 @@ class Schedule(ABC):
             ValueError: the config has no noise schedule that is known here.
         """
         steps = int(config.get("num_train_timesteps", 1000))
+        if config.get("invert_sigmas"):
+            raise ValueError(
+                "with invert_sigmas=True the time runs from noise to data and the network predicts "
+                "x_0 - eps, as in Mochi; that is none of the prediction types here"
+            )
         if "sigma_data" in config:
             return _ScaledEDM(config["sigma_min"], config["sigma_max"], config["sigma_data"])
         flow_solver = config.get("use_flow_sigmas") or config.get("prediction_type") in (
@@ -174,6 +179,18 @@ class Schedule(ABC):
 
 def _betas(config: Mapping[str, Any], steps: int) -> np.ndarray:
     """Return the table of betas that a diffusers config describes, in float64."""
+    betas = _unshifted_betas(config, steps)
+    shift = config.get("snr_shift_scale", 1.0)
+    # Other schedulers that are made from a config of CogVideoX carry the entry and ignore it.
+    if shift == 1.0 or "CogVideoX" not in config.get("_class_name", "CogVideoX"):
+        return betas
+    # The squared noise ratio times the shift.
+    alpha_bar = np.cumprod(1 - betas)
+    alpha_bar = alpha_bar / (shift + (1 - shift) * alpha_bar)
+    return 1 - alpha_bar / np.concatenate([[1.0], alpha_bar[:-1]])
+
+
+def _unshifted_betas(config: Mapping[str, Any], steps: int) -> np.ndarray:
     if config.get("trained_betas") is not None:
         return np.asarray(config["trained_betas"], dtype=np.float64)
     name, start, end = config["beta_schedule"], config["beta_start"], config["beta_end"]
