@@ -17,6 +17,7 @@ V = {"prediction_type": "v_prediction"}
 NO_CLIP = {"clip_sample": False}
 KARRAS = {"use_karras_sigmas": True}
 FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+SHIFTING = {"use_dynamic_shifting": True}
 
 SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", NO_CLIP),
@@ -40,6 +41,7 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
         {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
     ),
     "dpmpp_2m_flow": ("DPMSolverMultistepScheduler", FLOW),
+    "dpmpp_2m_flow_shifted": ("DPMSolverMultistepScheduler", {**FLOW, **SHIFTING}),
     "sde_dpmpp_2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
     "dpmpp_inverse": ("DPMSolverMultistepInverseScheduler", {}),
     "dpmpp_2s": ("DPMSolverSinglestepScheduler", {}),
@@ -50,6 +52,8 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "euler": ("EulerDiscreteScheduler", {}),
     "euler_v_karras": ("EulerDiscreteScheduler", {**V, **KARRAS}),
     "flow_euler": ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+    "flow_euler_shifted": ("FlowMatchEulerDiscreteScheduler", {**SHIFTING, "shift_terminal": 0.1}),
+    "flow_euler_stochastic": ("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}),
     "flow_heun": ("FlowMatchHeunDiscreteScheduler", {}),
     "flow_lcm": ("FlowMatchLCMScheduler", {}),
     "heun": ("HeunDiscreteScheduler", {}),
@@ -64,12 +68,22 @@ SCHEDULERS: dict[str, tuple[str, dict[str, Any]]] = {
     "tcd": ("TCDScheduler", {}),
     "unclip": ("UnCLIPScheduler", NO_CLIP),
     "unipc": ("UniPCMultistepScheduler", {}),
+    "unipc_flow_shifted": ("UniPCMultistepScheduler", {**FLOW, **SHIFTING}),
     "unipc_3_bh1": (
         "UniPCMultistepScheduler",
         {"solver_order": 3, "solver_type": "bh1", "final_sigmas_type": "sigma_min"},
     ),
     "cogvideox_ddim": ("CogVideoXDDIMScheduler", NO_CLIP),
 }
+
+
+SIGMAS = np.linspace(1, 1 / 20, 20)
+SET_TIMESTEPS: dict[str, dict[str, Any]] = {
+    "flow_euler_shifted": {"mu": 0.8, "sigmas": SIGMAS},
+    "dpmpp_2m_flow_shifted": {"mu": 0.8},
+    "unipc_flow_shifted": {"mu": 0.8, "sigmas": SIGMAS},
+}
+DRAWS_IN_FLOAT32 = ("sde_dpmpp_2m", "flow_euler_stochastic")
 
 
 def test_at_least_25_schedulers_are_read() -> None:
@@ -111,10 +125,11 @@ def _make(name: str) -> Any:
 def test_plan_reproduces_the_scheduler_and_its_gradient(name: str) -> None:
     scheduler = _make(name)
     steps = 20 if name != "pndm" else 30
-    plan = Plan.from_scheduler(scheduler, steps)
+    arguments = SET_TIMESTEPS.get(name, {})
+    plan = Plan.from_scheduler(scheduler, steps, **arguments)
 
-    # This one draws its noise in float32, which is another stream of numbers than in float64.
-    dtype = torch.float32 if name == "sde_dpmpp_2m" else torch.float64
+    # Noise drawn in float32 is another stream of numbers than in float64.
+    dtype = torch.float32 if name in DRAWS_IN_FLOAT32 else torch.float64
     noise = torch.randn(2, 3, 4, 4, dtype=dtype, requires_grad=True)
     shift = torch.randn(2, 3, 4, 4, dtype=dtype, requires_grad=True)
     direction = torch.randn(2, 3, 4, 4, dtype=dtype)
@@ -123,7 +138,7 @@ def test_plan_reproduces_the_scheduler_and_its_gradient(name: str) -> None:
     sample = Sampler(denoiser, plan)(noise, shift=shift, generator=torch.Generator().manual_seed(7))
     gradients = torch.autograd.grad((sample * direction).sum(), [noise, shift])
 
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(steps, **arguments)
     expected = _scheduler_loop(scheduler, noise, shift, torch.Generator().manual_seed(7))
     expected_gradients = torch.autograd.grad((expected * direction).sum(), [noise, shift])
 

@@ -145,6 +145,8 @@ def test_edm_config_in_the_network_time() -> None:
 def test_unknown_configs_are_refused() -> None:
     with pytest.raises(ValueError, match="no noise schedule"):
         Schedule.from_config({"num_train_timesteps": 1000})
+    with pytest.raises(ValueError, match="from noise to data"):
+        Schedule.from_config({"shift": 1.0, "invert_sigmas": True})
     with pytest.raises(ValueError, match="beta_schedule 'odd'"):
         Schedule.from_config({"beta_schedule": "odd", "beta_start": 1e-4, "beta_end": 0.02})
     with pytest.raises(ValueError, match="grows"):

@@ -123,7 +123,7 @@ def _prediction_type(scheduler: Any) -> str | None:
         return None  # EDM's preconditioned output is none of the four
     if config.get("prediction_type") is not None:
         return str(config["prediction_type"])
-    return "flow_prediction" if "shift" in config else None
+    return "flow_prediction" if "shift" in config and not config.get("invert_sigmas") else None
 
 
 def read_scheduler(
