@@ -151,6 +151,8 @@ FUSED = (
 )
 
 EXACT, ALL_GRAPHS = "Exact", "Exact, all graphs kept"
+PAPER = "ContinuousAdjoint, as in the paper"
+"""The same ODE, solver and steps as the continuous adjoints of the peers."""
 
 OURS = (
     Method(EXACT, _ours(lambda p: adp.Exact())),
@@ -170,6 +172,10 @@ OURS = (
     Method(
         "ContinuousAdjoint, resolved",
         _ours(lambda p: adp.ContinuousAdjoint(p.solver, trajectory="resolved")),
+    ),
+    Method(
+        PAPER,
+        _ours(lambda p: adp.ContinuousAdjoint(p.solver, trajectory="resolved", form="noise")),
     ),
     Method(
         "CoarseAdjoint, N/4",

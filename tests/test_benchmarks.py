@@ -58,7 +58,7 @@ def test_exact_methods_and_peers_give_the_same_gradient(errors: dict[str, Any]) 
 
 def test_every_library_solves_the_same_adjoint_ode(errors: dict[str, Any]) -> None:
     """Ours, and those of three libraries, miss the discrete gradient by the same amount."""
-    ours = errors["ContinuousAdjoint, resolved"]
+    ours = errors["ContinuousAdjoint, as in the paper"]
     assert ours["noise"]["relative_error"] > 1e-3
     for name in (name for name in ADJOINT_PEERS if name in errors):
         for target, of_ours in ours.items():
