@@ -160,11 +160,6 @@ class Schedule(ABC):
                 "with invert_sigmas=True the time runs from noise to data and the network predicts "
                 "x_0 - eps, as in Mochi; that is none of the prediction types here"
             )
-        if config.get("invert_sigmas"):
-            raise ValueError(
-                "with invert_sigmas=True the time runs from noise to data and the network predicts "
-                "x_0 - eps, as in Mochi; that is none of the prediction types here"
-            )
         if "sigma_data" in config:
             return _ScaledEDM(config["sigma_min"], config["sigma_max"], config["sigma_data"])
         flow_solver = config.get("use_flow_sigmas") or config.get("prediction_type") in (
