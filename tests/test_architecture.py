@@ -23,6 +23,7 @@ FLOORS = [
     "execution",
     "solvers",
     "gradients",
+    "cost",
     "sampler",
     "certificate",
     "formats",

@@ -3,6 +3,7 @@
 from . import formats, objectives, solvers
 from .assets import load_default
 from .certificate import Certificate, certify
+from .cost import Cost
 from .denoiser import Denoiser
 from .gradients import (
     Backprop,
@@ -35,6 +36,7 @@ __all__ = [
     "Certificate",
     "CoarseAdjoint",
     "ContinuousAdjoint",
+    "Cost",
     "CounterNoise",
     "Denoiser",
     "Exact",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .cost import Cost, predict
 from .denoiser import Denoiser
 from .execution import Draws
 from .gradients import Exact, GradientMethod
@@ -97,6 +98,47 @@ class Sampler(nn.Module):
             ValueError: a wrong shape or dtype, or a tensor that requires grad and can get none.
             FloatingPointError: a value that is not finite, with the step where it arose.
         """
+        return self.gradient.sample(self._run(noise, generator, draws, cond))
+
+    def cost(
+        self,
+        noise: Tensor,
+        *,
+        generator: torch.Generator | list[torch.Generator] | CounterNoise | None = None,
+        draws: Tensor | None = None,
+        **cond: Any,
+    ) -> Cost:
+        """Predict what one gradient will take, from one network call, before it is computed.
+
+        Args:
+            noise: (batch, ...) the latent, with ``requires_grad`` as it will be used.
+            generator: as in `forward`; nothing is drawn from it.
+            draws: as in `forward`.
+            **cond: conditioning, with ``requires_grad`` as it will be used.
+
+        Returns:
+            Network calls, seconds and peak memory; see `Cost`.
+
+        Raises:
+            ValueError: as `forward`, or a method whose steps depend on the network's values.
+
+        >>> from adjointdpm import Schedule, solvers
+        >>> schedule = Schedule.vp_linear()
+        >>> plan = solvers.build("ddim", schedule, num_inference_steps=10)
+        >>> cost = Sampler(Denoiser(lambda x, t: x.sin(), schedule), plan).cost(torch.randn(2, 3))
+        >>> cost.forward_calls, cost.products
+        (10, 0)
+        """
+        return predict(self.gradient, self._run(noise, generator, draws, cond))
+
+    def _run(
+        self,
+        noise: Tensor,
+        generator: torch.Generator | list[torch.Generator] | CounterNoise | None,
+        draws: Tensor | None,
+        cond: dict[str, Any],
+    ) -> Run:
+        """Check what is given to the sampler, and return it together."""
         if not noise.is_floating_point():
             raise ValueError(f"noise must be a floating-point latent, not {noise.dtype}")
         if noise.ndim < 2 or noise.numel() == 0:
@@ -114,7 +156,7 @@ class Sampler(nn.Module):
                     f"{tuple(draws.shape)}"
                 )
             draws = draws.to(noise.dtype)
-        run = Run(
+        return Run(
             denoiser=self.denoiser,
             plan=self.plan,
             noise=noise,
@@ -123,7 +165,6 @@ class Sampler(nn.Module):
             check_finite=self.check_finite,
             adjoint_scale=self.adjoint_scale,
         )
-        return self.gradient.sample(run)
 
     def extra_repr(self) -> str:
         """Return the plan and the method, for ``print(sampler)``."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,6 +57,10 @@ class Exact(GradientMethod):
     def sample(self, run: Run) -> Tensor:
         """Return the sample, with this method as its one autograd node."""
         return attach(ExactSweep(run, self))
+
+    def on(self, device: torch.device) -> Exact:
+        """Return the method without offloading on a CPU, whose memory is the host's."""
+        return replace(self, offload=self.offload and device.type != "cpu")
 
 
 class ExactSweep(Sweep):

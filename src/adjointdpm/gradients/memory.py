@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 Kept = Callable[[], Tensor]
 """A latent that was put aside: call it to have it back where it was."""
@@ -27,6 +31,9 @@ def on_host(tensor: Tensor) -> Kept:
     device = tensor.device
     if device.type == "cpu":
         return in_place(tensor)
+    if device.type == "meta":
+        shape, dtype = tensor.shape, tensor.dtype
+        return lambda: torch.empty(shape, dtype=dtype, device=device)
     # Without pinned memory a copy that is not waited for may be read before it is there.
     pinned = device.type == "cuda"
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
@@ -59,7 +66,7 @@ class SavedBytes:
     """
 
     def __init__(self, besides: Iterable[Tensor]) -> None:
-        self._seen = {tensor.untyped_storage().data_ptr() for tensor in besides}
+        self._seen = {tensor.untyped_storage()._cdata for tensor in besides}
         self.total = 0
 
     @contextmanager
@@ -69,9 +76,63 @@ class SavedBytes:
         with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
             yield
 
+    def has(self, tensor: Tensor) -> bool:
+        """Return whether a tensor was saved, or is one of those that do not count."""
+        return tensor.untyped_storage()._cdata in self._seen
+
     def _pack(self, tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._seen:
-            self._seen.add(storage.data_ptr())
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
             self.total += storage.nbytes()
         return tensor.detach()
+
+
+class LiveMemory(TorchDispatchMode):
+    """Tracks the storages made within the block: ``peak`` is the most that lived at once.
+
+    On any device, to the byte and the same in every run: the resident memory of a CPU process
+    depends on what its allocator gives back. Compiled networks run uncompiled within the block.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        before = {
+            leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if _real(leaf)
+        }
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if _real(leaf) and leaf.untyped_storage()._cdata not in before:
+                self._born(leaf.untyped_storage())
+        return result
+
+    def _born(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.live += storage.nbytes()
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._died, key, storage.nbytes())
+
+    def _died(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def _real(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.layout == torch.strided
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """Return the most bytes of tensors that ``run`` made and held at once."""
+    with LiveMemory() as memory:
+        run()
+    return memory.peak

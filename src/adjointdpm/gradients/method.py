@@ -44,6 +44,10 @@ class GradientMethod(ABC):
     def sample(self, run: Run) -> Tensor:
         """Return the sample, attached to the autograd graph by this method."""
 
+    def on(self, device: torch.device) -> GradientMethod:
+        """Return the method without what makes no difference on a device."""
+        return self
+
 
 @dataclass
 class FiniteCheck:

@@ -139,6 +139,11 @@ class Network:
         """The leaves whose gradients `pull_back` gives: conditioning, then weights."""
         return [*self._leaves, *self.parameters]
 
+    @property
+    def compiled(self) -> bool:
+        """Whether any part of the denoiser is compiled."""
+        return self._caller.compiled
+
     def run(self, k: int, x: Tensor, *, alone: bool = True) -> Tensor:
         """Return the output of call k and record what surrounded it.
 
@@ -216,7 +221,7 @@ class Network:
         Args:
             gradients: those of `targets`, after a reverse sweep.
         """
-        if self._caller.compiled:
+        if self.compiled:
             self._refuse_unused([gradients[i] is None for i in range(len(self._leaves))])
 
     def _refuse_unused(self, unused: Sequence[bool]) -> None:

@@ -201,6 +201,8 @@ class ReversibleSweep(Sweep):
 
     def _judge(self, pair: Sequence[Tensor]) -> None:
         """Measure how far the reconstructed start is from the noise; refuse what is too far."""
+        if self.run.noise.is_meta:
+            return
         start = self._start().flatten(1)
         # The norm of a standard-normal latent is far above 1, that of an optimised one may not be.
         norm = start.norm(dim=1).clamp_min(self._reversal.scale)

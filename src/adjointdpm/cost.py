@@ -1,0 +1,273 @@
+"""What a gradient will take, before it is computed: network calls, seconds and memory.
+
+One network call is measured, forward and backward. Then the gradient method itself runs on the meta
+device, where tensors have shapes and no values, with an imitation of the network that takes as much
+memory as the network did. So no formula says what a method does: it does it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .denoiser import Denoiser
+from .execution import Draws, begin
+from .gradients.memory import LiveMemory, SavedBytes, peak_bytes
+from .gradients.method import GradientMethod, Run
+from .gradients.recompute import Network
+from .noise import CounterNoise
+
+
+@dataclass(frozen=True)
+class CallCost:
+    """What one call of the denoiser takes.
+
+    Args:
+        forward_seconds: of a call without a graph.
+        product_seconds: of a vector-Jacobian product, the call itself taken off.
+        forward_bytes: the most that a call without a graph holds at once.
+        graph_bytes: what the graph of a call keeps, besides its input and the weights.
+        keeps_input: whether the graph keeps the input too.
+        product_bytes: the most that a call and its product hold at once.
+        weight_bytes: of the weights that get a gradient.
+    """
+
+    forward_seconds: float
+    product_seconds: float
+    forward_bytes: int
+    graph_bytes: int
+    keeps_input: bool
+    product_bytes: int
+    weight_bytes: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one gradient takes, of the sampler alone: no objective, no decoder, no optimiser.
+
+    Args:
+        method: the gradient method.
+        plan: the sampler's plan.
+        forward_calls: network calls of the sampling run.
+        recomputed_calls: network calls of the reverse sweep, without their products.
+        products: vector-Jacobian products; 0 where nothing requires a gradient.
+        seconds: of the network calls and products, one after the other.
+        peak_memory: the most bytes at once, beside what is there before: weights, noise and
+            conditioning. On a CUDA device as its allocator counts, elsewhere the sum of tensors.
+        call: what one network call takes.
+    """
+
+    method: str
+    plan: str
+    forward_calls: int
+    recomputed_calls: int
+    products: int
+    seconds: float
+    peak_memory: int
+    call: CallCost
+
+    def to_json(self) -> str:
+        """Return all numbers as JSON."""
+        return json.dumps(asdict(self), indent=2)
+
+    def __str__(self) -> str:
+        rows = [
+            ("network calls, forward", f"{self.forward_calls}"),
+            ("network calls, run again", f"{self.recomputed_calls}"),
+            ("vector-Jacobian products", f"{self.products}"),
+            ("seconds", f"{self.seconds:.3g}"),
+            ("peak memory", f"{self.peak_memory / 2**20:.1f} MiB"),
+            ("graph of one call", f"{self.call.graph_bytes / 2**20:.1f} MiB"),
+        ]
+        lines = [f"{name:26s} {value:>12s}" for name, value in rows]
+        return "\n".join([f"{self.method} on {self.plan}", *lines])
+
+
+def predict(method: GradientMethod, run: Run) -> Cost:
+    """Return what the gradient of a run will take, from one network call.
+
+    Args:
+        method: the gradient method.
+        run: what is to be run.
+
+    Raises:
+        ValueError: the method takes as many steps as the network's values make it take.
+    """
+    call = _measure(run)
+    imitation = _Imitation(call, run.denoiser.network_dtype)
+    with LiveMemory() as memory:
+        try:
+            forward_calls = _rehearse(method.on(run.noise.device), run, imitation)
+        except (NotImplementedError, RuntimeError) as error:
+            if "meta" not in str(error):
+                raise
+            raise ValueError(
+                f"the cost of {method!r} cannot be told before: its steps depend on what the "
+                "network answers. Give it a fixed number of steps"
+            ) from error
+    recomputed = imitation.calls - forward_calls
+    return Cost(
+        method=repr(method),
+        plan=repr(run.plan),
+        forward_calls=forward_calls,
+        recomputed_calls=recomputed,
+        products=imitation.products,
+        seconds=imitation.calls * call.forward_seconds + imitation.products * call.product_seconds,
+        peak_memory=memory.peak,
+        call=call,
+    )
+
+
+def _measure(run: Run) -> CallCost:
+    """Time one call and its product, after a first one that is looked at for its memory."""
+    device = run.noise.device
+    network = Network(run.denoiser, run.plan.timesteps.tolist(), run.cond, run.adjoint_scale)
+    with torch.no_grad():
+        x = begin(run.plan.program, run.noise, Draws(run.noise, CounterNoise(0))).x
+    leaf = x.detach().requires_grad_()
+    adjoint = torch.ones_like(x)
+    saved = SavedBytes([*network.targets, *run.denoiser.buffers()])
+    gradients: list[Tensor | None] = []
+
+    @torch.no_grad()
+    def forward() -> None:
+        network.run(0, x)
+
+    @torch.enable_grad()
+    def product() -> None:
+        output = network.run(0, leaf)
+        network.pull_back(leaf, output, adjoint, input_needed=True)
+
+    @torch.enable_grad()
+    def watched() -> None:
+        with saved.counting():
+            output = network.run(0, leaf)
+        gradients[:] = network.pull_back(leaf, output, adjoint, input_needed=True)[1]
+
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices):
+        forward_bytes = _peak(forward, device)
+        product_bytes = _peak(watched, device)
+        weights = gradients[len(network.cond) :]
+        weight_bytes = sum(gradient.nbytes for gradient in weights if gradient is not None)
+        gradients.clear()
+        if network.compiled:
+            forward(), product()
+        forward_seconds, both_seconds = _seconds(forward, device), _seconds(product, device)
+    return CallCost(
+        forward_seconds=forward_seconds,
+        product_seconds=max(both_seconds - forward_seconds, 0.0),
+        forward_bytes=forward_bytes,
+        graph_bytes=saved.total - (leaf.nbytes if saved.has(leaf) else 0),
+        keeps_input=saved.has(leaf),
+        product_bytes=product_bytes,
+        weight_bytes=weight_bytes,
+    )
+
+
+def _peak(action: Callable[[], None], device: torch.device) -> int:
+    """Return the most bytes that an action takes at once."""
+    if device.type != "cuda":
+        return peak_bytes(action)
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    action()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def _seconds(action: Callable[[], None], device: torch.device) -> float:
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    wait()
+    start = time.perf_counter()
+    action()
+    wait()
+    return time.perf_counter() - start
+
+
+def _rehearse(method: GradientMethod, run: Run, imitation: _Imitation) -> int:
+    """Take the gradient on the meta device; return the calls of the sampling run."""
+
+    def blank(tensor: Tensor) -> Tensor:
+        return torch.empty_like(tensor, device="meta").requires_grad_(tensor.requires_grad)
+
+    noise, given = blank(run.noise), run.draws.given
+    cond = pytree.tree_map_only(Tensor, blank, run.cond)
+    draws = Draws(noise, CounterNoise(0), None if given is None else blank(given))
+    rehearsal = Run(
+        denoiser=Denoiser(imitation, run.denoiser.schedule, run.denoiser.prediction_type),
+        plan=run.plan,
+        noise=noise,
+        draws=draws,
+        cond=cond,
+        check_finite=False,
+        adjoint_scale=run.adjoint_scale,
+    )
+    sample = method.sample(rehearsal)
+    calls = imitation.calls
+    candidates = [noise, draws.given, *pytree.tree_leaves(cond), *imitation.parameters()]
+    targets = [leaf for leaf in candidates if isinstance(leaf, Tensor) and leaf.requires_grad]
+    if sample.requires_grad:
+        torch.autograd.grad(sample, targets, torch.empty_like(sample), allow_unused=True)
+    return calls
+
+
+class _Imitation(nn.Module):
+    """Takes the memory of a network and computes nothing; counts calls and products."""
+
+    def __init__(self, call: CallCost, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.call, self.calls, self.products = call, 0, 0
+        dtype = dtype if dtype is not None else torch.float32
+        if call.weight_bytes:
+            self.weight = nn.Parameter(
+                torch.empty(call.weight_bytes // dtype.itemsize, dtype=dtype, device="meta")
+            )
+
+    def forward(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        self.calls += 1
+        used = [leaf for leaf in pytree.tree_leaves(cond) if isinstance(leaf, Tensor)]
+        inputs = [x, *self.parameters(), *(leaf for leaf in used if leaf.requires_grad)]
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
+            return _Graph.apply(self, *inputs)
+        _take(self.call.forward_bytes - x.nbytes)
+        return torch.empty_like(x)
+
+
+class _Graph(torch.autograd.Function):
+    """The graph of an imitated call."""
+
+    @staticmethod
+    def forward(ctx: Any, imitation: _Imitation, x: Tensor, *others: Tensor) -> Tensor:
+        call = imitation.call
+        graph = torch.empty(call.graph_bytes, dtype=torch.uint8, device="meta")
+        ctx.save_for_backward(graph, *([x] if call.keeps_input else []))
+        ctx.imitation = imitation
+        ctx.shapes = [(tensor.shape, tensor.dtype) for tensor in (x, *others)]
+        return torch.empty_like(x)
+
+    @staticmethod
+    def backward(ctx: Any, adjoint: Tensor) -> tuple[Tensor | None, ...]:
+        imitation = ctx.imitation
+        imitation.products += 1
+        # The graph, the output and the gradients of one call are counted in its peak.
+        _take(imitation.call.product_bytes - imitation.call.graph_bytes - adjoint.nbytes)
+        return None, *(
+            torch.empty(shape, dtype=dtype, device="meta") if needed else None
+            for (shape, dtype), needed in zip(ctx.shapes, ctx.needs_input_grad[1:], strict=True)
+        )
+
+
+def _take(size: int) -> None:
+    """Hold this many bytes for a moment."""
+    torch.empty(max(size, 0), dtype=torch.uint8, device="meta")
