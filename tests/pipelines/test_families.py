@@ -10,6 +10,7 @@ import copy
 import functools
 import inspect
 
+import families_auraflow
 import families_controlnet
 import families_dit
 import families_flux
@@ -30,6 +31,7 @@ from torch.utils import _pytree as pytree
 import adjointdpm as adp
 
 CASES = [
+    *families_auraflow.CASES,
     *families_dit.CASES,
     *families_controlnet.CASES,
     *families_flux.CASES,

@@ -11,6 +11,7 @@ from ..gradients import GradientMethod
 from ..plan import Plan
 from ..sampler import Sampler
 from .controlnet import CONTROLNET, CONTROLNET_XL
+from .auraflow import AURAFLOW
 from .cogvideo import COGVIDEOX
 from .decode import Decoder
 from .dit import DIT
@@ -24,12 +25,14 @@ from .ltx import LTX
 from .pixart import PIXART
 from .sampling import build_sampler
 from .sana import SANA
+from .shifting import require_shape
 from .stable_diffusion import STABLE_DIFFUSION
 from .stable_diffusion_3 import STABLE_DIFFUSION_3
 from .stable_diffusion_xl import STABLE_DIFFUSION_XL
 from .wan import WAN
 
 FAMILIES: dict[str, Family] = {
+    "AuraFlowPipeline": AURAFLOW,
     "CogVideoXPipeline": COGVIDEOX,
     "DiTPipeline": DIT,
     "FluxPipeline": FLUX,
@@ -131,8 +134,8 @@ def from_pipeline(
         scheduler=scheduler if scheduler is not None else pipe.scheduler,
         num_inference_steps=num_inference_steps,
         plan=plan,
-        guidance_scale=max(guidance_scale, 1.0),
-        true_cfg_scale=max(true_cfg_scale, 1.0),
+        guidance_scale=guidance_scale,
+        true_cfg_scale=true_cfg_scale,
         guidance_rescale=guidance_rescale,
         guidance_passes=guidance_passes,
         eta=eta,
@@ -141,7 +144,10 @@ def from_pipeline(
         size=Size(height, width, num_frames),
     )
     parts = family.take_apart(pipe, config)
-    return guard_offload(build_sampler(parts, config)), parts.decoder
+    sampler = guard_offload(build_sampler(parts, config))
+    if plan is None and "mu" in parts.set_timesteps:
+        require_shape(sampler, family.latent_shape(pipe, config.size))
+    return sampler, parts.decoder
 
 
 def _default_strength(pipe: Any, plan: Plan | None) -> float | None:

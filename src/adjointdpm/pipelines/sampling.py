@@ -28,7 +28,7 @@ def build_sampler(parts: Parts, config: SamplingConfig) -> Sampler:
         ValueError: the scheduler cannot be read, or clips x_0 in a way of its own; or
             ``true_cfg_scale`` is given where ``guidance_scale`` is the same.
     """
-    if parts.guided and config.true_cfg_scale != 1.0:
+    if parts.guided and config.true_cfg_scale > 1.0:
         raise ValueError(
             "true_cfg_scale is for pipelines whose network takes guidance_scale as an input, as "
             "that of Flux does; the weight of this one's two passes is guidance_scale"
@@ -61,7 +61,9 @@ def build_sampler(parts: Parts, config: SamplingConfig) -> Sampler:
         parts.network,
         schedule,
         prediction_type,
-        guidance_scale=config.guidance_scale if parts.guided else config.true_cfg_scale,
+        guidance_scale=max(  # less is none, as in diffusers
+            config.guidance_scale if parts.guided else config.true_cfg_scale, 1.0
+        ),
         guidance_rescale=config.guidance_rescale,
         guidance_passes=config.guidance_passes,
         **clipping,

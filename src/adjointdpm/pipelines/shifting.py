@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 
 def dynamic_shift(scheduler: Any, sequence_length: int, max_shift: float = 1.15) -> float:
@@ -22,6 +23,25 @@ def dynamic_shift(scheduler: Any, sequence_length: int, max_shift: float = 1.15)
     shifts = config.get("base_shift", 0.5), config.get("max_shift", max_shift)
     slope = (shifts[1] - shifts[0]) / (lengths[1] - lengths[0])
     return float(shifts[0] + slope * (sequence_length - lengths[0]))
+
+
+def require_shape(sampler: nn.Module, shape: tuple[int, ...]) -> None:
+    """Let a sampler refuse noise of another shape than the one its timesteps are shifted for.
+
+    Args:
+        sampler: called with the noise first.
+        shape: of one sample's noise, without batch.
+    """
+
+    def check(sampler: nn.Module, args: tuple[Any, ...]) -> None:
+        if args and tuple(args[0].shape[1:]) != shape:
+            raise ValueError(
+                f"the timesteps are shifted for noise of shape (batch, *{shape}), not "
+                f"{tuple(args[0].shape)}. Give from_pipeline the size of the pictures (height, "
+                "width, num_frames) as latent_shape was given it"
+            )
+
+    sampler.register_forward_pre_hook(check)
 
 
 def linear_sigmas(num_inference_steps: int) -> np.ndarray:
