@@ -10,12 +10,16 @@ import copy
 import functools
 import inspect
 
+import families_animatediff
 import families_auraflow
 import families_controlnet
 import families_dit
 import families_flux
 import families_image_to_image
+import families_kandinsky
+import families_latent_diffusion
 import families_pixart
+import families_pixel
 import families_sana
 import families_stable_diffusion
 import families_stable_diffusion_3
@@ -34,6 +38,10 @@ CASES = [
     *families_auraflow.CASES,
     *families_dit.CASES,
     *families_controlnet.CASES,
+    *families_pixel.CASES,
+    *families_latent_diffusion.CASES,
+    *families_kandinsky.CASES,
+    *families_animatediff.CASES,
     *families_flux.CASES,
     *families_image_to_image.CASES,
     *families_pixart.CASES,

@@ -10,19 +10,23 @@ from torch import Tensor
 from ..gradients import GradientMethod
 from ..plan import Plan
 from ..sampler import Sampler
-from .controlnet import CONTROLNET, CONTROLNET_XL
+from .animatediff import ANIMATEDIFF
 from .auraflow import AURAFLOW
 from .cogvideo import COGVIDEOX
+from .controlnet import CONTROLNET, CONTROLNET_XL
 from .decode import Decoder
 from .dit import DIT
 from .family import Family, SamplingConfig, Size
 from .flux import FLUX
 from .image_to_image import ImageToImageSampler, to_latents
+from .kandinsky import KANDINSKY
+from .latent_diffusion import LATENT_DIFFUSION, UNCONDITIONAL_LATENT_DIFFUSION
 from .loading import load_pipeline
 from .lora import add_lora
 from .low_memory import check_offload, guard_offload
 from .ltx import LTX
 from .pixart import PIXART
+from .pixel import PIXEL
 from .sampling import build_sampler
 from .sana import SANA
 from .shifting import require_shape
@@ -32,10 +36,16 @@ from .stable_diffusion_xl import STABLE_DIFFUSION_XL
 from .wan import WAN
 
 FAMILIES: dict[str, Family] = {
-    "AuraFlowPipeline": AURAFLOW,
+    "AnimateDiffPipeline": ANIMATEDIFF,
     "CogVideoXPipeline": COGVIDEOX,
+    "DDIMPipeline": PIXEL,
+    "DDPMPipeline": PIXEL,
+    "AuraFlowPipeline": AURAFLOW,
     "DiTPipeline": DIT,
     "FluxPipeline": FLUX,
+    "KandinskyV22Pipeline": KANDINSKY,
+    "LDMPipeline": UNCONDITIONAL_LATENT_DIFFUSION,
+    "LDMTextToImagePipeline": LATENT_DIFFUSION,
     "LTXPipeline": LTX,
     "PixArtAlphaPipeline": PIXART,
     "PixArtSigmaPipeline": PIXART,
@@ -85,6 +95,7 @@ def from_pipeline(
     scheduler: Any | None = None,
     plan: Plan | None = None,
     gradient: GradientMethod | None = None,
+    guidance_scale_2: float | None = None,
     true_cfg_scale: float = 1.0,
     guidance_rescale: float = 0.0,
     guidance_passes: Literal["batched", "sequential"] = "batched",
@@ -108,6 +119,7 @@ def from_pipeline(
         scheduler: a diffusers scheduler to use in place of ``pipe.scheduler``.
         plan: a plan to use in place of any scheduler, such as one of `solvers.build`.
         gradient: the gradient method; `Exact` by default.
+        guidance_scale_2: weight of guidance for the second of two transformers (Wan 2.2).
         true_cfg_scale: weight of classifier-free guidance where ``guidance_scale`` is an input of
             the network (Flux); it needs a negative prompt.
         guidance_rescale: see `Denoiser`.
@@ -135,6 +147,7 @@ def from_pipeline(
         num_inference_steps=num_inference_steps,
         plan=plan,
         guidance_scale=guidance_scale,
+        guidance_scale_2=guidance_scale_2,
         true_cfg_scale=true_cfg_scale,
         guidance_rescale=guidance_rescale,
         guidance_passes=guidance_passes,
@@ -144,6 +157,11 @@ def from_pipeline(
         size=Size(height, width, num_frames),
     )
     parts = family.take_apart(pipe, config)
+    if guidance_scale_2 is not None and parts.guidance_scale is None:
+        raise ValueError(
+            "guidance_scale_2 is for pipelines that hand over to a second transformer at a "
+            "boundary_ratio (Wan 2.2), and with a guidance_scale above 1; leave it out"
+        )
     sampler = guard_offload(build_sampler(parts, config))
     if plan is None and "mu" in parts.set_timesteps:
         require_shape(sampler, family.latent_shape(pipe, config.size))

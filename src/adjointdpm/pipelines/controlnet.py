@@ -171,16 +171,18 @@ def encode_prompt(
     return {**cond, "controlnet_cond": pictures, "conditioning_scale": scales}
 
 
-def _controlled(family: Family, decoder: Callable[[Any], Decoder]) -> Family:
-    """Return the family with control of one without."""
+def _controlled(
+    decoder: Callable[[Any], Decoder], encode_text: Callable[..., dict[str, Any]]
+) -> Family:
+    """Return the family with control, from the decoder and the text of the one without."""
 
     def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
         network = ControlledUNet(pipe.unet, pipe.controlnet)
         return stable_diffusion.unet_parts(pipe, network, decoder(pipe), config)
 
-    encode = partial(encode_prompt, encode_text=family.encode_prompt)
-    return Family(take_apart, family.latent_shape, encode)
+    encode = partial(encode_prompt, encode_text=encode_text)
+    return Family(take_apart, stable_diffusion.latent_shape, encode)
 
 
-CONTROLNET = _controlled(stable_diffusion.STABLE_DIFFUSION, stable_diffusion.decoder)
-CONTROLNET_XL = _controlled(stable_diffusion_xl.STABLE_DIFFUSION_XL, stable_diffusion_xl.decoder)
+CONTROLNET = _controlled(stable_diffusion.decoder, stable_diffusion.encode_prompt)
+CONTROLNET_XL = _controlled(stable_diffusion_xl.decoder, stable_diffusion_xl.encode_prompt)

@@ -14,6 +14,7 @@ from ..gradients import GradientMethod
 from ..plan import Plan
 from ..sampler import Sampler
 from .decode import Decoder
+from .pixel import PixelDecoder
 
 
 class ImageToImageSampler(Sampler):
@@ -136,6 +137,8 @@ def to_latents(decoder: Decoder, images: Tensor) -> Tensor:
     Raises:
         ValueError: the autoencoder has no encoder, or is not called in the common way.
     """
+    if isinstance(decoder, PixelDecoder):
+        return 2 * images - 1
     vae = decoder.vae
     if not hasattr(vae, "encode") or type(decoder).decode is not Decoder.decode:
         raise ValueError(

@@ -62,12 +62,23 @@ def unet_parts(pipe: Any, network: nn.Module, decoder: Decoder, config: Sampling
 
 
 def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:
-    """Return (channels, height, width) of the latents of a pipeline with a UNet."""
-    default = pipe.unet.config.sample_size
+    """Return (channels, height, width) of the latents of a StableDiffusionPipeline."""
+    return unet_shape(pipe.unet, size, pipe.vae_scale_factor)
+
+
+def unet_shape(unet: Any, size: Size, factor: int) -> tuple[int, int, int]:
+    """Return (channels, height, width) of what a UNet takes, by default what it was trained on.
+
+    Args:
+        unet: the UNet.
+        size: of the pictures.
+        factor: how many pixels a latent is wide.
+    """
+    default = unet.config.sample_size
     default_height, default_width = (default, default) if isinstance(default, int) else default
-    height = default_height if size.height is None else size.height // pipe.vae_scale_factor
-    width = default_width if size.width is None else size.width // pipe.vae_scale_factor
-    return pipe.unet.config.in_channels, height, width
+    height = default_height if size.height is None else size.height // factor
+    width = default_width if size.width is None else size.width // factor
+    return unet.config.in_channels, height, width
 
 
 def encode_prompt(
