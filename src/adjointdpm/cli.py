@@ -116,7 +116,10 @@ def _add_certify_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--method", choices=METHODS, default="exact", help="the gradient method")
     parser.add_argument("--num_steps", type=int, help="reverse steps of the approximate methods")
-    parser.add_argument("--pipeline", help="folder of a diffusers pipeline (default: the embedded)")
+    parser.add_argument(
+        "--pipeline",
+        help="folder of a diffusers pipeline, or id on the hub (default: the embedded)",
+    )
     parser.add_argument("--device", help="cpu or cuda (default: a GPU if there is one)")
     parser.add_argument("--json", type=Path, help="a file to write the certificate to")
 

@@ -23,7 +23,7 @@ from ..gradients import (
     Truncated,
 )
 from ..objectives import ClassifierLogProbability
-from ..pipelines import encode_prompt, from_pipeline
+from ..pipelines import encode_prompt, from_pipeline, load_pipeline
 from .resources import choose_device
 
 METHODS: dict[str, Callable[[int | None], GradientMethod]] = {
@@ -45,7 +45,8 @@ class CertifyConfig:
     Args:
         method: one of `METHODS`.
         num_steps: reverse steps of ``continuous``, ``coarse`` and ``truncated``.
-        pipeline: folder of a diffusers pipeline; the embedded model by default.
+        pipeline: folder of a diffusers pipeline, or its id on the hub (see `load_pipeline`); the
+            embedded model by default.
         prompt: what the model is asked for.
         target: label that the embedded classifier is to see; other pipelines are judged by the
             mean square of the picture.
@@ -92,9 +93,7 @@ def run_certify(config: CertifyConfig) -> Certificate:
         default = load_default(device=device)
         pipe, metric = default.pipeline, ClassifierLogProbability(default.classifier, config.target)
     else:
-        from diffusers import DiffusionPipeline
-
-        pipe = DiffusionPipeline.from_pretrained(config.pipeline).to(device)
+        pipe = load_pipeline(config.pipeline).to(device)
     sampler, decode = from_pipeline(
         pipe,
         config.num_inference_steps,
