@@ -30,7 +30,7 @@ from torch import Tensor
 
 import adjointdpm as adp
 
-CONTESTS = ("embedded/euler", "embedded/heun", "mixture/euler", "mixture/heun")
+CONTESTS = ("embedded/euler", "embedded/heun", "inputs/euler", "mixture/euler", "mixture/heun")
 PHASES = ("errors", "memory", "time")
 LIBRARIES = ("torch", "diffusers", "torchdiffeq", "torchode", "diffrax", "jax")
 Cells = dict[str, Any]
@@ -76,7 +76,7 @@ def problem_of(
 ) -> Problem:
     """Return a contest's problem, in the precision in which it is used unless another is given."""
     name, solver = contest.split("/")
-    dtype = dtype or (torch.float32 if name == "embedded" else torch.float64)
+    dtype = dtype or (torch.float64 if name == "mixture" else torch.float32)
     return make(name, solver, calls, args.batch_size, dtype, args.device)
 
 
@@ -84,7 +84,7 @@ def measure_errors(args: argparse.Namespace, contest: str) -> Iterator[Cells]:
     """Yield relative error and cosine of every target, against backpropagation in float64."""
     exactly = problem_of(args, contest, args.calls, torch.float64)
     problems = {"float64": exactly}
-    if contest.startswith("embedded"):
+    if not contest.startswith("mixture"):
         problems["float32"] = problem_of(args, contest, args.calls)
     references: dict[str, dict[str, Tensor]] = {}
 

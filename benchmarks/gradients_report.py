@@ -176,7 +176,7 @@ class Bar:
 ADJOINT = "torchdiffeq odeint_adjoint"
 BARS = [
     bar
-    for contest in ("embedded/euler", "embedded/heun")
+    for contest in ("embedded/euler", "embedded/heun", "inputs/euler")
     for bar in (
         Bar("time: Exact / network calls", contest, "time", EXACT, "", 1.03),
         Bar("time: all graphs kept / by hand", contest, "time", ALL_GRAPHS, "by hand", 1.05),

@@ -44,9 +44,9 @@ class Problem:
     """One network, one grid, one objective.
 
     Args:
-        name: ``embedded`` or ``mixture``.
+        name: one of `PARTS`.
         solver: ``euler`` or ``heun``.
-        denoiser: whose weights require grad.
+        denoiser: whose weights require grad where they are targets.
         plan: the sampler on the grid.
         points: the grid, from noise to image; it ends with a little noise left, so that every
             method may call the network at both ends.
@@ -68,7 +68,8 @@ class Problem:
     def groups(self) -> dict[str, list[Tensor]]:
         """The tensors whose gradients are wanted, by name."""
         cond = {name: [t] for name, t in self.cond.items() if t.requires_grad}
-        return {"noise": [self.noise], **cond, "weights": list(self.denoiser.parameters())}
+        weights = [weight for weight in self.denoiser.parameters() if weight.requires_grad]
+        return {"noise": [self.noise], **cond, **({"weights": weights} if weights else {})}
 
     @cached_property
     def targets(self) -> list[Tensor]:
@@ -117,7 +118,7 @@ def make(
 ) -> Problem:
     """Return a problem whose sampler calls the network ``calls`` times."""
     denoiser, noise, cond, cotangent = PARTS[name](batch_size, device)
-    denoiser = copy.deepcopy(denoiser).to(dtype).requires_grad_()
+    denoiser = copy.deepcopy(denoiser).to(dtype).requires_grad_(name != "inputs")
     schedule, prediction_type = denoiser.schedule, denoiser.prediction_type
     steps = max(calls // CALLS_A_STEP[solver], 1)
     points = adp.solvers.grid(schedule, steps, final_sigmas_type="sigma_min")
@@ -184,7 +185,12 @@ def _mixture(batch_size: int, device: str) -> Parts:
     return denoiser, noise, {}, cotangent
 
 
-PARTS: dict[str, Callable[[int, str], Parts]] = {"embedded": _embedded, "mixture": _mixture}
+PARTS: dict[str, Callable[[int, str], Parts]] = {
+    "embedded": _embedded,
+    "inputs": _embedded,
+    "mixture": _mixture,
+}
+"""``inputs`` is the embedded model with gradients for noise and prompt alone."""
 
 
 def _normal(shape: tuple[int, ...], device: str, seed: int = 0) -> Tensor:
