@@ -103,6 +103,18 @@ def test_conditioning_is_cast_for_the_network_and_its_gradient_back(
         torch.testing.assert_close(gradient, row.expand_as(gradient), rtol=2e-2, atol=2e-2)
 
 
+def test_guidance_by_the_time() -> None:
+    """As a function of a number, and of a tensor with a time for each sample."""
+    network, x = _Conditioned(), torch.randn(2, 3)
+    cond = {"emb": torch.randn(2, 4, 3), "negative_emb": torch.randn(1, 4, 3)}
+    times = torch.tensor([0.25, 0.75])
+    denoiser = Denoiser(network, VP, guidance_scale=lambda t: 1 + 8 * t)
+    each = [Denoiser(network, VP, guidance_scale=scale)(x, times, **cond) for scale in (3.0, 7.0)]
+    torch.testing.assert_close(denoiser(x, times, **cond), torch.stack([each[0][0], each[1][1]]))
+    expected = Denoiser(network, VP, guidance_scale=5.0)(x, 0.5, **cond)
+    torch.testing.assert_close(denoiser(x, 0.5, **cond), expected)
+
+
 def test_a_function_gets_conditioning_as_it_is() -> None:
     def network(x: Tensor, t: Tensor, emb: Tensor) -> Tensor:
         assert emb.dtype == torch.float64

@@ -17,6 +17,9 @@ from .process import Schedule
 
 NEGATIVE = "negative_"
 
+GuidanceScale = Callable[[Any], Any]
+"""The weight of guidance for a time: a number for a number, a tensor for a tensor."""
+
 
 class Denoiser(nn.Module):
     """A network as the samplers see it: ``denoiser(x, t, **cond)`` answers with its prediction.
@@ -36,7 +39,8 @@ class Denoiser(nn.Module):
         network: the model, an ``nn.Module`` wherever its weights are to receive gradients.
         schedule: the process that it was trained for.
         prediction_type: ``epsilon``, ``sample``, ``v_prediction`` or ``flow_prediction``.
-        guidance_scale: weight of classifier-free guidance (arXiv 2207.12598); 1 for none.
+        guidance_scale: weight of classifier-free guidance (arXiv 2207.12598); 1 for none. It may be
+            a function of the time, such as one of an interval (arXiv 2404.07724).
         guidance_rescale: share of the output rescaled to the standard deviation of the conditional
             one (arXiv 2305.08891, eq. 16).
         guidance_passes: ``batched`` runs both passes as one doubled batch; ``sequential`` runs two
@@ -61,7 +65,7 @@ class Denoiser(nn.Module):
         schedule: Schedule,
         prediction_type: str = "epsilon",
         *,
-        guidance_scale: float = 1.0,
+        guidance_scale: float | GuidanceScale = 1.0,
         guidance_rescale: float = 0.0,
         guidance_passes: Literal["batched", "sequential"] = "batched",
         clip_sample: bool = False,
@@ -108,7 +112,9 @@ class Denoiser(nn.Module):
         if self.guidance_scale == 1.0:
             output = self._call(x, times, positive)
         else:
-            output = self._guided(x, times, positive, {**positive, **negative})
+            scale = self.guidance_scale
+            weight = _column(scale(t), x) if callable(scale) else scale
+            output = self._guided(x, times, weight, positive, {**positive, **negative})
         if self.clip_sample or self.thresholding:
             output = self._with_clipped_sample(x, t, output)
         return output
@@ -141,7 +147,12 @@ class Denoiser(nn.Module):
         return output.to(x.dtype)
 
     def _guided(
-        self, x: Tensor, times: Tensor, positive: dict[str, Any], negative: dict[str, Any]
+        self,
+        x: Tensor,
+        times: Tensor,
+        weight: float | Tensor,
+        positive: dict[str, Any],
+        negative: dict[str, Any],
     ) -> Tensor:
         if self.guidance_passes == "sequential":
             unconditional = self._call(x, times, negative)
@@ -150,7 +161,7 @@ class Denoiser(nn.Module):
             both = _stack_conditioning(negative, positive, len(x))
             output = self._call(torch.cat([x, x]), torch.cat([times, times]), both)
             unconditional, conditional = output.chunk(2)
-        guided = unconditional + self.guidance_scale * (conditional - unconditional)
+        guided = unconditional + weight * (conditional - unconditional)
         if self.guidance_rescale > 0.0:
             dims = tuple(range(1, x.ndim))
             scale = conditional.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
@@ -159,20 +170,15 @@ class Denoiser(nn.Module):
 
     def _with_clipped_sample(self, x: Tensor, t: float | Tensor, output: Tensor) -> Tensor:
         """Clip the x_0 that the output stands for, and return the output of the clipped one."""
-        shape = (-1,) + (1,) * (x.ndim - 1)
-
-        def weight(value: float | Tensor) -> float | Tensor:
-            return value.to(x).reshape(shape) if isinstance(value, Tensor) else value
-
         alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
         a, b = to_sample(self.prediction_type, alpha, sigma)
-        sample = weight(a) * x + weight(b) * output
+        sample = _column(a, x) * x + _column(b, x) * output
         if self.thresholding:
             sample = self._threshold(sample)
         else:
             sample = sample.clamp(-self.clip_sample_range, self.clip_sample_range)
         a, b = from_sample(self.prediction_type, alpha, sigma)
-        return weight(a) * x + weight(b) * sample
+        return _column(a, x) * x + _column(b, x) * sample
 
     def _threshold(self, sample: Tensor) -> Tensor:
         magnitudes = sample.flatten(1).abs()
@@ -184,6 +190,9 @@ class Denoiser(nn.Module):
     @property
     def network_dtype(self) -> torch.dtype | None:
         """The dtype of the network's weights; None for a network that has none."""
+        own = getattr(self.network, "dtype", None)
+        if isinstance(own, torch.dtype):  # of models of diffusers, some of whose weights differ
+            return own
         if isinstance(self.network, nn.Module):
             for parameter in self.network.parameters():
                 if parameter.is_floating_point():
@@ -198,6 +207,11 @@ def time_tensor(t: float | Tensor, x: Tensor) -> Tensor:
         return t.to(x.device, dtype).expand(len(x))
     # Filled where it is needed: a copy of a number to a GPU would make the host wait.
     return torch.full((len(x),), t, dtype=dtype, device=x.device)
+
+
+def _column(value: float | Tensor, x: Tensor) -> float | Tensor:
+    """Return a number, or one for each sample of ``x`` in a shape that broadcasts against it."""
+    return value.to(x).reshape(-1, *[1] * (x.ndim - 1)) if isinstance(value, Tensor) else value
 
 
 def _cast(cond: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:

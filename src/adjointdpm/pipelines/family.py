@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from ..denoiser import GuidanceScale
 from ..gradients import GradientMethod
 from ..plan import Plan
 from .decode import Decoder
@@ -36,6 +37,7 @@ class SamplingConfig:
     num_inference_steps: int = 25
     plan: Plan | None = None
     guidance_scale: float = 1.0
+    guidance_scale_2: float | None = None
     true_cfg_scale: float = 1.0
     guidance_rescale: float = 0.0
     guidance_passes: Literal["batched", "sequential"] = "batched"
@@ -55,12 +57,14 @@ class Parts:
         decoder: from latents to pictures in [0, 1].
         guided: whether guidance is two passes of the network. False where the network takes the
             guidance scale as an input, or has none; then ``true_cfg_scale`` weighs two passes.
+        guidance_scale: by the time, where it changes on the way; else that of the config.
         set_timesteps: further arguments of the scheduler's ``set_timesteps``, such as ``mu``.
     """
 
     network: nn.Module
     decoder: Decoder
     guided: bool = True
+    guidance_scale: GuidanceScale | None = None
     set_timesteps: Mapping[str, Any] = field(default_factory=dict)
 
 

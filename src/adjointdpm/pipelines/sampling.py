@@ -57,13 +57,13 @@ def build_sampler(parts: Parts, config: SamplingConfig) -> Sampler:
         stub = Denoiser(_scripted, schedule, prediction_type, **clipping)
         timesteps = {"num_inference_steps": steps, **parts.set_timesteps}
         _check_clipping(scheduler, plan, stub, timesteps, begin, arguments)
+    guidance_scale = config.guidance_scale if parts.guided else config.true_cfg_scale
+    guidance_scale = max(guidance_scale, 1.0)  # less is none, as in diffusers
     denoiser = Denoiser(
         parts.network,
         schedule,
         prediction_type,
-        guidance_scale=max(  # less is none, as in diffusers
-            config.guidance_scale if parts.guided else config.true_cfg_scale, 1.0
-        ),
+        guidance_scale=parts.guidance_scale or guidance_scale,
         guidance_rescale=config.guidance_rescale,
         guidance_passes=config.guidance_passes,
         **clipping,

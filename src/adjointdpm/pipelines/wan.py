@@ -46,9 +46,13 @@ class WanNetwork(nn.Module):
         if self.expand_timesteps:
             tokens = x[0, 0, :, ::2, ::2].numel()
             t = t[:, None].expand(-1, tokens)
-        # Of a half-precision transformer some weights stay float32: its own dtype counts.
-        dtype = transformer.dtype
-        return transformer(x.to(dtype), t, encoder_hidden_states.to(dtype), return_dict=False)[0]
+        return transformer(x, t, encoder_hidden_states, return_dict=False)[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the transformers take; of those in half precision some weights stay float32."""
+        some: Any = self.transformer if self.transformer is not None else self.transformer_2
+        return some.dtype
 
     def _at(self, t: Tensor) -> Any:
         if self.boundary is None:
@@ -97,7 +101,17 @@ def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
         return Parts(WanNetwork(pipe.transformer, expand_timesteps=expand), decoder)
     boundary = pipe.config.boundary_ratio * config.scheduler.config.num_train_timesteps
     network = WanNetwork(pipe.transformer, pipe.transformer_2, boundary, expand)
-    return Parts(network, decoder)
+    scale, scale_2 = config.guidance_scale, config.guidance_scale_2
+    if scale <= 1.0 or scale_2 is None:
+        return Parts(network, decoder)
+
+    def guidance_scale(t: Any) -> Any:
+        if isinstance(t, Tensor):
+            second = torch.full_like(t, scale_2, dtype=torch.float64)
+            return second.masked_fill(t >= boundary, scale)
+        return scale if t >= boundary else scale_2
+
+    return Parts(network, decoder, guidance_scale=guidance_scale)
 
 
 def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:

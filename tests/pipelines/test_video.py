@@ -1,0 +1,174 @@
+"""What is special to videos: sizes, guidance in two stages, the gradient through the decoder."""
+
+import families_video
+import pytest
+import torch
+from families_video import build_cogvideox, build_ltx, build_wan
+from test_families import assert_same, cond_of, noise_of, run_stock, sampler_of
+
+import adjointdpm as adp
+
+BUILDERS = {"wan": build_wan, "ltx": build_ltx, "cogvideox": build_cogvideox}
+CASES = {case.name: case for case in families_video.CASES}
+
+
+@pytest.fixture(scope="module")
+def pipes():
+    torch.manual_seed(0)
+    return {name: build(None) for name, build in BUILDERS.items()}
+
+
+def stock_decode(pipe, name, latents):
+    """The autoencoder's own video of latents, as the stock pipelines call it."""
+    if name == "cogvideox":
+        video = pipe.decode_latents(latents)
+    else:
+        statistics = (
+            (pipe.vae.latents_mean, pipe.vae.latents_std, pipe.vae.config.scaling_factor)
+            if name == "ltx"
+            else (
+                *map(torch.tensor, (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)),
+                1,
+            )
+        )
+        mean, std = (s.to(latents).reshape(1, -1, 1, 1, 1) for s in statistics[:2])
+        video = pipe.vae.decode(latents * std / statistics[2] + mean, return_dict=False)[0]
+    return (video.transpose(1, 2) * 0.5 + 0.5).clamp(0, 1)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_gradient_through_the_decoder_is_that_of_the_autoencoder(pipes, name):
+    pipe = pipes[name]
+    size = {"height": 32, "width": 32, "num_frames": 9}
+    latents = torch.randn(adp.latent_shape(pipe, 2, **size), requires_grad=True)
+    _, decode = adp.from_pipeline(pipe, 2, **size)
+    expected = stock_decode(pipe, name, latents)
+    video = decode(latents, clamp="hard")
+    assert video.shape == (2, 9, 3, 32, 32)
+    weights = torch.randn_like(video)
+    assert_same(video, expected, 1e-5)
+    gradients = [torch.autograd.grad((v * weights).sum(), latents)[0] for v in (video, expected)]
+    assert gradients[1].any()
+    assert_same(*gradients, 1e-4)
+
+
+def test_videos_do_not_depend_on_what_was_decoded_before(pipes):
+    """The caches of causal convolutions are emptied, also after a decoding that failed."""
+    pipe = pipes["wan"]
+    size = {"height": 16, "width": 16, "num_frames": 9}
+    _, decode = adp.from_pipeline(pipe, 2, **size)
+    first, second = torch.randn(2, *adp.latent_shape(pipe, **size), requires_grad=True)
+
+    def gradient_of(latents):
+        return torch.autograd.grad(decode(latents).square().sum(), latents)[0]
+
+    expected = gradient_of(first)
+    assert all(cache is None for cache in pipe.vae._feat_map)
+    with pytest.raises(RuntimeError):
+        decode(second[:, :2])
+    # The two graphs are alive at once.
+    videos = [decode(latents).square().sum() for latents in (first, second)]
+    found = torch.autograd.grad(sum(videos), (first, second))
+    assert_same(found[0], expected, 1e-6)
+    assert_same(found[1], gradient_of(second), 1e-6)
+
+
+def test_saturated_frames_of_wan_get_a_gradient(pipes):
+    """Its autoencoder clamps too, which must not undo the straight-through clamp."""
+    pipe = pipes["wan"]
+    size = {"height": 16, "width": 16, "num_frames": 1}
+    _, decode = adp.from_pipeline(pipe, 2, **size)
+    latents = 1e3 * torch.ones(adp.latent_shape(pipe, **size))
+    pipe.vae.decoder.conv_out.bias.data += 10.0
+    try:
+        video = decode(latents.requires_grad_())
+        (gradient,) = torch.autograd.grad(video.mean(), latents)
+        (hard,) = torch.autograd.grad(decode(latents, clamp="hard").mean(), latents)
+    finally:
+        pipe.vae.decoder.conv_out.bias.data -= 10.0
+    assert (video == 1).all()
+    assert gradient.any()
+    assert not hard.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "num_frames", "expected"),
+    [
+        ("wan", 1, 1),
+        ("wan", 5, 2),
+        ("wan", 6, 2),
+        ("wan", 8, 3),  # the pipeline makes it nine frames
+        ("ltx", 1, 1),
+        ("ltx", 5, 2),
+        ("ltx", 8, 2),
+        ("cogvideox", 1, 1),
+        ("cogvideox", 9, 3),
+    ],
+)
+def test_latent_frames(pipes, name, num_frames, expected):
+    pipe = pipes[name]
+    axis = 1 if name == "cogvideox" else 2
+    shape = adp.latent_shape(pipe, height=32, width=64, num_frames=num_frames)
+    assert shape[axis] == expected
+    assert shape == stock_shape(pipe, name, num_frames)
+
+
+def stock_shape(pipe, name, num_frames):
+    """The shape of the latents that the stock pipeline makes itself."""
+    shapes = []
+
+    def stop(*args, latents=None, **kwargs):
+        result = type(pipe).prepare_latents(pipe, *args, **kwargs)
+        shapes.append(result.shape)
+        raise InterruptedError
+
+    embeds = torch.zeros(1, 4, 16)
+    arguments = {"prompt_embeds": embeds, "height": 32, "width": 64, "num_frames": num_frames}
+    if name == "ltx":
+        arguments["prompt_attention_mask"] = torch.ones(1, 4, dtype=torch.bool)
+    pipe.prepare_latents = stop
+    try:
+        pipe(**arguments, num_inference_steps=2, guidance_scale=1.0)
+    except InterruptedError:
+        pass
+    finally:
+        del pipe.prepare_latents
+    if name == "ltx":
+        batch, tokens, channels = shapes[0]
+        return batch, channels, tokens // (4 * 8), 4, 8
+    return tuple(shapes[0])
+
+
+def test_default_sizes_are_those_of_the_call():
+    torch.manual_seed(0)
+    assert adp.latent_shape(build_wan(None)) == (1, 4, 21, 60, 104)
+    assert adp.latent_shape(build_ltx(None)) == (1, 4, 41, 64, 88)
+    assert adp.latent_shape(build_cogvideox(None)) == (1, 3, 4, 2, 4)
+
+
+@pytest.mark.parametrize("scale_2", [None, 1.5, 0.0])
+@pytest.mark.parametrize("passes", ["batched", "sequential"])
+def test_guidance_of_the_second_transformer(scale_2, passes):
+    torch.manual_seed(0)
+    case = CASES["Wan 2.2 (two transformers)"]
+    pipe = case.build(None)
+    noise, cond = noise_of(pipe, case), cond_of(pipe, case)
+    sampler, _ = sampler_of(pipe, case, guidance_scale_2=scale_2, guidance_passes=passes)
+    arguments = {**case.stock(pipe, noise, cond), "guidance_scale_2": scale_2}
+    called = []
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: called.append(name))
+        for name, module in (("1", pipe.transformer), ("2", pipe.transformer_2))
+    ]
+    with torch.no_grad():
+        assert_same(sampler(noise, **cond), run_stock(pipe, case, arguments), 1e-5)
+    for handle in handles:
+        handle.remove()
+    assert set(called) == {"1", "2"}
+
+
+def test_a_second_guidance_scale_needs_a_second_transformer(pipes):
+    for pipe in pipes.values():
+        size = {"height": 32, "width": 32, "num_frames": 1}
+        with pytest.raises(ValueError, match="guidance_scale_2"):
+            adp.from_pipeline(pipe, 2, 5.0, guidance_scale_2=4.0, **size)
