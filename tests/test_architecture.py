@@ -25,6 +25,7 @@ FLOORS = [
     "gradients",
     "cost",
     "sampler",
+    "stepwise",
     "certificate",
     "formats",
     "pipelines",

@@ -12,12 +12,16 @@ from networks import SmallNetwork
 from torch import nn
 
 from adjointdpm import (
+    Backprop,
+    CoarseAdjoint,
     ContinuousAdjoint,
     Denoiser,
     Exact,
     Plan,
+    Reversible,
     Sampler,
     Schedule,
+    Symplectic,
     Truncated,
     certify,
     solvers,
@@ -30,9 +34,9 @@ class _Cubed(nn.Module):
         return (sample**3).sum(1)
 
 
-def _sampler(method: object, dtype: torch.dtype = torch.float32) -> Sampler:
-    plan = solvers.build("dpmpp_2m", PROCESSES["vp"], 8)
-    return Sampler(Denoiser(SmallNetwork(dtype=dtype), PROCESSES["vp"]), plan, method)
+def _sampler(method: object, solver: str = "dpmpp_2m", steps: int = 8) -> Sampler:
+    plan = solvers.build(solver, PROCESSES["vp"], steps)
+    return Sampler(Denoiser(SmallNetwork(dtype=torch.float32), PROCESSES["vp"]), plan, method)
 
 
 def test_the_exact_gradient_is_certified_for_every_target() -> None:
@@ -42,7 +46,7 @@ def test_the_exact_gradient_is_certified_for_every_target() -> None:
     for target in certificate.targets:
         assert target.relative_error == 0
         assert target.cosine == pytest.approx(1)
-        assert target.difference_error < 1e-5
+        assert 0 < target.difference_error < 1e-5
     assert (certificate.forward_calls, certificate.backward_calls) == (8, 8)
 
 
@@ -94,5 +98,108 @@ def test_it_can_be_read_by_people_and_programs() -> None:
     assert "noise" in table
     assert "8 forward, 8 in the reverse sweep" in table
     data = json.loads(certificate.to_json())
-    assert data["method"] == "Exact(memory_budget=None)"
+    assert data["method"] == repr(Exact())
     assert data["targets"][0]["cosine"] == certificate.targets[0].cosine
+
+
+def test_forward_mode_agrees_with_differences() -> None:
+    emb = torch.randn(3, 3, requires_grad=True)
+    noise = torch.randn(3, 4)
+    sampler = _sampler(Exact())
+    central = certify(sampler, noise, _Cubed(), emb=emb)
+    forward = certify(sampler, noise, _Cubed(), emb=emb, derivatives="forward")
+    assert "forward" in str(forward)
+    for one, other in zip(central.targets, forward.targets, strict=True):
+        assert one.measured == pytest.approx(other.measured, rel=1e-6)
+        assert one.computed == other.computed
+        assert other.difference_error < 1e-12
+    with pytest.raises(ValueError, match="central or forward"):
+        certify(sampler, noise, _Cubed(), emb=emb, derivatives="sideways")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("solver", ["ddim", "heun", "dpmpp_2m"])
+def test_exact_methods_have_no_error_at_any_step(solver: str) -> None:
+    methods = [Exact(), Exact(memory_budget="1GiB"), Exact(max_latents=3)]
+    for method in [*methods, *([Symplectic()] if solver == "heun" else [])]:
+        certificate = certify(
+            _sampler(method, solver),
+            torch.randn(3, 4),
+            _Cubed(),
+            by_step=True,
+            emb=torch.ones(3, 3),
+        )
+        assert len(certificate.by_step) == 8
+        assert max(step.error for step in certificate.by_step) < 1e-12
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m"])
+def test_the_last_step_has_the_error_of_the_noise(solver: str) -> None:
+    for method in (ContinuousAdjoint(num_steps=5), CoarseAdjoint(4), Reversible()):
+        certificate = certify(
+            _sampler(method, solver, 20),
+            torch.randn(3, 4),
+            _Cubed(),
+            by_step=True,
+            emb=torch.ones(3, 3),
+        )
+        noise = certificate.targets[0].relative_error
+        assert certificate.by_step[-1].error == pytest.approx(noise, rel=1e-3, abs=1e-9)
+        total = sum(step.increment for step in certificate.by_step)
+        assert total == pytest.approx(certificate.by_step[-1].error, abs=1e-12)
+
+
+def test_a_fault_is_found_where_it_is() -> None:
+    """A coarse adjoint of a network that jumps in its slope at one time."""
+
+    class Jumps(nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+            return torch.where(((t > 0.4) & (t < 0.6))[:, None], (3 * x).sin(), 0.2 * x)
+
+    schedule = PROCESSES["flow"]
+    plan = solvers.build("euler", schedule, 40, prediction_type="flow_prediction")
+    sampler = Sampler(Denoiser(Jumps(), schedule, "flow_prediction"), plan, CoarseAdjoint(20))
+    noise = torch.randn(8, 3, dtype=torch.float64)
+    steps = certify(sampler, noise, _Cubed(), by_step=True).by_step
+    worst = max(steps, key=lambda step: step.increment)
+    assert 0.3 < worst.timestep < 0.7
+    assert all(step.error < 0.1 * worst.error for step in steps if step.timestep < 0.3)
+    assert "####" in str(certify(sampler, noise, _Cubed(), by_step=True))
+
+
+def test_a_truncated_sweep_is_exact_until_it_ends() -> None:
+    certificate = certify(
+        _sampler(Truncated(4)), torch.randn(3, 4), _Cubed(), by_step=True, emb=torch.ones(3, 3)
+    )
+    assert 0 < len(certificate.by_step) < 8
+    assert max(step.error for step in certificate.by_step) < 1e-12
+    assert certificate.targets[0].relative_error == 1
+
+
+def test_states_that_are_solved_again_are_compared() -> None:
+    method = ContinuousAdjoint("rk4", trajectory="resolved")
+    certificate = certify(
+        _sampler(method, "rk4", 30), torch.randn(3, 4), _Cubed(), by_step=True, emb=torch.ones(3, 3)
+    )
+    errors = [step.state_error for step in certificate.by_step]
+    assert errors[-1] == pytest.approx(certificate.reconstruction_error)
+    assert 0 < certificate.reconstruction_error < 0.1
+    assert "misses the start of the run by" in str(certificate)
+
+
+def test_reversible_is_judged_as_the_sampler_that_it_is() -> None:
+    certificate = certify(_sampler(Reversible()), torch.randn(3, 4), _Cubed(), emb=torch.ones(3, 3))
+    (target, weights) = certificate.targets
+    assert target.relative_error < 1e-9
+    assert weights.difference_error < 1e-5
+    assert 0 <= certificate.reconstruction_error < 1e-9
+
+
+def test_what_has_no_steps_is_refused() -> None:
+    emb = torch.ones(3, 3)
+    with pytest.raises(ValueError, match="Backprop has none"):
+        certify(_sampler(Backprop()), torch.randn(3, 4), _Cubed(), by_step=True, emb=emb)
+    scheduler = diffusers.EulerAncestralDiscreteScheduler()
+    denoiser = Denoiser(SmallNetwork(), Schedule.from_config(scheduler.config))
+    sampler = Sampler(denoiser, Plan.from_scheduler(scheduler, 3))
+    with pytest.raises(ValueError, match="deterministic"):
+        certify(sampler, torch.randn(3, 4), _Cubed(), by_step=True, emb=emb)
