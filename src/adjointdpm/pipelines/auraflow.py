@@ -15,10 +15,18 @@ SIDE = 1024
 """Of a picture by default; the size in the transformer's config is not that of the pipeline."""
 
 
+class AuraFlowNetwork(Transformer):
+    """AuraFlow's transformer, whose time is in [0, 1] and of the dtype of its latents."""
+
+    def forward(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        """Return the velocity for latents ``x`` of shape (batch, channels, height, width)."""
+        return super().forward(x, (t / 1000).to(x.dtype), **cond)
+
+
 def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
     """Return the network and the decoder of an AuraFlowPipeline."""
-    network = Transformer(pipe.transformer, timestep_scale=1 / 1000)
-    return Parts(network, Decoder(pipe.vae, pipe.vae.config.scaling_factor))
+    decoder = Decoder(pipe.vae, pipe.vae.config.scaling_factor)
+    return Parts(AuraFlowNetwork(pipe.transformer), decoder)
 
 
 def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:

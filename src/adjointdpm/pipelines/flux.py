@@ -34,7 +34,7 @@ class FluxNetwork(nn.Module):
             cond["guidance"] = x.new_full((len(x),), self.guidance_scale)
         output = self.transformer(
             pack(x),
-            timestep=t / 1000,
+            timestep=t.to(x.dtype) / 1000,  # rounded as in the pipeline
             encoder_hidden_states=encoder_hidden_states,
             txt_ids=x.new_zeros(encoder_hidden_states.shape[1], 3),
             img_ids=torch.cartesian_prod(rows.new_zeros(1), rows, columns).to(x),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .decode import Decoder
@@ -30,9 +31,10 @@ class PixArtNetwork(Transformer):
     def forward(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         """Return the prediction for latents ``x`` of shape (batch, channels, height, width)."""
         height, width = (side * self.vae_scale_factor for side in x.shape[2:])
+        sides = [x.new_full((len(x), 1), side) for side in (height, width)]
         added = {
-            "resolution": x.new_tensor([height, width]).expand(len(x), 2),
-            "aspect_ratio": x.new_tensor([height / width]).expand(len(x), 1),
+            "resolution": torch.cat(sides, dim=1),
+            "aspect_ratio": x.new_full((len(x), 1), height / width),
         }
         return super().forward(x, t, added_cond_kwargs=added, **cond)
 
