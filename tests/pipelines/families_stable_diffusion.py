@@ -8,6 +8,8 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    LatentConsistencyModelPipeline,
+    LCMScheduler,
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
@@ -30,6 +32,11 @@ def build_epsilon(folder):
     return build_pipeline(folder, DDIMScheduler(clip_sample=False, steps_offset=1))
 
 
+def build_distilled(folder):
+    parts = build_pipeline(folder, LCMScheduler(), time_cond_proj_dim=8).components
+    return finish(LatentConsistencyModelPipeline(**parts, requires_safety_checker=False))
+
+
 def build_with_image_prompt(folder):
     return finish(load_ip_adapter(build_epsilon(folder)))
 
@@ -43,6 +50,10 @@ def stock(pipe, noise, cond):
     }
 
 
+def stock_without_guidance(pipe, noise, cond):
+    return {"latents": noise, "prompt_embeds": cond["encoder_hidden_states"]}
+
+
 CASES = [
     Case("Stable Diffusion 1 (ε)", build_epsilon, stock, schedulers=SCHEDULERS),
     Case("Stable Diffusion 2 (v)", build_pipeline, stock, schedulers=SCHEDULERS),
@@ -53,5 +64,11 @@ CASES = [
         prompt=["a b"],
         stock_prompt=lambda prompt: {"prompt": prompt, **image_prompt()},
         encoding=image_prompt,
+    ),
+    Case(
+        "Latent consistency model",
+        build_distilled,
+        stock_without_guidance,
+        guided=False,
     ),
 ]

@@ -132,6 +132,27 @@ def test_certificate(pipe, noise):
     assert all(target.relative_error == 0 for target in certificate.targets)
 
 
+@pytest.mark.parametrize("gradient", [adp.Backprop(), adp.Truncated(2), adp.ContinuousAdjoint()])
+def test_gradient_methods(pipe, noise, gradient):
+    """All of them reach the picture by way of the first latent, save one that is cut before it."""
+    image = picture()["image_latents"].requires_grad_()
+    cond = adp.encode_prompt(pipe, ["a", "b"], guidance=False)
+    gradients = []
+    for method in (adp.Exact(), gradient):
+        sampler, _ = adp.from_pipeline(pipe, 20, 1.0, strength=0.5, gradient=method)
+        sample = sampler(noise, image_latents=image, **cond)
+        (found,) = torch.autograd.grad(
+            sample.square().sum(), image, allow_unused=True, materialize_grads=True
+        )
+        gradients.append(found.flatten())
+    if isinstance(gradient, adp.Truncated):
+        assert not gradients[1].any()
+        return
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
+    if isinstance(gradient, adp.Backprop):
+        torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
 def test_encoding(pipe):
     image = torch.rand(2, 3, 16, 16, requires_grad=True)
     latents = adp.encode_image(pipe, image)

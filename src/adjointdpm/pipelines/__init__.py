@@ -37,16 +37,17 @@ from .wan import WAN
 
 FAMILIES: dict[str, Family] = {
     "AnimateDiffPipeline": ANIMATEDIFF,
+    "AuraFlowPipeline": AURAFLOW,
     "CogVideoXPipeline": COGVIDEOX,
     "DDIMPipeline": PIXEL,
     "DDPMPipeline": PIXEL,
-    "AuraFlowPipeline": AURAFLOW,
     "DiTPipeline": DIT,
     "FluxPipeline": FLUX,
     "KandinskyV22Pipeline": KANDINSKY,
     "LDMPipeline": UNCONDITIONAL_LATENT_DIFFUSION,
     "LDMTextToImagePipeline": LATENT_DIFFUSION,
     "LTXPipeline": LTX,
+    "LatentConsistencyModelPipeline": STABLE_DIFFUSION,
     "PixArtAlphaPipeline": PIXART,
     "PixArtSigmaPipeline": PIXART,
     "SanaPipeline": SANA,
@@ -113,7 +114,7 @@ def from_pipeline(
     ``pipe.unet.requires_grad_(False)``, since weight gradients cost as much as all others together.
 
     Args:
-        pipe: the pipeline; see `ADAPTERS` for the classes that are known.
+        pipe: the pipeline; see `FAMILIES` for the classes that are known.
         num_inference_steps: number of sampling steps.
         guidance_scale: weight of classifier-free guidance; 1 or less for none, as in diffusers.
         scheduler: a diffusers scheduler to use in place of ``pipe.scheduler``.
