@@ -1,4 +1,4 @@
-"""The loop that all tasks share: Adam on a few tensors, with a progress bar and checkpoints."""
+"""The loop that all tasks share: an optimiser of tensors, with a progress bar and checkpoints."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from safetensors import safe_open
@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .optimizers import OptimizerName, build_optimizer, optimizer_state, set_optimizer_state
+
 STATE_FILE = "state.safetensors"
-ADAM_STATE = ("exp_avg", "exp_avg_sq", "step")
 
 Loss = Callable[[torch.Generator], Tensor]
 """Returns the scalar to make smaller; draws whatever is random from the generator it is given."""
@@ -29,7 +30,8 @@ class OptimizeConfig:
     """Settings of the loop.
 
     Args:
-        learning_rate: of Adam.
+        learning_rate: of the optimiser.
+        optimizer: see `build_optimizer`; ``adamw8bit`` saves memory where many weights are trained.
         lr_scheduler: ``constant``, or ``cosine`` to let it fall to zero at ``max_train_steps``.
         max_train_steps: how many updates.
         seed: of the generator that the loss draws from.
@@ -42,6 +44,7 @@ class OptimizeConfig:
     """
 
     learning_rate: float = 0.05
+    optimizer: OptimizerName = "adam"
     lr_scheduler: Literal["constant", "cosine"] = "constant"
     max_train_steps: int = 30
     seed: int = 0
@@ -54,6 +57,11 @@ class OptimizeConfig:
     def __post_init__(self) -> None:
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be positive, not {self.learning_rate}")
+        if self.optimizer not in get_args(OptimizerName):
+            raise ValueError(
+                f"optimizer must be one of {', '.join(get_args(OptimizerName))}, not "
+                f"{self.optimizer!r}"
+            )
         if self.lr_scheduler not in ("constant", "cosine"):
             raise ValueError(f"lr_scheduler must be constant or cosine, not {self.lr_scheduler!r}")
         if self.max_train_steps < 1:
@@ -126,12 +134,12 @@ def optimize(
                 f"{name} cannot be optimised: it must be a leaf tensor that requires grad, such as "
                 "tensor.detach().clone().requires_grad_()"
             )
-    optimizer = torch.optim.Adam(list(variables.values()), lr=config.learning_rate)
+    optimizer = build_optimizer(config.optimizer, variables.values(), config.learning_rate)
     generator = torch.Generator().manual_seed(config.seed)
     history = History()
     checkpoint = _find_checkpoint(config)
     if checkpoint is not None:
-        history = _load(checkpoint, variables, optimizer, generator)
+        history = _load(checkpoint, config, variables, optimizer, generator)
     bar = tqdm(
         total=config.max_train_steps,
         initial=len(history),
@@ -202,11 +210,17 @@ def _save(
     history: History,
 ) -> None:
     state = _random_states(variables, generator)
+    numbers = {}
     for name, tensor in variables.items():
         state[f"variable.{name}"] = tensor.detach().contiguous()
-        for key in ADAM_STATE:
-            state[f"{key}.{name}"] = optimizer.state[tensor][key].contiguous()
-    metadata = {"losses": json.dumps(history.losses), "seconds": json.dumps(history.seconds)}
+        kept, numbers[name] = optimizer_state(optimizer, tensor)
+        state |= {f"{key}.{name}": value.contiguous() for key, value in kept.items()}
+    metadata = {
+        "optimizer": config.optimizer,
+        "losses": json.dumps(history.losses),
+        "seconds": json.dumps(history.seconds),
+        "numbers": json.dumps(numbers),
+    }
     folder = Path(str(config.output_dir)) / f"checkpoint-{step}"
     folder.mkdir(parents=True, exist_ok=True)
     # Renamed into place, so that a run that is killed leaves no half-written checkpoint.
@@ -217,6 +231,7 @@ def _save(
 
 def _load(
     checkpoint: Path,
+    config: OptimizeConfig,
     variables: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
     generator: torch.Generator,
@@ -236,13 +251,20 @@ def _load(
             f"{checkpoint} holds {saved_shapes}, but this run optimises {shapes}: it is the "
             "checkpoint of another run"
         )
+    if metadata["optimizer"] != config.optimizer:
+        raise ValueError(
+            f"{checkpoint} was written with optimizer={metadata['optimizer']!r}; this run has "
+            f"{config.optimizer!r}, which cannot go on from the moments of the other"
+        )
+    numbers = json.loads(metadata["numbers"])
     for name, tensor in variables.items():
         with torch.no_grad():
             tensor.copy_(saved[name])
-        device = {"exp_avg": tensor.device, "exp_avg_sq": tensor.device, "step": "cpu"}
-        optimizer.state[tensor] = {
-            key: state[f"{key}.{name}"].to(device[key]) for key in ADAM_STATE
-        }
+        # Names may have dots in them; the keys of optimisers do not.
+        split = {entry: entry.split(".", 1) for entry in state}
+        kept = {key: state[entry] for entry, (key, of) in split.items() if of == name}
+        kept.pop("variable")
+        set_optimizer_state(optimizer, tensor, kept, numbers[name])
     generator.set_state(state["random.loss"])
     torch.set_rng_state(state["random.cpu"])
     if "random.cuda" in state:
