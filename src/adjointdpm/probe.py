@@ -82,6 +82,9 @@ def _run(
     scheduler = copy.deepcopy(scheduler)
     if begin and hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(begin)
+    # What CogVideoXDPMScheduler lets the pipeline remember for it.
+    memory = {"old_pred_original_sample", "timestep_back"}
+    last: dict[str, Any] = dict.fromkeys(memory & set(_signature(scheduler.step)))
     rows: list[Tensor] = []
     sample = noise * float(getattr(scheduler, "init_noise_sigma", 1.0))
     with _Instrument(noise.shape, draw) as instrument:
@@ -90,7 +93,17 @@ def _run(
                 rows.append(scheduler.scale_model_input(sample, t))
             else:
                 rows.append(sample)
-            sample = scheduler.step(output(k), t, sample, return_dict=False, **step_arguments)[0]
+            result = scheduler.step(
+                model_output=output(k),
+                timestep=t,
+                sample=sample,
+                return_dict=False,
+                **last,
+                **step_arguments,
+            )
+            sample = result[0]
+            if last:
+                last = {"old_pred_original_sample": result[1], "timestep_back": t}
     return [*rows, sample], instrument.num_draws
 
 

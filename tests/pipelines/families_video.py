@@ -7,6 +7,7 @@ from diffusers import (
     AutoencoderKLLTXVideo,
     AutoencoderKLWan,
     CogVideoXDDIMScheduler,
+    CogVideoXDPMScheduler,
     CogVideoXPipeline,
     CogVideoXTransformer3DModel,
     DDIMScheduler,
@@ -239,7 +240,7 @@ CASES = [
     wan_case("Wan 2.2 (time of each token)", build_wan_2_small),
     ltx_case("LTX-Video", build_ltx, (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler)),
     ltx_case("LTX-Video (denoising decoder)", build_denoising_ltx),
-    cogvideox_case("CogVideoX 2B", build_cogvideox, (CogVideoXDDIMScheduler, DDIMScheduler)),
+    cogvideox_case("CogVideoX 2B", build_cogvideox, (CogVideoXDPMScheduler, DDIMScheduler)),
     cogvideox_case("CogVideoX 5B", build_cogvideox_5b),
     cogvideox_case("CogVideoX 1.5", build_cogvideox_1_5),
 ]
