@@ -112,11 +112,13 @@ def table(results: Results, contest: str, notes: list[Note]) -> list[str]:
     errors = results.get("errors", {}).get(contest, {})
     measured = next(iter(errors.values()), {}).get("float64", {})
     targets = [name for name in TARGETS if name in measured]
-    columns = ["float32 error", "time", *(f"peak at {n}" for n in calls)]
-    if not any("float32" in row for row in errors.values()):
-        columns.remove("float32 error")
-    head = ["method", *(f"error: {t}" for t in targets), "lowest cosine", *columns]
-    head += ["seconds", "measured against"]
+    timed = results.get("time", {}).get(contest, {})
+    columns = ["time"] if timed else []
+    if any("float32" in row for row in errors.values()):
+        columns.insert(0, "float32 error")
+    columns += [f"peak at {n}" for n in calls]
+    head = ["method", *(f"error: {t}" for t in targets), *(["lowest cosine"] if errors else [])]
+    head += [*columns, *(["seconds"] if timed else []), "measured against"]
     marks = {
         (note.peer.name, column): i
         for i, note in enumerate(notes, 1)
@@ -124,7 +126,6 @@ def table(results: Results, contest: str, notes: list[Note]) -> list[str]:
         if note.contest == contest
     }
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    timed = results.get("time", {}).get(contest, {})
     rows = [*(method.name for method in METHODS), *CALLS]
     by_name = {method.name: method for method in METHODS}
     for name in rows:
@@ -135,12 +136,14 @@ def table(results: Results, contest: str, notes: list[Note]) -> list[str]:
         cells = [show("error", exact[t]["relative_error"]) if exact else "" for t in targets]
         if (name, "error") in marks:
             cells[-1] = f"**{cells[-1]}** [{marks[name, 'error']}]"
-        cells.append(f"{min(t['cosine'] for t in exact.values()):.4f}" if exact else "")
+        if errors:
+            cells.append(f"{min(t['cosine'] for t in exact.values()):.4f}" if exact else "")
         for column in columns:
             text = show(column, row.get(column))
             mark = marks.get((name, column))
             cells.append(f"**{text}** [{mark}]" if mark else text)
-        cells.append(f"{timed[name]['seconds']:.3f}" if name in timed else "")
+        if timed:
+            cells.append(f"{timed[name]['seconds']:.3f}" if name in timed else "")
         cells.append(by_name[name].rival or "ours" if name in by_name else "")
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return lines
@@ -250,6 +253,7 @@ def _panels(contests: list[str], height: float, share: bool = False) -> tuple[An
 def _bars(axis: Any, values: dict[str, float], labels: dict[str, str]) -> None:
     """Draw one bar for each method, ours in blue and peers in orange."""
     ours = {method.name for method in OURS}
+    values = {method.name: values[method.name] for method in METHODS if method.name in values}
     colours = [OUR_COLOUR if name in ours else PEER_COLOUR for name in values]
     bars = axis.barh(list(values), list(values.values()), color=colours)
     axis.bar_label(bars, [labels[name] for name in values], padding=3, fontsize=8)
@@ -317,9 +321,9 @@ def _style(method: Method, index: int) -> dict[str, Any]:
 
     position = index if method in OURS else index - len(OURS)
     return {
-        "color": mpl.colormaps["tab10"](position % 10),
+        "color": mpl.colormaps["tab20"]((2 * position + position // 10) % 20),
         "linestyle": "--" if method.rival else "-",
-        "marker": "osD^vP*X<>"[position % 10],
+        "marker": "osD^vP*X<>p"[position % 11],
         "markersize": 5,
         "markerfacecolor": "white" if method.rival else None,
         "linewidth": 1.3,
