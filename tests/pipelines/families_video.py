@@ -178,7 +178,7 @@ def ltx_case(name, build, schedulers=()):
     )
 
 
-def build_cogvideox(folder, **transformer_config):
+def build_cogvideox(folder, scheduler_class=CogVideoXDDIMScheduler, **transformer_config):
     return finish(
         CogVideoXPipeline(
             tokenizer=build_t5_tokenizer(),
@@ -205,18 +205,17 @@ def build_cogvideox(folder, **transformer_config):
                 sample_frames=9,
                 **transformer_config,
             ),
-            scheduler=CogVideoXDDIMScheduler(
+            scheduler=scheduler_class(
                 prediction_type="v_prediction",
                 rescale_betas_zero_snr=True,
                 timestep_spacing="trailing",
-                clip_sample=False,
             ),
         )
     )
 
 
 def build_cogvideox_5b(folder):
-    return build_cogvideox(folder, use_rotary_positional_embeddings=True)
+    return build_cogvideox(folder, CogVideoXDPMScheduler, use_rotary_positional_embeddings=True)
 
 
 def build_cogvideox_1_5(folder):
@@ -240,7 +239,7 @@ CASES = [
     wan_case("Wan 2.2 (time of each token)", build_wan_2_small),
     ltx_case("LTX-Video", build_ltx, (FlowMatchEulerDiscreteScheduler, UniPCMultistepScheduler)),
     ltx_case("LTX-Video (denoising decoder)", build_denoising_ltx),
-    cogvideox_case("CogVideoX 2B", build_cogvideox, (CogVideoXDPMScheduler, DDIMScheduler)),
+    cogvideox_case("CogVideoX 2B", build_cogvideox, (DDIMScheduler, CogVideoXDPMScheduler)),
     cogvideox_case("CogVideoX 5B", build_cogvideox_5b),
     cogvideox_case("CogVideoX 1.5", build_cogvideox_1_5),
 ]

@@ -45,7 +45,7 @@ def build_sampler(parts: Parts, config: SamplingConfig) -> Sampler:
             "timestep is, so build it from there and give strength=1.0"
         )
     plan = config.plan or Plan.from_scheduler(
-        _without_clipping(scheduler) if clipping else scheduler,
+        _without_clipping(scheduler) if _would_clip(scheduler) else scheduler,
         num_inference_steps=steps,
         step_arguments=arguments,
         begin=begin,
@@ -82,11 +82,17 @@ def _clipping(scheduler: Any) -> dict[str, Any]:
     """Return the clipping of x_0 that a scheduler's config asks for, as settings of `Denoiser`."""
     config = scheduler.config
     names: tuple[str, ...] = ()
+    if type(scheduler).__name__.startswith("CogVideoX"):  # their steps leave the settings unread
+        return {}
     if config.get("thresholding"):
         names = ("thresholding", "dynamic_thresholding_ratio", "sample_max_value")
     elif config.get("clip_sample"):
         names = ("clip_sample", "clip_sample_range")
     return {name: config[name] for name in names if name in config}
+
+
+def _would_clip(scheduler: Any) -> bool:
+    return bool(scheduler.config.get("thresholding") or scheduler.config.get("clip_sample"))
 
 
 def _without_clipping(scheduler: Any) -> Any:
