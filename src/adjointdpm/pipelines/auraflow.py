@@ -47,7 +47,7 @@ def encode_prompt(
 ) -> dict[str, Tensor]:
     """Return the conditioning of a prompt; see `adjointdpm.pipelines.encode_prompt`."""
     embeds, _, negative_embeds, _ = pipe.encode_prompt(
-        prompt, negative_prompt, guidance, device=pipe.device, **arguments
+        prompt, negative_prompt, guidance, device=pipe._execution_device, **arguments
     )
     cond = {"encoder_hidden_states": embeds}
     return {**cond, "negative_encoder_hidden_states": negative_embeds} if guidance else cond

@@ -157,7 +157,7 @@ def encode_prompt(
 
     def prepared(image: Any) -> Tensor:
         picture: Tensor = prepare(
-            image, size.width, size.height, batch, 1, pipe.device, pipe.controlnet.dtype
+            image, size.width, size.height, batch, 1, pipe._execution_device, pipe.controlnet.dtype
         )
         return picture
 

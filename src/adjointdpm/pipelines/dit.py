@@ -134,7 +134,7 @@ def _labels(pipe: Any, classes: int | str | Sequence[int | str]) -> Tensor:
     """Return the numbers of classes, (len(classes),)."""
     given = [classes] if isinstance(classes, (int, str)) else classes
     numbers = [pipe.get_label_ids([c])[0] if isinstance(c, str) else c for c in given]
-    return torch.tensor(numbers, device=pipe.device)
+    return torch.tensor(numbers, device=pipe._execution_device)
 
 
 DIT = Family(take_apart, latent_shape, encode_prompt)

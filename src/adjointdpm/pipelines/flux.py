@@ -84,7 +84,9 @@ def encode_prompt(
     """
 
     def encode(prompt: str | list[str], prompt_2: str | list[str] | None, prefix: str = "") -> Any:
-        embeds, pooled, _ = pipe.encode_prompt(prompt, prompt_2, device=pipe.device, **arguments)
+        embeds, pooled, _ = pipe.encode_prompt(
+            prompt, prompt_2, device=pipe._execution_device, **arguments
+        )
         names = f"{prefix}encoder_hidden_states", f"{prefix}pooled_projections"
         return dict(zip(names, (embeds, pooled), strict=True))
 

@@ -32,7 +32,7 @@ def image_prompt(
     if ip_adapter_image is None and ip_adapter_image_embeds is None:
         return {}, {}
     embeds = pipe.prepare_ip_adapter_image_embeds(
-        ip_adapter_image, ip_adapter_image_embeds, pipe.device, 1, guidance
+        ip_adapter_image, ip_adapter_image_embeds, pipe._execution_device, 1, guidance
     )
     if not guidance:
         return {"image_embeds": [_for_batch(e, batch_size) for e in embeds]}, {}

@@ -60,7 +60,7 @@ def _encode(pipe: Any, prompts: list[str]) -> Tensor:
         truncation=True,
         return_tensors="pt",
     )
-    embeds: Tensor = pipe.bert(tokens.input_ids.to(pipe.device))[0]
+    embeds: Tensor = pipe.bert(tokens.input_ids.to(pipe._execution_device))[0]
     return embeds
 
 

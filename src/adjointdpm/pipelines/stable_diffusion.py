@@ -57,7 +57,7 @@ def unet_parts(pipe: Any, network: nn.Module, decoder: Decoder, config: Sampling
         return Parts(network, decoder)
     scale = torch.tensor([config.guidance_scale - 1])
     embedding = pipe.get_guidance_scale_embedding(scale, embedding_dim=dim)
-    embedded = GuidanceEmbeddedUNet(network, embedding.to(pipe.device))
+    embedded = GuidanceEmbeddedUNet(network, embedding.to(pipe._execution_device))
     return Parts(embedded, decoder, guided=False)
 
 
@@ -95,7 +95,7 @@ def encode_prompt(
     """Return the conditioning of a prompt; see `adjointdpm.pipelines.encode_prompt`."""
     positive, negative = pipe.encode_prompt(
         prompt,
-        device=pipe.device,
+        device=pipe._execution_device,
         num_images_per_prompt=1,
         do_classifier_free_guidance=guidance,
         negative_prompt=negative_prompt,

@@ -40,7 +40,7 @@ def encode_prompt(
         prompt,
         prompt_2,
         prompt_3,
-        device=pipe.device,
+        device=pipe._execution_device,
         do_classifier_free_guidance=guidance,
         negative_prompt=negative_prompt,
         **arguments,

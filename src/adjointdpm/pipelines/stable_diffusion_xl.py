@@ -80,7 +80,7 @@ def encode_prompt(
     """
     positive, negative, pooled, negative_pooled = pipe.encode_prompt(
         prompt,
-        device=pipe.device,
+        device=pipe._execution_device,
         num_images_per_prompt=1,
         do_classifier_free_guidance=guidance,
         negative_prompt=negative_prompt,
@@ -99,7 +99,7 @@ def encode_prompt(
     ) -> Tensor:
         last = [score] if pipe.config.get("requires_aesthetics_score") else target
         # Sizes stay whole numbers, which half precision would round.
-        ids = torch.tensor([[*original, *crops, *last]], device=pipe.device)
+        ids = torch.tensor([[*original, *crops, *last]], device=pipe._execution_device)
         return ids.expand(len(positive), -1)
 
     pixels = _pixels(pipe, size)

@@ -71,7 +71,7 @@ def encode_masked_prompt(
         prompt,
         guidance,
         negative_prompt="" if negative_prompt is None else negative_prompt,
-        device=pipe.device,
+        device=pipe._execution_device,
         **arguments,
     )
     cond = {"encoder_hidden_states": embeds, "encoder_attention_mask": mask}
