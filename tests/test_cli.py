@@ -49,7 +49,22 @@ def test_certify(capsys, tmp_path, monkeypatch, tiny_assets, method):
     assert (error == 0) == (method == "exact")
 
 
+def test_certify_by_step(capsys, tmp_path, monkeypatch, tiny_assets):
+    monkeypatch.setenv(ASSETS_VARIABLE, str(tiny_assets))
+    flags = ["--num_inference_steps", "4", "--json", str(tmp_path / "c.json")]
+    flags += ["--method", "resolved", "--by_step", "--derivatives", "forward"]
+    assert main(["certify", *flags]) == 0
+    printed = capsys.readouterr().out
+    assert "adjoint off by" in printed
+    assert "misses the start of the run by" in printed
+    found = json.loads((tmp_path / "c.json").read_text())
+    assert len(found["by_step"]) == 4
+    assert found["derivatives"] == "forward"
+
+
 def test_certify_needs_its_numbers(capsys):
+    assert main(["certify", "--method", "backprop", "--by_step"]) == 1
+    assert "no by_step" in capsys.readouterr().err
     assert main(["certify", "--method", "coarse"]) == 1
     assert "needs num_steps" in capsys.readouterr().err
 

@@ -108,7 +108,7 @@ def _add_certify_arguments(parser: argparse.ArgumentParser) -> None:
         ("guidance_scale", float, "weight of classifier-free guidance"),
         ("prompt", str, "what the model is asked for"),
         ("target", str, "label that the embedded classifier is to see"),
-        ("num_directions", int, "random directions of the central differences"),
+        ("num_directions", int, "random directions in which the derivative is measured"),
         ("seed", int, "of the noise and the directions"),
     ):
         parser.add_argument(
@@ -116,6 +116,15 @@ def _add_certify_arguments(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--method", choices=METHODS, default="exact", help="the gradient method")
     parser.add_argument("--num_steps", type=int, help="reverse steps of the approximate methods")
+    parser.add_argument(
+        "--derivatives",
+        choices=("central", "forward"),
+        default=defaults["derivatives"],
+        help="how they are measured: differences or forward mode (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--by_step", action="store_true", help="show where along the trajectory an error arises"
+    )
     parser.add_argument(
         "--pipeline",
         help="folder of a diffusers pipeline, or id on the hub (default: the embedded)",

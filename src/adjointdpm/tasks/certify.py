@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..assets import load_default
-from ..certificate import Certificate, certify
+from ..certificate import Certificate, Derivatives, certify
 from ..gradients import (
     Backprop,
     CoarseAdjoint,
@@ -30,6 +30,7 @@ METHODS: dict[str, Callable[[int | None], GradientMethod]] = {
     "exact": lambda num_steps: Exact(),
     "backprop": lambda num_steps: Backprop(),
     "continuous": lambda num_steps: ContinuousAdjoint(num_steps=num_steps),
+    "resolved": lambda num_steps: ContinuousAdjoint(num_steps=num_steps, trajectory="resolved"),
     "coarse": lambda num_steps: CoarseAdjoint(num_steps or 1),
     "symplectic": lambda num_steps: Symplectic(),
     "reversible": lambda num_steps: Reversible(),
@@ -44,7 +45,7 @@ class CertifyConfig:
 
     Args:
         method: one of `METHODS`.
-        num_steps: reverse steps of ``continuous``, ``coarse`` and ``truncated``.
+        num_steps: reverse steps of ``continuous``, ``resolved``, ``coarse`` and ``truncated``.
         pipeline: folder of a diffusers pipeline, or its id on the hub (see `load_pipeline`); the
             embedded model by default.
         prompt: what the model is asked for.
@@ -52,7 +53,9 @@ class CertifyConfig:
             mean square of the picture.
         num_inference_steps: sampling steps.
         guidance_scale: weight of classifier-free guidance.
-        num_directions: random directions of the central differences.
+        num_directions: random directions in which the derivative is measured.
+        derivatives: measured by ``central`` differences, or by ``forward`` mode.
+        by_step: also compare the adjoints along the trajectory.
         seed: of the noise and the directions.
         device: where to run; a GPU if there is one, by default.
     """
@@ -65,6 +68,8 @@ class CertifyConfig:
     num_inference_steps: int = 25
     guidance_scale: float = 3.0
     num_directions: int = 2
+    derivatives: Derivatives = "central"
+    by_step: bool = False
     seed: int = 0
     device: str | None = None
 
@@ -73,6 +78,8 @@ class CertifyConfig:
             raise ValueError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
         if self.method in ("coarse", "truncated") and self.num_steps is None:
             raise ValueError(f"method {self.method} needs num_steps")
+        if self.method == "backprop" and self.by_step:
+            raise ValueError("backprop has no reverse sweep of its own, so no by_step")
 
 
 class _MeanSquare(nn.Module):
@@ -114,6 +121,8 @@ def run_certify(config: CertifyConfig) -> Certificate:
         noise,
         nn.Sequential(decode, metric),
         num_directions=config.num_directions,
+        derivatives=config.derivatives,
+        by_step=config.by_step,
         seed=config.seed,
         **cond,
     )
