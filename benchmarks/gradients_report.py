@@ -198,7 +198,9 @@ def markdown(results: Results) -> str:
     lines += ["Written by `benchmarks/gradients.py`; [how to read them](gradients.md).", ""]
     for phase, settings in results["settings"].items():
         described = ", ".join(f"{key} {value}" for key, value in settings["machine"].items())
-        lines.append(f"- {phase}: N = {settings['calls']}, {described}")
+        calls = "" if phase == "memory" else f"N = {settings['calls']}, "
+        lines.append(f"- {phase}: {calls}{described}")
+    lines += ["", *(f"![{phase}](gradients_{phase}.png)" for phase in _phases(results))]
     bars = [line for bar in BARS if (line := bar.line(results))]
     if bars:
         lines += [
