@@ -3,6 +3,7 @@
 import families_video
 import pytest
 import torch
+from diffusers import CogVideoXDDIMScheduler, DDIMScheduler
 from families_video import build_cogvideox, build_ltx, build_wan
 from test_families import assert_same, cond_of, noise_of, run_stock, sampler_of
 
@@ -172,3 +173,70 @@ def test_a_second_guidance_scale_needs_a_second_transformer(pipes):
         size = {"height": 32, "width": 32, "num_frames": 1}
         with pytest.raises(ValueError, match="guidance_scale_2"):
             adp.from_pipeline(pipe, 2, 5.0, guidance_scale_2=4.0, **size)
+
+
+def test_times_on_both_sides_of_the_boundary_are_refused():
+    torch.manual_seed(0)
+    case = CASES["Wan 2.2 (two transformers)"]
+    pipe = case.build(None)
+    sampler, _ = sampler_of(pipe, case, guidance_scale_2=2.0)
+    with pytest.raises(ValueError, match="both sides of 800"):
+        sampler.denoiser(noise_of(pipe, case), torch.tensor([900.0, 10.0]), **cond_of(pipe, case))
+
+
+def test_wan_in_half_precision_has_weights_in_float32(tmp_path):
+    torch.manual_seed(0)
+    case = CASES["Wan 2.1"]
+    pipe = case.build(None)
+    pipe.transformer.save_pretrained(tmp_path)
+    pipe.transformer = type(pipe.transformer).from_pretrained(tmp_path, dtype=torch.bfloat16)
+    pipe.transformer.requires_grad_(False)
+    assert next(pipe.transformer.parameters()).dtype == torch.float32
+    noise, cond = noise_of(pipe, case), cond_of(pipe, case)
+    sampler, _ = sampler_of(pipe, case, guidance_passes="sequential")
+    embeds = cond["encoder_hidden_states"].requires_grad_()
+    sample = sampler(noise, **cond)
+    (gradient,) = torch.autograd.grad(sample.square().sum(), embeds)
+    assert gradient.any()
+    with torch.no_grad():
+        assert_same(sample, run_stock(pipe, case, case.stock(pipe, noise, cond)), 1e-2)
+
+
+def test_frame_rate_of_ltx(pipes):
+    pipe, case = pipes["ltx"], CASES["LTX-Video"]
+    noise, cond = noise_of(pipe, case), cond_of(pipe, case)
+    sampler, _ = sampler_of(pipe, case)
+    arguments = {**case.stock(pipe, noise, cond), "frame_rate": 10}
+    with torch.no_grad():
+        sample = sampler(noise, **cond, frame_rate=10)
+        assert_same(sample, run_stock(pipe, case, arguments), 1e-5)
+        assert not torch.equal(sample, sampler(noise, **cond))
+
+
+def test_noise_of_the_denoising_decoder():
+    torch.manual_seed(0)
+    case = CASES["LTX-Video (denoising decoder)"]
+    pipe = case.build(None)
+    noise, cond = noise_of(pipe, case), cond_of(pipe, case)
+    sampler, decode = sampler_of(pipe, case)
+    decode.decode_seed = 5
+    for timestep, scale in ((0.05, 0.025), (0.3, None)):
+        decode.decode_timestep, decode.decode_noise_scale = timestep, scale
+        arguments = {"decode_timestep": timestep, "decode_noise_scale": scale}
+        arguments |= case.stock(pipe, noise, cond)
+        with torch.no_grad():
+            expected = run_stock(pipe, case, arguments, output_type="pt")
+            assert_same(decode(sampler(noise, **cond)), expected, 1e-5)
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_schedule_of_cogvideox(zero_snr):
+    scheduler = CogVideoXDDIMScheduler(rescale_betas_zero_snr=zero_snr)
+    schedule = adp.Schedule.from_config(scheduler.config)
+    alphas = schedule.alpha(torch.arange(1000.0))
+    torch.testing.assert_close(alphas, scheduler.alphas_cumprod.sqrt(), rtol=1e-4, atol=1e-5)
+    # A scheduler that knows nothing of the shift may carry the entry along.
+    config = {**scheduler.config, "_class_name": "DDIMScheduler"}
+    plain = adp.Schedule.from_config(DDIMScheduler(rescale_betas_zero_snr=zero_snr).config)
+    other = {"beta_start": 0.0001, "beta_end": 0.02, "beta_schedule": "linear"}
+    assert adp.Schedule.from_config({**config, **other}).ratio(500.0) == plain.ratio(500.0)
