@@ -1,4 +1,4 @@
-"""Transformers in half precision are given what the stock pipelines give them."""
+"""Transformers in half precision are given what the stock pipelines give them; LoRA for all."""
 
 import families_auraflow
 import families_dit
@@ -10,6 +10,8 @@ import pytest
 import torch
 from test_families import cond_of, noise_of, run_stock, sampler_of
 
+from adjointdpm.pipelines import add_lora
+
 FAMILIES = (
     families_auraflow,
     families_dit,
@@ -18,6 +20,9 @@ FAMILIES = (
     families_sana,
     families_stable_diffusion_3,
 )
+
+
+each_family = pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.CASES[0].name)
 
 
 def inputs_during(run, transformer):
@@ -36,7 +41,7 @@ def inputs_during(run, transformer):
     return seen
 
 
-@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.CASES[0].name)
+@each_family
 def test_half_precision(family, tmp_path):
     case = family.CASES[0]
     torch.manual_seed(0)
@@ -47,3 +52,21 @@ def test_half_precision(family, tmp_path):
     arguments = case.stock(pipe, noise, cond)
     theirs = inputs_during(lambda: run_stock(pipe, case, arguments), pipe.transformer)
     assert ours == theirs
+
+
+@each_family
+def test_lora(family, tmp_path):
+    pytest.importorskip("peft")
+    case = family.CASES[0]
+    pipe = case.build(tmp_path)
+    noise, cond = noise_of(pipe, case), cond_of(pipe, case)
+    sampler, _ = sampler_of(pipe, case)
+    with torch.no_grad():
+        before = sampler(noise, **cond)
+    adapter = add_lora(pipe, rank=2)
+    after = sampler(noise, **cond)
+    assert torch.allclose(before, after)
+    gradients = torch.autograd.grad(after.square().sum(), adapter)
+    assert sum(bool(gradient.any()) for gradient in gradients) == len(adapter) // 2  # of A, then B
+    with pytest.raises(ValueError, match="already"):
+        add_lora(pipe, rank=2)

@@ -44,7 +44,7 @@ def add_lora(
         ValueError: the rank is not positive, no layer has such a name, or the adapter exists.
     """
     try:
-        from peft import LoraConfig
+        from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
         raise ImportError("LoRA adapters need peft: pip install 'adjointdpm[lora]'") from None
 
@@ -62,7 +62,12 @@ def add_lora(
     )
     for part in parts:
         part.requires_grad_(False)
-    module.add_adapter(config, adapter_name)
+    if hasattr(module, "add_adapter"):
+        module.add_adapter(config, adapter_name)
+    elif adapter_name in getattr(module, "peft_config", {}):
+        raise ValueError(f"there is an adapter {adapter_name!r} already; give another adapter_name")
+    else:  # diffusers gives PixArt's and DiT's transformers no method for it
+        inject_adapter_in_model(config, module, adapter_name)
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
