@@ -97,6 +97,7 @@ def test_it_can_be_read_by_people_and_programs() -> None:
     table = str(certificate)
     assert "noise" in table
     assert "8 forward, 8 in the reverse sweep" in table
+    assert f"peak memory: {certificate.peak_memory / 2**20:.1f} MiB" in table
     data = json.loads(certificate.to_json())
     assert data["method"] == repr(Exact())
     assert data["targets"][0]["cosine"] == certificate.targets[0].cosine
@@ -203,3 +204,12 @@ def test_what_has_no_steps_is_refused() -> None:
     sampler = Sampler(denoiser, Plan.from_scheduler(scheduler, 3))
     with pytest.raises(ValueError, match="deterministic"):
         certify(sampler, torch.randn(3, 4), _Cubed(), by_step=True, emb=emb)
+
+
+def test_peak_memory_tells_methods_apart() -> None:
+    noise, emb = torch.randn(3, 4), torch.ones(3, 3)
+    peaks = [
+        certify(_sampler(method, "ddim", 100), noise, _Cubed(), num_directions=1, emb=emb)
+        for method in (Backprop(), Exact(), Reversible())
+    ]
+    assert peaks[0].peak_memory > 2 * peaks[1].peak_memory > 2 * peaks[2].peak_memory

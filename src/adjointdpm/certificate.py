@@ -30,6 +30,7 @@ from .gradients import (
     GradientMethod,
     Reversible,
 )
+from .gradients.memory import peak_bytes
 from .gradients.trajectory import Trajectory, solution_points
 from .plan import Plan
 from .sampler import Sampler
@@ -98,8 +99,8 @@ class Certificate:
         backward_calls: network calls of the reverse sweep.
         seconds: of one gradient, forward and backward, in float64.
         exact_seconds: the same for `Exact`.
-        peak_memory: bytes that one gradient took at most, beside what was there before, on a CUDA
-            device; None elsewhere.
+        peak_memory: the most bytes that one gradient made and held at once, objective included, in
+            float64; on a CUDA device as its allocator counts, elsewhere the sum of tensors.
         derivatives: how the derivatives along random directions were measured.
         reconstruction_error: distance of the state where the reverse sweep ended to the one where
             the sampler started, relative; None where the states are stored.
@@ -113,7 +114,7 @@ class Certificate:
     backward_calls: int
     seconds: float
     exact_seconds: float
-    peak_memory: int | None
+    peak_memory: int
     derivatives: str = "central"
     reconstruction_error: float | None = None
     by_step: tuple[StepCertificate, ...] = ()
@@ -137,8 +138,7 @@ class Certificate:
             f"network calls: {self.forward_calls} forward, {self.backward_calls} in the reverse "
             f"sweep; {self.seconds:.2f} s (Exact: {self.exact_seconds:.2f} s)"
         )
-        if self.peak_memory is not None:
-            lines.append(f"peak memory: {self.peak_memory / 2**20:.1f} MiB")
+        lines.append(f"peak memory: {self.peak_memory / 2**20:.1f} MiB")
         if self.reconstruction_error is not None:
             lines.append(
                 f"the reverse sweep misses the start of the run by {self.reconstruction_error:.1e}"
@@ -245,7 +245,7 @@ def certify(
         backward_calls=judged.backward_calls,
         seconds=judged.seconds,
         exact_seconds=exact.seconds,
-        peak_memory=judged.peak_memory,
+        peak_memory=subject.peak_memory(),
         derivatives=derivatives,
         reconstruction_error=subject.reconstruction_error(judged, exact),
         by_step=subject.by_step(judged, exact) if by_step else (),
@@ -260,7 +260,6 @@ class _Gradient:
     seconds: float
     forward_calls: int
     backward_calls: int
-    peak_memory: int | None
     sample: Tensor
     adjoint: Tensor
     watch: Watch
@@ -313,11 +312,6 @@ class _Subject:
             method = replace(method, on_round_trip=round_trips.append, tolerance=math.inf)
         self._sampler.gradient, self._sampler.plan = method, plan
         tensors = [tensor for group in self.targets.values() for tensor in group]
-        cuda = self._device.type == "cuda"
-        if cuda:
-            torch.cuda.synchronize(self._device)
-            torch.cuda.reset_peak_memory_stats(self._device)
-            before = torch.cuda.memory_allocated(self._device)
         with watched(self._sampler.denoiser, keep=keep) as watch:
             start = time.perf_counter()
             sample = self._sample()
@@ -325,10 +319,8 @@ class _Subject:
             adjoint, *found = torch.autograd.grad(
                 self._value(sample), [sample, *tensors], allow_unused=True
             )
-            if cuda:
-                torch.cuda.synchronize(self._device)
+            self._wait()
             seconds = time.perf_counter() - start
-        peak = torch.cuda.max_memory_allocated(self._device) - before if cuda else None
         pairs = zip(found, tensors, strict=True)
         flat = iter([(torch.zeros_like(t) if g is None else g).flatten() for g, t in pairs])
         grouped = {
@@ -337,9 +329,30 @@ class _Subject:
         }
         backward = watch.num_calls - forward
         return _Gradient(
-            grouped, seconds, forward, backward, peak, sample.detach(), adjoint, watch, steps,
+            grouped, seconds, forward, backward, sample.detach(), adjoint, watch, steps,
             round_trips,
         )  # fmt: skip
+
+    def _wait(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
+    def peak_memory(self) -> int:
+        """Return the most bytes that the judged gradient makes and holds at once."""
+        self._sampler.gradient, self._sampler.plan = self._method, self._plan
+        tensors = [tensor for group in self.targets.values() for tensor in group]
+
+        def run() -> None:
+            torch.autograd.grad(self._value(self._sample()), tensors, allow_unused=True)
+
+        if self._device.type != "cuda":
+            return peak_bytes(run)
+        self._wait()
+        torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_allocated(self._device)
+        run()
+        self._wait()
+        return torch.cuda.max_memory_allocated(self._device) - before
 
     def reconstruction_error(self, judged: _Gradient, exact: _Gradient) -> float | None:
         """Return how far the reverse sweep ended from where the run had started."""
