@@ -56,12 +56,12 @@ def wan_vae(**config):
     )
 
 
-def build_wan(folder, **settings):
+def build_wan(folder, vae=None, **settings):
     return finish(
         WanPipeline(
             tokenizer=build_t5_tokenizer(),
             text_encoder=build_t5(umt5=True),
-            vae=wan_vae(),
+            vae=vae or wan_vae(),
             transformer=wan_transformer(),
             scheduler=UniPCMultistepScheduler(flow_shift=3.0, **FLOW_SETTINGS),
             **settings,
@@ -74,7 +74,10 @@ def build_wan_2(folder):
 
 
 def build_wan_2_small(folder):
-    return build_wan(folder, expand_timesteps=True)
+    vae = wan_vae(
+        is_residual=True, patch_size=2, in_channels=12, out_channels=12, scale_factor_spatial=16
+    )
+    return build_wan(folder, vae, expand_timesteps=True)
 
 
 def stock(pipe, noise, cond):
@@ -93,7 +96,7 @@ def wan_case(name, build, schedulers=()):
         denoiser="transformer",
         schedulers=schedulers,
         scheduler_settings=FLOW_SETTINGS,
-        arguments={"height": 16, "width": 32, "num_frames": 5},
+        arguments={"height": 32, "width": 64, "num_frames": 5},
         # Over 512 tokens of padding the gradient of cross-attention is rounding, in both.
         lora_targets=("attn1.to_q", "attn1.to_v"),
     )

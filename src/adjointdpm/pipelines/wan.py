@@ -57,6 +57,7 @@ class WanNetwork(nn.Module):
     def _at(self, t: Tensor) -> Any:
         if self.boundary is None:
             return self.transformer
+        # A GPU is waited for here, once a call, as in the pipeline itself.
         stages = set((t >= self.boundary).tolist())
         if len(stages) > 1:
             raise ValueError(
