@@ -25,7 +25,11 @@ from .recomputing import Recompute, refuse_moving_weights
 
 @contextmanager
 def bounded_decode(
-    vae: nn.Module, slice_size: int | None = 1, checkpoint_blocks: bool = True
+    vae: nn.Module,
+    slice_size: int | None = 1,
+    checkpoint_blocks: bool = True,
+    *,
+    same_environment: bool = True,
 ) -> Iterator[None]:
     """Let ``vae.decode`` have bounded memory in this block.
 
@@ -34,12 +38,19 @@ def bounded_decode(
         slice_size: how many of a batch are decoded at once; None for all. It only matters to
             autoencoders that treat each member of a batch alone (those with ``use_slicing``).
         checkpoint_blocks: whether the blocks of the decoder are units of their own.
+        same_environment: see `Recompute`.
+
+    Raises:
+        ValueError: (in a call) the weights require grad but are offloaded.
     """
+    if slice_size is not None and slice_size < 1:
+        raise ValueError(f"slice_size must be at least 1, or None for the batch, not {slice_size}")
     vae = getattr(vae, "_orig_mod", vae)
     if "decode" in vars(vae):  # compiled, or replaced by the user
         yield
         return
-    bounded = _Bounded(vae, slice_size, checkpoint_blocks)
+    recompute = Recompute(same_environment=same_environment)
+    bounded = _Bounded(vae, slice_size, checkpoint_blocks, recompute)
     with intercepted({(vae, "decode"): bounded.decode}):
         yield
 
@@ -47,12 +58,21 @@ def bounded_decode(
 class _Bounded:
     """One use of an autoencoder; the units of all its calls share what they record."""
 
-    def __init__(self, vae: nn.Module, slice_size: int | None, checkpoint_blocks: bool) -> None:
+    def __init__(
+        self,
+        vae: nn.Module,
+        slice_size: int | None,
+        checkpoint_blocks: bool,
+        recompute: Recompute,
+    ) -> None:
         self._vae = vae
         self._slice_size = slice_size if hasattr(vae, "use_slicing") else None
         self._decoder = getattr(vae, "decoder", None)
+        # A decoder with gradient checkpointing runs its blocks again itself, after this block.
+        if getattr(vae, "is_gradient_checkpointing", False):
+            checkpoint_blocks = False
         self._blocks = blocks(self._decoder) if checkpoint_blocks and self._decoder else []
-        self._recompute = Recompute()
+        self._recompute = recompute
 
     def decode(self, stock: Callable[..., Any], z: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Decode in slices, each of whose decoder calls is a unit."""

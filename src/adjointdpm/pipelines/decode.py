@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
 
+from ..gradients.live_memory import LiveMemory
 from .bounded import bounded_decode
+from .float16 import through_float16
 
 Clamp = Literal["straight_through", "hard", "none"]
 
@@ -34,6 +40,18 @@ def to_unit_range(images: Tensor, clamp: Clamp = "straight_through") -> Tensor:
     if clamp == "hard":
         return clamped
     return images + (clamped - images).detach()
+
+
+@dataclass(frozen=True)
+class DecodeCost:
+    """What decoding and its gradient need besides weights and latents."""
+
+    peak_bytes: int
+    """The most bytes of tensors alive at once, forward and backward."""
+    forward_bytes: int
+    """The same of the forward pass alone."""
+    picture_bytes: int
+    """Bytes of the pictures themselves, which the backward pass sees twice."""
 
 
 class Decoder(nn.Module):
@@ -84,10 +102,50 @@ class Decoder(nn.Module):
             latents: (batch, channels, height, width), what the sampler returns.
             clamp: in place of the decoder's own setting.
         """
+        return self._pictures(latents, clamp or self.clamp)
+
+    def _pictures(self, latents: Tensor, clamp: Clamp, *, same_environment: bool = True) -> Tensor:
         unscaled = latents / self.scaling_factor.to(latents) + self.shift_factor.to(latents)
-        with bounded_decode(self.vae, self.slice_size, self.checkpoint_blocks):
-            images = self.decode(unscaled.to(next(self.vae.parameters()).dtype))
-        return to_unit_range(images.to(latents.dtype), clamp or self.clamp)
+        bounded = bounded_decode(
+            self.vae, self.slice_size, self.checkpoint_blocks, same_environment=same_environment
+        )
+        with bounded:
+            images = self._decode_in_own_dtype(unscaled)
+        return to_unit_range(images, clamp)
+
+    def _decode_in_own_dtype(self, latents: Tensor) -> Tensor:
+        weights = list(self.vae.parameters())
+        dtype = weights[0].dtype
+        trained = any(weight.requires_grad for weight in weights)
+        if dtype == torch.float16 and latents.dtype != dtype and not trained:
+            return through_float16(self.decode, latents)
+        return self.decode(latents.to(dtype)).to(latents.dtype)
+
+    def cost(self, latents: Tensor) -> DecodeCost:
+        """Predict the memory of decoding and of its gradient, without running either.
+
+        All operators are run on tensors without memory. What kernels allocate for themselves (the
+        workspace of a convolution) is not seen, nor is what an allocator loses to fragmentation.
+
+        Args:
+            latents: such as will be decoded; only shape, dtype and device matter.
+
+        Returns:
+            The bytes, for gradients with respect to latents and all weights that require grad.
+        """
+        dry = FakeTensorMode(allow_non_fake_inputs=True)
+        tensors = [*self.parameters(), *self.buffers()]
+        twin = copy.deepcopy(self, {id(tensor): dry.from_tensor(tensor) for tensor in tensors})
+        with dry, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Accessing the data pointer of FakeTensor")
+            leaf = torch.empty(latents.shape, dtype=latents.dtype, device=latents.device)
+            wanted = [leaf.requires_grad_(), *(p for p in twin.parameters() if p.requires_grad)]
+            with LiveMemory() as memory, torch.enable_grad():
+                pictures = twin._pictures(leaf, self.clamp, same_environment=False)
+                forward = memory.peak
+                adjoint = torch.empty_like(pictures)
+                torch.autograd.grad(pictures, wanted, adjoint, allow_unused=True)
+        return DecodeCost(memory.peak, forward, pictures.untyped_storage().nbytes())
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return the autoencoder's pictures, about [-1, 1], of latents in its own scale."""

@@ -17,6 +17,7 @@ import torch
 from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ..gradients import Backprop, Exact, GradientMethod, Truncated
 from ..gradients.memory import parse_bytes
@@ -95,7 +96,10 @@ def differentiable(
                 stack.enter_context(intercepted(_network_handlers(modules, gradient, steps)))
             if steps is not None:
                 stack.enter_context(intercepted({(pipe.scheduler, "step"): steps.step}))
-            result = call(pipe, *args, **kwargs)
+            try:
+                result = call(pipe, *args, **kwargs)
+            finally:
+                _detach_state(pipe.scheduler)
         if steps is not None:
             steps.check_count()
         return result
@@ -103,6 +107,14 @@ def differentiable(
     handlers = {(pipe, name): _in_place_of(pipe, method) for name, method in methods.items()}
     with intercepted({**handlers, (pipe, "__call__"): sample}):
         yield pipe
+
+
+def _detach_state(scheduler: Any) -> None:
+    """Let a scheduler remember numbers only: a graph could not be copied, and would stay alive."""
+    for name, value in vars(scheduler).items():
+        if any(isinstance(x, Tensor) and x.requires_grad for x in pytree.tree_leaves(value)):
+            detached = pytree.tree_map_only(Tensor, torch.detach, value)
+            vars(scheduler)[name] = detached
 
 
 def _in_place_of(pipe: Any, method: Callable[..., Any]) -> Handler:

@@ -84,7 +84,11 @@ class Call:
     """One call of a function of tensors and weights, which can be run again."""
 
     def __init__(
-        self, function: Callable[..., Any], owner: nn.Module, arguments: Any, environment: Any
+        self,
+        function: Callable[..., Any],
+        owner: nn.Module,
+        arguments: Any,
+        environment: Environment | None,
     ) -> None:
         self.nest, self.tensors = Nest.of(arguments)
         self.weights = [p for p in owner.parameters() if p.requires_grad]
@@ -93,7 +97,7 @@ class Call:
         """The leaves and outputs of a kept graph."""
         self._function = function
         self._owner = owner
-        self._environment: Environment = environment
+        self._environment = environment
         self._version = _version(owner)
         self._again = self.nest.with_copied_generators()
 
@@ -139,7 +143,8 @@ class Call:
 
     def _run_again(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         leaves = [x.detach().requires_grad_(x.requires_grad) for x in tensors]
-        with torch.enable_grad(), self._environment.restored():
+        environment = self._environment.restored() if self._environment else nullcontext()
+        with torch.enable_grad(), environment:
             _, outputs = self._flat(self._again.with_copied_generators(), leaves)
         return leaves, outputs
 
@@ -216,10 +221,12 @@ class Recompute:
 
     Args:
         memory_budget: bytes that may be spent on keeping the graphs of the last calls.
+        same_environment: whether random state and autocast are as in the first run.
     """
 
-    def __init__(self, memory_budget: int = 0) -> None:
+    def __init__(self, memory_budget: int = 0, *, same_environment: bool = True) -> None:
         self._budget = memory_budget
+        self._same_environment = same_environment
         self._sizes: dict[int, int] = {}
         self._kept: deque[tuple[int, Call]] = deque()
         self._environment: Environment | None = None
@@ -245,7 +252,8 @@ class Recompute:
             return function(*args, **kwargs)
         refuse_moving_weights(owner)
         device = next(iter((*inputs, *weights))).device
-        self._environment = Environment.now(device, self._environment)
+        if self._same_environment:
+            self._environment = Environment.now(device, self._environment)
         call = Call(function, owner, (tuple(args), kwargs), self._environment)
         outputs = self._run(call)
         assert call.result is not None
