@@ -265,6 +265,16 @@ def test_sequential_offloading_keeps_no_weights_between_calls(build, noise):
     assert {p.device.type for p in pipe.unet.parameters()} == {"meta"}
 
 
+def test_prompts_of_an_offloaded_pipeline(build):
+    pipe = build()
+    for module in (pipe.unet, pipe.vae, pipe.text_encoder):
+        cpu_offload(module, "cpu")
+    assert pipe.device.type == "meta"
+    cond = adp.encode_prompt(pipe, "a b")
+    for name, tensor in adp.encode_prompt(build(), "a b").items():
+        assert torch.equal(cond[name], tensor)
+
+
 @pytest.mark.parametrize("offload", [offload_models, SWITCHES["sequential_offload"]])
 def test_offloaded_weights_cannot_be_trained(build, noise, offload):
     pipe = build()

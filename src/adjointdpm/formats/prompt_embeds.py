@@ -24,6 +24,8 @@ PIPELINE_NAMES = {
     "added_cond_kwargs.text_embeds": "pooled_prompt_embeds",
 }
 """What pipelines call the arguments of their networks."""
+SIZES = "added_cond_kwargs.time_ids"
+"""What SDXL's UNet is told of sizes; its pipeline makes them from its own arguments."""
 DESCRIBED = ("prompt", "negative_prompt", "guidance_scale", "num_inference_steps")
 
 
@@ -51,11 +53,22 @@ class PromptEmbeds:
     def pipeline_arguments(self) -> dict[str, Any]:
         """Return the conditioning by the names of a pipeline's arguments: ``pipe(**arguments)``.
 
-        ``prompt_embeds``, ``negative_prompt_embeds`` and the pooled ones, whichever there are.
-        What a pipeline works out by itself (the sizes that SDXL's UNet is told) is left out.
+        ``prompt_embeds``, ``negative_prompt_embeds``, the pooled ones and the masks, whichever
+        there are. SDXL's sizes are left out: its pipeline takes them as ``original_size`` and so
+        on, and has the same defaults as `encode_prompt`.
+
+        Raises:
+            ValueError: there are tensors that pipelines have no common argument for (pictures for
+                IP-Adapter or ControlNet, classes); ``sampler(noise, **embeds.cond)`` takes all.
         """
         tensors = _flatten(self.cond)[0]
-        return {theirs: tensors[ours] for ours, theirs in _pipeline_names(self).items()}
+        names = _pipeline_names(tensors)
+        if names is None:
+            raise ValueError(
+                f"some of {', '.join(tensors)} cannot be passed to a pipeline by a common name; "
+                "use the sampler of from_pipeline: sampler(noise, **embeds.cond)"
+            )
+        return {theirs: tensors[ours] for ours, theirs in names.items()}
 
 
 def save_prompt_embeds(
@@ -148,13 +161,15 @@ def _unflatten(structure: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> A
     return content
 
 
-def _pipeline_names(embeds: PromptEmbeds) -> dict[str, str]:
-    """Return what a pipeline calls those tensors that it takes."""
+def _pipeline_names(tensors: Mapping[str, Tensor]) -> dict[str, str] | None:
+    """Return what pipelines call these tensors; None if they do not take all of them."""
     names = {}
-    for path in _flatten(embeds.cond)[0]:
+    for path in tensors:
         name = path.removeprefix(NEGATIVE)
         if name in PIPELINE_NAMES:
             names[path] = path.removesuffix(name) + PIPELINE_NAMES[name]
+        elif name != SIZES:
+            return None
     return names
 
 
@@ -164,10 +179,9 @@ def _artefact(embeds: PromptEmbeds) -> Artefact:
         for name in ("guidance_scale", "num_inference_steps")
         if (value := getattr(embeds, name)) is not None
     )
-    arguments = "".join(
-        f'    {theirs}=tensors["{ours}"],\n' for ours, theirs in _pipeline_names(embeds).items()
-    )
-    if arguments:
+    names = _pipeline_names(_flatten(embeds.cond)[0])
+    if names is not None:
+        arguments = "".join(f"    {name}=tensors[{path!r}],\n" for path, name in names.items())
         snippet = f"""
 from safetensors.torch import load_file
 
