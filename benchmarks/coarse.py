@@ -181,40 +181,41 @@ def plot(rows: list[dict[str, Any]], num_inference_steps: int, path: Path) -> No
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 6.2), layout="constrained")
-    FigureCanvasAgg(figure)
     targets = list(dict.fromkeys(row["target"] for row in rows))
-    axes = figure.subplots(2, len(targets), sharex=True, sharey="row", squeeze=False)
     counts = sorted({row["reverse_calls"] for row in rows})
-    for column, target in enumerate(targets):
-        for i, rule in enumerate(DRAWN):
-            for line, (key, of) in enumerate(
-                (("cosine", lambda c: 1 - c), ("relative_error", lambda e: e))
-            ):
-                mean = [
-                    statistics.mean(of(row[key]) for row in rows if row["rule"] == rule
-                                    and row["target"] == target and row["reverse_calls"] == count)
+    figure = Figure(figsize=(11, 11), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2 * len(SCHEDULERS), len(targets), sharex=True, sharey="row")
+    panels = (("cosine", "1 - cosine", (1e-5, 1)), ("relative_error", "relative error", (4e-3, 3)))
+    lines = [(scheduler, *panel) for scheduler in SCHEDULERS for panel in panels]
+    for line, (scheduler, key, label, limits) in zip(axes, lines, strict=True):
+        line[0].set_ylabel(f"{label}\n({scheduler})")
+        for ax, target in zip(line, targets, strict=True):
+            chosen = [r for r in rows if r["scheduler"] == scheduler and r["target"] == target]
+            for i, rule in enumerate(DRAWN):
+                means = [
+                    statistics.mean(
+                        1 - row[key] if key == "cosine" else row[key]
+                        for row in chosen
+                        if row["rule"] == rule and row["reverse_calls"] == count
+                    )
                     for count in counts
-                ]  # fmt: skip
-                axes[line][column].plot(
-                    counts, mean, "o-" if "adjoint ODE" not in rule else "s--",
-                    color=f"C{i}", markersize=4, linewidth=1.5, label=rule,
-                )  # fmt: skip
-        axes[0][column].set_title(target)
-        axes[1][column].set_xlabel(f"reverse calls, of {num_inference_steps}")
-    for line, (label, floor, top) in enumerate(
-        (("1 - cosine", 1e-4, 1), ("relative error", 1e-2, 3))
-    ):
-        axes[line][0].set_ylabel(f"{label} to Exact")
-        for ax in axes[line]:
+                ]
+                style = "s--" if "adjoint ODE" in rule else "o-"
+                ax.plot(counts, means, style, color=f"C{i}", markersize=4, label=rule)
+            if key == "cosine":
+                ax.axhline(0.01, color="grey", linewidth=0.8, linestyle=":")
             ax.set_yscale("log")
-            ax.set_ylim(floor, top)
+            ax.set_ylim(*limits)
             ax.set_xticks(counts)
             ax.grid(alpha=0.3)
-    axes[0][0].axhline(0.01, color="grey", linewidth=0.8, linestyle=":")
+    for ax, target in zip(axes[0], targets, strict=True):
+        ax.set_title(target)
+    for ax in axes[-1]:
+        ax.set_xlabel(f"reverse calls, of {num_inference_steps}")
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=100)
 
 
 def main(arguments: list[str] | None = None) -> None:
