@@ -150,6 +150,37 @@ def test_peak_memory(method: GradientMethod, solver: str, wanted: str) -> None:
     assert predicted == pytest.approx(peak_bytes(case.gradient), rel=0.15)
 
 
+class HeavyNetwork(nn.Module):
+    """Weights that take more memory than what is computed with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(64, 128), nn.Tanh(), nn.Linear(128, 64))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+@pytest.mark.parametrize("trained", [True, False])
+@pytest.mark.parametrize("budget", [None, "20KB", "1GiB"])
+def test_peak_memory_where_weights_are_most_of_it(budget: str | None, trained: bool) -> None:
+    network = HeavyNetwork().requires_grad_(trained)
+    sampler = Sampler(Denoiser(network, PROCESSES["vp"]), _plan(), Exact(budget))
+    noise = torch.randn(4, 64, requires_grad=True)
+    predicted = sampler.cost(noise)
+    if budget is not None:
+        # Weights are there anyway, frozen or not, and do not use the budget up.
+        assert predicted.recomputed_calls < STEPS
+
+    def gradient() -> None:
+        sample = sampler(noise)
+        torch.autograd.grad(
+            sample, [noise, *network.parameters()] if trained else [noise], torch.ones_like(sample)
+        )
+
+    assert predicted.peak_memory == pytest.approx(peak_bytes(gradient), rel=0.15)
+
+
 def test_stochastic_plans_and_given_draws() -> None:
     plan = _plan("euler_ancestral")
     network = ConvolutionalNetwork()

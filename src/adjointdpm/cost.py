@@ -35,6 +35,7 @@ class CallCost:
         forward_bytes: the most that a call without a graph holds at once.
         graph_bytes: what the graph of a call keeps, besides its input and the weights.
         keeps_input: whether the graph keeps the input too.
+        recording_bytes: the most that a call with a graph holds at once.
         product_bytes: the most that a call and its product hold at once.
         weight_bytes: of the weights that get a gradient.
     """
@@ -44,6 +45,7 @@ class CallCost:
     forward_bytes: int
     graph_bytes: int
     keeps_input: bool
+    recording_bytes: int
     product_bytes: int
     weight_bytes: int
 
@@ -126,40 +128,42 @@ def predict(method: GradientMethod, run: Run) -> Cost:
 
 
 def _measure(run: Run) -> CallCost:
-    """Time one call and its product, after a first one that is looked at for its memory."""
+    """Time one call and its product, after others that are looked at for their memory."""
     device = run.noise.device
     network = Network(run.denoiser, run.plan.timesteps.tolist(), run.cond, run.adjoint_scale)
     with torch.no_grad():
         x = begin(run.plan.program, run.noise, Draws(run.noise, CounterNoise(0))).x
     leaf = x.detach().requires_grad_()
     adjoint = torch.ones_like(x)
-    saved = SavedBytes([*network.targets, *run.denoiser.buffers()])
-    gradients: list[Tensor | None] = []
+    saved = SavedBytes(network.constants)
+    weight_bytes = 0
 
     @torch.no_grad()
     def forward() -> None:
         network.run(0, x)
 
     @torch.enable_grad()
-    def product() -> None:
-        output = network.run(0, leaf)
-        network.pull_back(leaf, output, adjoint, input_needed=True)
+    def record() -> None:
+        with saved.counting():
+            network.run(0, leaf)
 
     @torch.enable_grad()
-    def watched() -> None:
-        with saved.counting():
-            output = network.run(0, leaf)
-        gradients[:] = network.pull_back(leaf, output, adjoint, input_needed=True)[1]
+    def product() -> None:
+        nonlocal weight_bytes
+        output = network.run(0, leaf)
+        _, gradients = network.pull_back(leaf, output, adjoint, input_needed=True)
+        weights = gradients[len(network.cond) :]
+        weight_bytes = sum(gradient.nbytes for gradient in weights if gradient is not None)
 
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
         forward_bytes = _peak(forward, device)
-        product_bytes = _peak(watched, device)
-        weights = gradients[len(network.cond) :]
-        weight_bytes = sum(gradient.nbytes for gradient in weights if gradient is not None)
-        gradients.clear()
+        recording_bytes = _peak(record, device)
+        product_bytes = _peak(product, device)
         if network.compiled:
-            forward(), product()
+            # What is looked at for its memory runs uncompiled.
+            forward()
+            product()
         forward_seconds, both_seconds = _seconds(forward, device), _seconds(product, device)
     return CallCost(
         forward_seconds=forward_seconds,
@@ -167,6 +171,7 @@ def _measure(run: Run) -> CallCost:
         forward_bytes=forward_bytes,
         graph_bytes=saved.total - (leaf.nbytes if saved.has(leaf) else 0),
         keeps_input=saved.has(leaf),
+        recording_bytes=recording_bytes,
         product_bytes=product_bytes,
         weight_bytes=weight_bytes,
     )
@@ -239,33 +244,46 @@ class _Imitation(nn.Module):
         used = [leaf for leaf in pytree.tree_leaves(cond) if isinstance(leaf, Tensor)]
         inputs = [x, *self.parameters(), *(leaf for leaf in used if leaf.requires_grad)]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-            return _Graph.apply(self, *inputs)
+            return _Activations.apply(self, x.detach(), _Inputs.apply(*inputs))
         _take(self.call.forward_bytes - x.nbytes)
         return torch.empty_like(x)
 
 
-class _Graph(torch.autograd.Function):
-    """The graph of an imitated call."""
+class _Inputs(torch.autograd.Function):
+    """The end of an imitated graph: gradients of what went in, when the activations are gone."""
 
     @staticmethod
-    def forward(ctx: Any, imitation: _Imitation, x: Tensor, *others: Tensor) -> Tensor:
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        ctx.kinds = [(tensor.shape, tensor.dtype) for tensor in inputs]
+        return torch.empty(0, device="meta")
+
+    @staticmethod
+    def backward(ctx: Any, adjoint: Tensor) -> tuple[Tensor | None, ...]:
+        return tuple(
+            torch.empty(shape, dtype=dtype, device="meta") if needed else None
+            for (shape, dtype), needed in zip(ctx.kinds, ctx.needs_input_grad, strict=True)
+        )
+
+
+class _Activations(torch.autograd.Function):
+    """The body of an imitated graph: what is saved, and the peak of the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, imitation: _Imitation, x: Tensor, inputs: Tensor) -> Tensor:
         call = imitation.call
-        graph = torch.empty(call.graph_bytes, dtype=torch.uint8, device="meta")
-        ctx.save_for_backward(graph, *([x] if call.keeps_input else []))
+        saved = torch.empty(call.graph_bytes, dtype=torch.uint8, device="meta")
+        ctx.save_for_backward(saved, *([x] if call.keeps_input else []))
         ctx.imitation = imitation
-        ctx.shapes = [(tensor.shape, tensor.dtype) for tensor in (x, *others)]
+        _take(call.recording_bytes - call.graph_bytes)
         return torch.empty_like(x)
 
     @staticmethod
     def backward(ctx: Any, adjoint: Tensor) -> tuple[Tensor | None, ...]:
         imitation = ctx.imitation
         imitation.products += 1
-        # The graph, the output and the gradients of one call are counted in its peak.
+        # The saved tensors and the output are held already.
         _take(imitation.call.product_bytes - imitation.call.graph_bytes - adjoint.nbytes)
-        return None, *(
-            torch.empty(shape, dtype=dtype, device="meta") if needed else None
-            for (shape, dtype), needed in zip(ctx.shapes, ctx.needs_input_grad[1:], strict=True)
-        )
+        return None, None, torch.empty(0, device="meta")
 
 
 def _take(size: int) -> None:

@@ -119,7 +119,7 @@ class ExactSweep(Sweep):
         return output.detach()
 
     def _measured_first_call(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        saved = SavedBytes([*self.network.targets, *self.run.denoiser.buffers()])
+        saved = SavedBytes(self.network.constants)
         with nullcontext() if self._budget is None else saved.counting():
             leaf, output = self.first_call(x)
         if self._budget is not None:

@@ -113,6 +113,7 @@ class Network:
         cond: dict[str, Any],
         adjoint_scale: Literal["auto"] | None = "auto",
     ) -> None:
+        self._denoiser = denoiser
         self._caller = Caller(denoiser)
         self._timesteps = timesteps
         self._adjoint_scale = adjoint_scale
@@ -138,6 +139,12 @@ class Network:
     def targets(self) -> list[Tensor]:
         """The leaves whose gradients `pull_back` gives: conditioning, then weights."""
         return [*self._leaves, *self.parameters]
+
+    @property
+    def constants(self) -> list[Tensor]:
+        """What is alive whether or not a graph is: conditioning, weights (frozen too), buffers."""
+        given = [leaf for leaf in self._arguments if isinstance(leaf, Tensor)]
+        return [*given, *self._denoiser.parameters(), *self._denoiser.buffers()]
 
     @property
     def compiled(self) -> bool:
