@@ -37,6 +37,28 @@ whose `step` is linear in the network's output is read the same way, or refused 
 |---|---|
 """
 
+PICTURES = """
+## Pictures as inputs
+
+Each of these can receive a gradient.
+
+```python
+# Image to image: the last 60 % of the steps, from a noised picture, in any family. (Where it calls
+# its autoencoder in a way of its own, as for videos, encode_image says so; encode it yourself.)
+sampler, decode = adp.from_pipeline(pipe, strength=0.6)
+sample = sampler(noise, image_latents=adp.encode_image(pipe, picture), **cond)
+
+# ControlNet; a list of pictures for several.
+cond = adp.encode_prompt(pipe, prompt, control_image=edges, controlnet_conditioning_scale=0.8)
+
+# IP-Adapter, loaded with pipe.load_ip_adapter.
+cond = adp.encode_prompt(pipe, prompt, ip_adapter_image=picture)
+
+# The decoder of Kandinsky 2.2, whose prompt is what a prior made of one.
+cond = adp.encode_prompt(pipe, image_embeds, negative_image_embeds)
+```
+"""
+
 
 @dataclass
 class Found:
@@ -59,4 +81,4 @@ def document(found: dict[str, Found]) -> str:
         f"| {name} | {', '.join(dict.fromkeys([one.scheduler, *one.schedulers]))} |"
         for name, one in found.items()
     ]
-    return HEAD + "\n".join(rows) + "\n" + SCHEDULERS + "\n".join(schedulers) + "\n"
+    return HEAD + "\n".join(rows) + "\n" + SCHEDULERS + "\n".join(schedulers) + "\n" + PICTURES
