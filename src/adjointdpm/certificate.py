@@ -30,7 +30,7 @@ from .gradients import (
     GradientMethod,
     Reversible,
 )
-from .gradients.memory import peak_bytes
+from .gradients.live_memory import peak_bytes
 from .gradients.trajectory import Trajectory, solution_points
 from .plan import Plan
 from .sampler import Sampler

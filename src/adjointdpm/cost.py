@@ -19,7 +19,8 @@ from torch.utils import _pytree as pytree
 
 from .denoiser import Denoiser
 from .execution import Draws, begin
-from .gradients.memory import LiveMemory, SavedBytes, peak_bytes
+from .gradients.live_memory import LiveMemory, peak_bytes
+from .gradients.memory import SavedBytes
 from .gradients.method import GradientMethod, Run
 from .gradients.recompute import Network
 from .noise import CounterNoise

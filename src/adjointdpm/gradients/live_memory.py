@@ -1,5 +1,62 @@
-"""The memory that tensors take, counted by the library's own means."""
+"""Counts the bytes of living tensors, as operators make them and as they die."""
 
-from adjointdpm.gradients.memory import LiveMemory, peak_bytes
+from __future__ import annotations
 
-__all__ = ["LiveMemory", "peak_bytes"]
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveMemory(TorchDispatchMode):
+    """Tracks the storages made within the block: ``peak`` is the most that lived at once.
+
+    On any device, to the byte and the same in every run: the resident memory of a CPU process
+    depends on what its allocator gives back. Compiled networks run uncompiled within the block.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        before = {
+            leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if _real(leaf)
+        }
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if _real(leaf) and leaf.untyped_storage()._cdata not in before:
+                self._born(leaf.untyped_storage())
+        return result
+
+    def _born(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known.add(key)
+        self.live += storage.nbytes()
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._died, key, storage.nbytes())
+
+    def _died(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+
+def _real(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.layout == torch.strided
+
+
+def peak_bytes(run: Callable[[], Any]) -> int:
+    """Return the most bytes of tensors that ``run`` made and held at once."""
+    with LiveMemory() as memory:
+        run()
+    return memory.peak

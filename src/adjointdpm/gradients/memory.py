@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import re
-import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 Kept = Callable[[], Tensor]
 """A latent that was put aside: call it to have it back where it was."""
@@ -86,53 +82,3 @@ class SavedBytes:
             self._seen.add(storage._cdata)
             self.total += storage.nbytes()
         return tensor.detach()
-
-
-class LiveMemory(TorchDispatchMode):
-    """Tracks the storages made within the block: ``peak`` is the most that lived at once.
-
-    On any device, to the byte and the same in every run: the resident memory of a CPU process
-    depends on what its allocator gives back. Compiled networks run uncompiled within the block.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = 0
-        self.peak = 0
-        self._known: set[int] = set()
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
-    ) -> Any:
-        before = {
-            leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if _real(leaf)
-        }
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if _real(leaf) and leaf.untyped_storage()._cdata not in before:
-                self._born(leaf.untyped_storage())
-        return result
-
-    def _born(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
-        if key in self._known:
-            return
-        self._known.add(key)
-        self.live += storage.nbytes()
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._died, key, storage.nbytes())
-
-    def _died(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.live -= size
-
-
-def _real(leaf: Any) -> bool:
-    return isinstance(leaf, Tensor) and leaf.layout == torch.strided
-
-
-def peak_bytes(run: Callable[[], Any]) -> int:
-    """Return the most bytes of tensors that ``run`` made and held at once."""
-    with LiveMemory() as memory:
-        run()
-    return memory.peak
