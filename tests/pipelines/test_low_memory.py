@@ -309,3 +309,5 @@ def test_what_no_graph_survives_is_refused(build, offload, message):
     offload(pipe)
     with pytest.raises(ValueError, match=rf"^pipe\.(unet|vae) .*{message}"):
         adp.from_pipeline(pipe, STEPS)
+    with pytest.raises(ValueError, match=message), adp.differentiable(pipe):
+        pass

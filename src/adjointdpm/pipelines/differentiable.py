@@ -24,6 +24,7 @@ from ..gradients.memory import parse_bytes
 from .bounded import bounded_decode
 from .decode import Clamp, to_unit_range
 from .interception import Handler, intercepted, own_class
+from .low_memory import check_offload
 from .recomputing import Recompute
 
 NOT_DIFFERENTIABLE = ("pil", "np")
@@ -49,6 +50,7 @@ def differentiable(
 
     The pipeline is changed for this thread or task only, until the end of the block. Gradients may
     be taken after it. A safety checker runs as always; pictures that it blacks out get no gradient.
+    Autoencoders that clamp by themselves (Wan, Qwen-Image) do so here, with the gradient of a clamp.
 
     Args:
         pipe: a diffusers pipeline whose denoisers are modules.
@@ -78,6 +80,7 @@ def differentiable(
     if not isinstance(pipe, DiffusionPipeline):
         raise ValueError(f"{type(pipe).__name__} is not a diffusers pipeline")
     _refuse_combinations(pipe)
+    check_offload(pipe)
     gradient = gradient if gradient is not None else Exact()
     _check_method(gradient)
     _denoisers(pipe, denoisers)
