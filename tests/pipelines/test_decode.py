@@ -217,8 +217,8 @@ def test_predicted_cost(build, settings):
     vae.requires_grad_(False)
     decode = decoder(vae, **settings)
     cost = decode.cost(latents)
-    assert cost.peak_bytes == pytest.approx(peak(vae, latents, decode), rel=0.02)
-    assert cost.picture_bytes < cost.forward_bytes <= cost.peak_bytes
+    assert cost.peak_memory == pytest.approx(peak(vae, latents, decode), rel=0.02)
+    assert cost.picture_bytes < cost.forward_memory <= cost.peak_memory
     assert cost.picture_bytes == decode(latents).nbytes
 
 

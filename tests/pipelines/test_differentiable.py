@@ -23,7 +23,6 @@ from tiny_pipeline import build_pipeline
 
 import adjointdpm as adp
 from adjointdpm.gradients.live_memory import peak_bytes
-from adjointdpm.pipelines.differentiable import differentiable
 from adjointdpm.pipelines.recomputing import Recompute
 
 NAMES = ("latents", "prompt_embeds", "negative_prompt_embeds")
@@ -76,7 +75,7 @@ def compare(pipe, tolerance, tensors=None, gradient=None, **settings):
     weights = [p for p in pipe.unet.parameters() if p.requires_grad]
     targets = [*tensors.values(), *weights]
     expected = sample(with_autograd(pipe), tensors, **settings)
-    with differentiable(pipe, gradient, clamp="hard") as inside:
+    with adp.differentiable(pipe, gradient, clamp="hard") as inside:
         assert inside is pipe
         images = sample(pipe, tensors, **settings)
     torch.testing.assert_close(images, expected, rtol=tolerance, atol=tolerance)
@@ -125,7 +124,7 @@ def test_lora_and_dropout(pipe):
     found = []
     for call in (with_autograd(pipe), pipe):
         torch.manual_seed(4)
-        with differentiable(pipe):
+        with adp.differentiable(pipe):
             images = sample(call, tensors)
         torch.manual_seed(5)
         found.append(gradients(images, targets))
@@ -137,7 +136,7 @@ def test_autocast(pipe):
     tensors = inputs(pipe)
     with torch.autocast("cpu", torch.bfloat16):
         expected = sample(with_autograd(pipe), tensors)
-        with differentiable(pipe):
+        with adp.differentiable(pipe):
             images = sample(pipe, tensors)
     torch.testing.assert_close(images, expected, rtol=0, atol=0)
     ours, theirs = (gradients(x, list(tensors.values())) for x in (images, expected))
@@ -155,7 +154,7 @@ def test_compiled_network(pipe):
     expected = gradients(sample(with_autograd(pipe), tensors, steps=2), targets)
     # Compiling the whole network takes half a minute here, and is no other case.
     pipe.unet.mid_block.compile(backend="eager")
-    with differentiable(pipe):
+    with adp.differentiable(pipe):
         images = sample(pipe, tensors, steps=2)
     assert_same(gradients(images, targets), expected, 1e-4)
 
@@ -175,7 +174,7 @@ def test_prompts_and_callbacks(pipe):
 def test_backprop_can_be_differentiated_twice(pipe):
     tensors = inputs(pipe)
     pipe.unet.set_attn_processor(AttnProcessor())
-    with differentiable(pipe, adp.Backprop()):
+    with adp.differentiable(pipe, adp.Backprop()):
         images = sample(pipe, tensors, steps=2)
     (first,) = torch.autograd.grad(images.square().sum(), tensors["latents"], create_graph=True)
     second = torch.autograd.grad(first.square().sum(), list(tensors.values()))
@@ -198,7 +197,7 @@ def test_truncated_is_that_of_the_sampler(pipe, scheduler, mode):
         encoder_hidden_states=tensors["prompt_embeds"],
         negative_encoder_hidden_states=tensors["negative_prompt_embeds"],
     )
-    with differentiable(pipe, gradient):
+    with adp.differentiable(pipe, gradient):
         images = sample(pipe, tensors, steps=4)
     targets = [tensors[name] for name in (NAMES if mode == "detach_outputs" else NAMES[1:])]
     assert_same(gradients(images, targets), gradients(expected, targets), 1e-4)
@@ -209,7 +208,7 @@ def test_memory_grows_with_latents_only(pipe):
 
     def peak(steps, gradient=None):
         def run():
-            with differentiable(pipe, gradient):
+            with adp.differentiable(pipe, gradient):
                 images = sample(pipe, tensors, steps=steps)
             gradients(images, list(tensors.values()))
 
@@ -231,7 +230,7 @@ def test_straight_through_clamp(pipe):
     assert expected.amax() == 1
     pull = {}
     for clamp in ("straight_through", "hard"):
-        with differentiable(pipe, clamp=clamp):
+        with adp.differentiable(pipe, clamp=clamp):
             images = sample(pipe, tensors, output_type="pt")
         torch.testing.assert_close(images, expected)
         pull[clamp] = gradients(images, targets)[0].abs().max()
@@ -242,7 +241,7 @@ def test_straight_through_clamp(pipe):
 def test_pictures_without_gradient_are_refused_before_sampling(pipe, arguments):
     calls = []
     pipe.unet.register_forward_hook(lambda *_: calls.append(1))
-    with differentiable(pipe), pytest.raises(ValueError, match='output_type="pt"'):
+    with adp.differentiable(pipe), pytest.raises(ValueError, match='output_type="pt"'):
         pipe("a", num_inference_steps=2, **arguments)
     assert not calls
     assert pipe("a", num_inference_steps=2, **arguments).images is not None
@@ -257,19 +256,19 @@ def test_pictures_without_gradient_are_refused_before_sampling(pipe, arguments):
     ],
 )
 def test_other_methods_are_for_from_pipeline(pipe, gradient, message):
-    with pytest.raises(ValueError, match=message), differentiable(pipe, gradient):
+    with pytest.raises(ValueError, match=message), adp.differentiable(pipe, gradient):
         pass
 
 
 def test_what_is_not_a_denoiser_is_refused(pipe):
     with pytest.raises(ValueError, match="no module 'transformer'; it has"):
-        differentiable(pipe, denoisers=("transformer",)).__enter__()
+        adp.differentiable(pipe, denoisers=("transformer",)).__enter__()
     with pytest.raises(ValueError, match="not a diffusers pipeline"):
-        differentiable(pipe.unet).__enter__()
+        adp.differentiable(pipe.unet).__enter__()
 
 
 def test_weights_changed_before_the_backward_pass(pipe):
-    with differentiable(pipe):
+    with adp.differentiable(pipe):
         images = sample(pipe, inputs(pipe))
     with torch.no_grad():
         pipe.unet.conv_in.weight.mul_(2)
@@ -321,7 +320,7 @@ def test_captured_tensors_are_noticed(pipe):
             return x * self.hidden[0]
 
     pipe.unet.conv_act = Captured(torch.ones(1, requires_grad=True))
-    with differentiable(pipe), pytest.raises(ValueError, match="requires grad but is neither"):
+    with adp.differentiable(pipe), pytest.raises(ValueError, match="requires grad but is neither"):
         sample(pipe, inputs(pipe))
 
 
@@ -333,13 +332,13 @@ def state(pipe):
 def test_the_pipeline_is_restored(pipe, tmp_path):
     before = state(pipe)
     tensors = inputs(pipe)
-    with differentiable(pipe), differentiable(pipe, adp.Backprop()):
+    with adp.differentiable(pipe), adp.differentiable(pipe, adp.Backprop()):
         assert isinstance(pipe, StableDiffusionPipeline)
         assert type(pipe).__name__ == "StableDiffusionPipeline"
         pipe.save_pretrained(tmp_path)
         assert type(copy.deepcopy(pipe)) is StableDiffusionPipeline
     assert state(pipe) == before
-    with pytest.raises(KeyError), differentiable(pipe):
+    with pytest.raises(KeyError), adp.differentiable(pipe):
         raise KeyError
     assert state(pipe) == before
     saved = StableDiffusionPipeline.from_pretrained(tmp_path, safety_checker=None)
@@ -349,7 +348,7 @@ def test_the_pipeline_is_restored(pipe, tmp_path):
         raise KeyError
 
     handle = pipe.unet.register_forward_hook(failing)
-    with differentiable(pipe), pytest.raises(KeyError):
+    with adp.differentiable(pipe), pytest.raises(KeyError):
         sample(pipe, tensors)
     handle.remove()
     assert state(pipe) == before
@@ -358,7 +357,7 @@ def test_the_pipeline_is_restored(pipe, tmp_path):
 
 def test_blocks_left_in_any_order(pipe):
     tensors = inputs(pipe)
-    first, second = differentiable(pipe), differentiable(pipe)
+    first, second = adp.differentiable(pipe), adp.differentiable(pipe)
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
@@ -377,7 +376,7 @@ def test_threads_do_not_see_each_other(pipe):
     results: dict[int, object] = {}
 
     def inside(i, gradient):
-        with differentiable(pipe, gradient):
+        with adp.differentiable(pipe, gradient):
             barrier.wait()
             images = sample(pipe, tensors[i])
         results[i] = gradients(images, list(tensors[i].values()))
@@ -410,7 +409,7 @@ def test_offloaded_weights(pipe, offload):
     expected = sample(with_autograd(pipe), tensors, output_type="pt")
     theirs = gradients(expected, targets)
     install_offload(pipe, offload)
-    with differentiable(pipe, clamp="hard"):
+    with adp.differentiable(pipe, clamp="hard"):
         images = sample(pipe, tensors, output_type="pt")
         torch.testing.assert_close(images, expected)
         assert_same(gradients(images, targets), theirs, 1e-4)

@@ -46,9 +46,9 @@ def to_unit_range(images: Tensor, clamp: Clamp = "straight_through") -> Tensor:
 class DecodeCost:
     """What decoding and its gradient need besides weights and latents."""
 
-    peak_bytes: int
+    peak_memory: int
     """The most bytes of tensors alive at once, forward and backward."""
-    forward_bytes: int
+    forward_memory: int
     """The same of the forward pass alone."""
     picture_bytes: int
     """Bytes of the pictures themselves, which the backward pass sees twice."""

@@ -50,7 +50,7 @@ def differentiable(
 
     The pipeline is changed for this thread or task only, until the end of the block. Gradients may
     be taken after it. A safety checker runs as always; pictures that it blacks out get no gradient.
-    Autoencoders that clamp by themselves (Wan, Qwen-Image) do so here, with the gradient of a clamp.
+    Autoencoders that clamp by themselves (Wan, Qwen-Image) do so here, with a clamp's gradient.
 
     Args:
         pipe: a diffusers pipeline whose denoisers are modules.
