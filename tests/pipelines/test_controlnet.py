@@ -5,7 +5,7 @@ import torch
 from families_controlnet import build, build_several, control
 
 import adjointdpm as adp
-from adjointdpm.pipelines.controlnet import control_times
+from adjointdpm.pipelines.families.controlnet import control_times
 
 PROMPTS = ["a", "b"]
 

@@ -8,7 +8,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 import adjointdpm as adp
-from adjointdpm.pipelines.shifting import dynamic_shift
+from adjointdpm.pipelines.families.shifting import dynamic_shift
 
 
 @pytest.mark.parametrize("length", [64, 4096, 10000])

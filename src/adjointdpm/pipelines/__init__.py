@@ -10,58 +10,15 @@ from torch import Tensor
 from ..gradients import GradientMethod
 from ..plan import Plan
 from ..sampler import Sampler
-from .animatediff import ANIMATEDIFF
-from .auraflow import AURAFLOW
-from .cogvideo import COGVIDEOX
-from .controlnet import CONTROLNET, CONTROLNET_XL
 from .decode import Decoder
-from .dit import DIT
+from .families import FAMILIES
+from .families.shifting import require_shape
 from .family import Family, SamplingConfig, Size
-from .flux import FLUX
 from .image_to_image import ImageToImageSampler, to_latents
-from .kandinsky import KANDINSKY
-from .latent_diffusion import LATENT_DIFFUSION, UNCONDITIONAL_LATENT_DIFFUSION
 from .loading import load_pipeline
 from .lora import add_lora
 from .low_memory import check_offload, guard_offload
-from .ltx import LTX
-from .pixart import PIXART
-from .pixel import PIXEL
 from .sampling import build_sampler
-from .sana import SANA
-from .shifting import require_shape
-from .stable_diffusion import STABLE_DIFFUSION
-from .stable_diffusion_3 import STABLE_DIFFUSION_3
-from .stable_diffusion_xl import STABLE_DIFFUSION_XL
-from .wan import WAN
-
-FAMILIES: dict[str, Family] = {
-    "AnimateDiffPipeline": ANIMATEDIFF,
-    "AuraFlowPipeline": AURAFLOW,
-    "CogVideoXPipeline": COGVIDEOX,
-    "DDIMPipeline": PIXEL,
-    "DDPMPipeline": PIXEL,
-    "DiTPipeline": DIT,
-    "FluxPipeline": FLUX,
-    "KandinskyV22Pipeline": KANDINSKY,
-    "LDMPipeline": UNCONDITIONAL_LATENT_DIFFUSION,
-    "LDMTextToImagePipeline": LATENT_DIFFUSION,
-    "LTXPipeline": LTX,
-    "LatentConsistencyModelPipeline": STABLE_DIFFUSION,
-    "PixArtAlphaPipeline": PIXART,
-    "PixArtSigmaPipeline": PIXART,
-    "SanaPipeline": SANA,
-    "StableDiffusion3Pipeline": STABLE_DIFFUSION_3,
-    "StableDiffusionControlNetImg2ImgPipeline": CONTROLNET,
-    "StableDiffusionControlNetPipeline": CONTROLNET,
-    "StableDiffusionImg2ImgPipeline": STABLE_DIFFUSION,
-    "StableDiffusionPipeline": STABLE_DIFFUSION,
-    "StableDiffusionXLControlNetPipeline": CONTROLNET_XL,
-    "StableDiffusionXLImg2ImgPipeline": STABLE_DIFFUSION_XL,
-    "StableDiffusionXLPipeline": STABLE_DIFFUSION_XL,
-    "WanPipeline": WAN,
-}
-"""The pipelines that are known, by the name of their class; a new family is one more entry."""
 
 __all__ = [
     "FAMILIES",

@@ -14,7 +14,7 @@ from ..gradients import GradientMethod
 from ..plan import Plan
 from ..sampler import Sampler
 from .decode import Decoder
-from .pixel import PixelDecoder
+from .families.pixel import PixelDecoder
 
 
 class ImageToImageSampler(Sampler):

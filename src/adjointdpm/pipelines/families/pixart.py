@@ -1,0 +1,48 @@
+"""PixArtAlphaPipeline and PixArtSigmaPipeline: text to image in a transformer.
+
+Pictures have the size that is asked for: there is no binning of resolutions, as in the pipelines
+with ``use_resolution_binning=False``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..decode import Decoder
+from ..family import Family, Parts, SamplingConfig
+from .transformers import Transformer, encode_masked_prompt, latent_shape
+
+
+class PixArtNetwork(Transformer):
+    """PixArt's transformer, told the size of the pictures where it was trained for that.
+
+    Args:
+        transformer: the transformer.
+        vae_scale_factor: pixels for each latent, along one side.
+    """
+
+    def __init__(self, transformer: nn.Module, vae_scale_factor: int) -> None:
+        super().__init__(transformer)
+        self.vae_scale_factor = vae_scale_factor
+
+    def forward(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
+        """Return the prediction for latents ``x`` of shape (batch, channels, height, width)."""
+        height, width = (side * self.vae_scale_factor for side in x.shape[2:])
+        sides = [x.new_full((len(x), 1), side) for side in (height, width)]
+        added = {
+            "resolution": torch.cat(sides, dim=1),
+            "aspect_ratio": x.new_full((len(x), 1), height / width),
+        }
+        return super().forward(x, t, added_cond_kwargs=added, **cond)
+
+
+def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
+    """Return the network and the decoder of a PixArt pipeline."""
+    network = PixArtNetwork(pipe.transformer, pipe.vae_scale_factor)
+    return Parts(network, Decoder(pipe.vae, pipe.vae.config.scaling_factor))
+
+
+PIXART = Family(take_apart, latent_shape, encode_masked_prompt)
