@@ -92,6 +92,7 @@ def test_what_is_not_there_offline(cache, tmp_path, monkeypatch):
     ("arguments", "reason"),
     [
         ({"token": "hf_secret"}, "HF_TOKEN"),
+        ({"token": False}, "HF_TOKEN"),
         ({"use_auth_token": True}, "HF_TOKEN"),
         ({"trust_remote_code": True}, "all your rights"),
         ({"custom_pipeline": "some/repository"}, "code from a repository"),
@@ -114,10 +115,17 @@ def test_code_beside_the_model_does_not_run(folder):
     assert not (folder / "was_here").exists()
 
 
-def test_pickled_weights_and_how_to_convert_them(folder, saved):
-    safe = folder / "unet" / "diffusion_pytorch_model.safetensors"
-    torch.save(load_file(safe), safe.with_suffix(".bin"))
-    safe.unlink()
+@pytest.mark.parametrize(
+    ("safe", "pickled"),
+    [
+        ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.bin"),
+        ("text_encoder/model.safetensors", "text_encoder/pytorch_model.bin"),
+    ],
+    ids=["diffusers", "transformers"],
+)
+def test_pickled_weights_and_how_to_convert_them(folder, saved, safe, pickled):
+    torch.save(load_file(folder / safe), folder / pickled)
+    (folder / safe).unlink()
     with pytest.raises(ValueError, match="any code that is in the file") as error:
         adp.load_pipeline(folder)
     lines = [line[4:] for line in str(error.value).splitlines() if line.startswith("    ")]

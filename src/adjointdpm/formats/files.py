@@ -29,15 +29,18 @@ def refuse_pickle(path: str | Path) -> None:
         ValueError: it is.
     """
     path = Path(path)
-    if path.suffix.lower() not in PICKLED:
+    if path.suffix.lower() not in PICKLED or path.is_dir():
         return
-    safe = path.with_suffix(".safetensors")
+    # transformers calls them pytorch_model.bin and model.safetensors, and asks for the format.
+    name = "model" if path.stem == "pytorch_model" else path.stem
+    safe = path.with_name(f"{name}.safetensors")
     raise ValueError(
         f"{path} would be read with pickle, which runs any code that is in the file; only "
         "safetensors files are read. If you trust where it comes from, convert it:\n"
         "    from torch import load; from safetensors.torch import save_file\n"
         f"    weights = load({str(path)!r}, map_location='cpu', weights_only=True)\n"
-        f"    save_file({{k: v.contiguous() for k, v in weights.items()}}, {str(safe)!r})"
+        "    save_file({k: v.contiguous() for k, v in weights.items()}, "
+        f"{str(safe)!r}, {{'format': 'pt'}})"
     )
 
 

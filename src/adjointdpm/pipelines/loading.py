@@ -62,7 +62,8 @@ def load_pipeline(
         FileNotFoundError: there is no such model, or none that can be had offline.
     """
     for name, reason in REFUSED.items():
-        if arguments.pop(name, None):
+        value = arguments.pop(name, None)
+        if value is not None and not (name == "trust_remote_code" and value is False):
             raise ValueError(f"load_pipeline takes no {name}: {reason}")
     if not arguments.pop("use_safetensors", True):
         raise ValueError(
