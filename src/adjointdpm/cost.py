@@ -50,6 +50,11 @@ class CallCost:
     product_bytes: int
     weight_bytes: int
 
+    @property
+    def passing_bytes(self) -> int:
+        """What a product holds at its peak beside the graph, or the gradients that follow it."""
+        return self.product_bytes - max(self.graph_bytes, self.weight_bytes)
+
 
 @dataclass(frozen=True)
 class Cost:
@@ -64,6 +69,8 @@ class Cost:
         seconds: of the network calls and products, one after the other.
         peak_memory: the most bytes at once, beside what is there before: weights, noise and
             conditioning. On a CUDA device as its allocator counts, elsewhere the sum of tensors.
+            `Backprop` may take less, by the gradients of the weights at most: autograd adds them
+            up layer by layer.
         call: what one network call takes.
     """
 
@@ -245,7 +252,7 @@ class _Imitation(nn.Module):
         used = [leaf for leaf in pytree.tree_leaves(cond) if isinstance(leaf, Tensor)]
         inputs = [x, *self.parameters(), *(leaf for leaf in used if leaf.requires_grad)]
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-            return _Activations.apply(self, x.detach(), _Inputs.apply(*inputs))
+            return _Activations.apply(self, x.detach(), _Inputs.apply(self, *inputs))
         _take(self.call.forward_bytes - x.nbytes)
         return torch.empty_like(x)
 
@@ -254,16 +261,19 @@ class _Inputs(torch.autograd.Function):
     """The end of an imitated graph: gradients of what went in, when the activations are gone."""
 
     @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, imitation: _Imitation, *inputs: Tensor) -> Tensor:
+        ctx.imitation = imitation
         ctx.kinds = [(tensor.shape, tensor.dtype) for tensor in inputs]
         return torch.empty(0, device="meta")
 
     @staticmethod
     def backward(ctx: Any, adjoint: Tensor) -> tuple[Tensor | None, ...]:
-        return tuple(
+        gradients = [
             torch.empty(shape, dtype=dtype, device="meta") if needed else None
-            for (shape, dtype), needed in zip(ctx.kinds, ctx.needs_input_grad, strict=True)
-        )
+            for (shape, dtype), needed in zip(ctx.kinds, ctx.needs_input_grad[1:], strict=True)
+        ]
+        _take(ctx.imitation.call.passing_bytes)
+        return None, *gradients
 
 
 class _Activations(torch.autograd.Function):
@@ -280,10 +290,8 @@ class _Activations(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, adjoint: Tensor) -> tuple[Tensor | None, ...]:
-        imitation = ctx.imitation
-        imitation.products += 1
-        # The saved tensors and the output are held already.
-        _take(imitation.call.product_bytes - imitation.call.graph_bytes - adjoint.nbytes)
+        ctx.imitation.products += 1
+        _take(ctx.imitation.call.passing_bytes - adjoint.nbytes)
         return None, None, torch.empty(0, device="meta")
 
 
