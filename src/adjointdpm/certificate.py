@@ -197,7 +197,7 @@ def certify(
         The certificate; ``print`` it, or take its numbers.
 
     Raises:
-        ValueError: an unknown word.
+        ValueError: an unknown word, or ``by_step`` where there are no steps to follow.
         NotImplementedError: the network has an operator without forward mode.
 
     >>> from adjointdpm import Denoiser, Schedule, solvers
@@ -211,6 +211,8 @@ def certify(
     if derivatives not in get_args(Derivatives):
         raise ValueError(f"derivatives must be central or forward, not {derivatives!r}")
     subject = _Subject(sampler, noise, objective, seed, cond)
+    if by_step:
+        subject.check_has_steps()
     exact = subject.gradient(Exact(), subject.reference, keep=True)
     judged = subject.gradient(sampler.gradient, sampler.plan, keep=by_step)
     generator = torch.Generator().manual_seed(seed)
@@ -368,15 +370,18 @@ class _Subject:
         method = self._method
         return isinstance(method, ContinuousAdjoint) and method.trajectory == "resolved"
 
-    def by_step(self, judged: _Gradient, exact: _Gradient) -> tuple[StepCertificate, ...]:
-        """Compare the adjoints of the state on the way from the image to the noise."""
-        schedule, method = self._sampler.denoiser.schedule, self._method
-        if isinstance(method, Backprop):
+    def check_has_steps(self) -> None:
+        """Raise unless the adjoint of the state can be followed along the trajectory."""
+        if isinstance(self._method, Backprop):
             raise ValueError("by_step needs a method with a reverse sweep; Backprop has none")
         if self._plan.num_draws:
             raise ValueError(
                 f"by_step needs a deterministic sampler, but {self._plan.name} draws noise"
             )
+
+    def by_step(self, judged: _Gradient, exact: _Gradient) -> tuple[StepCertificate, ...]:
+        """Compare the adjoints of the state on the way from the image to the noise."""
+        schedule, method = self._sampler.denoiser.schedule, self._method
         references = adjoints_of_plan(self.reference, schedule, exact.watch.products, exact.adjoint)
         if isinstance(method, ContinuousAdjoint):
             found = [
