@@ -22,8 +22,17 @@ noise = torch.randn(adp.latent_shape(pipe))
 images = decode(sampler(noise, **adp.encode_prompt(pipe, "a red apple")))
 ```
 
-| family | pipeline | gradients for | to |
-|---|---|---|---|
+The last column is for the stock call itself, with the same gradients (1e-4, float32):
+
+```python
+with adp.differentiable(pipe):
+    images = pipe("a red apple", latents=noise, output_type="pt").images
+```
+
+It needs no adapter, so it works for pipelines that are not in the table too.
+
+| family | pipeline | gradients for | to | `differentiable` |
+|---|---|---|---|---|
 """
 
 SCHEDULERS = """
@@ -69,12 +78,14 @@ class Found:
     schedulers: list[str] = field(default_factory=list)
     inputs: list[str] = field(default_factory=list)
     tolerances: list[str] = field(default_factory=list)
+    stock_call: bool = False
 
 
 def document(found: dict[str, Found]) -> str:
     """Return the page."""
     rows = [
-        f"| {name} | `{one.pipeline}` | {', '.join(one.inputs)} | {', '.join(one.tolerances)} |"
+        f"| {name} | `{one.pipeline}` | {', '.join(one.inputs)} | {', '.join(one.tolerances)} | "
+        f"{'yes' if one.stock_call else 'no'} |"
         for name, one in found.items()
     ]
     schedulers = [

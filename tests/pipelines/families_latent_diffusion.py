@@ -71,7 +71,7 @@ def until_decoded(pipe, call, output_type, **arguments):
         return torch.from_numpy(pictures).permute(0, 3, 1, 2)
     with mock.patch.object(pipe.vqvae, "decode", side_effect=StopIteration) as decode:
         with contextlib.suppress(StopIteration):
-            call(pipe, **arguments)
+            call(pipe, output_type="pt", **arguments)
         return decode.call_args.args[0] * pipe.vqvae.config.scaling_factor
 
 

@@ -35,20 +35,20 @@ from torch.utils import _pytree as pytree
 import adjointdpm as adp
 
 CASES = [
-    *families_auraflow.CASES,
-    *families_dit.CASES,
-    *families_controlnet.CASES,
-    *families_pixel.CASES,
-    *families_latent_diffusion.CASES,
-    *families_kandinsky.CASES,
-    *families_animatediff.CASES,
-    *families_flux.CASES,
+    *families_stable_diffusion.CASES,
+    *families_stable_diffusion_xl.CASES,
     *families_image_to_image.CASES,
+    *families_controlnet.CASES,
+    *families_stable_diffusion_3.CASES,
+    *families_flux.CASES,
     *families_pixart.CASES,
     *families_sana.CASES,
-    *families_stable_diffusion.CASES,
-    *families_stable_diffusion_3.CASES,
-    *families_stable_diffusion_xl.CASES,
+    *families_auraflow.CASES,
+    *families_dit.CASES,
+    *families_kandinsky.CASES,
+    *families_latent_diffusion.CASES,
+    *families_pixel.CASES,
+    *families_animatediff.CASES,
     *families_video.CASES,
 ]
 STEPS = 3
@@ -149,9 +149,11 @@ def sampler_of(pipe, case, **settings):
     return adp.from_pipeline(pipe, STEPS, case.guidance_scale, **settings)
 
 
-def run_stock(pipe, case, arguments, gradient=False, output_type="latent"):
-    call = type(pipe).__call__
-    call = call.__wrapped__ if gradient else call
+def with_gradient(pipe, **arguments):
+    return type(pipe).__call__.__wrapped__(pipe, **arguments)
+
+
+def run_stock(pipe, case, arguments, call=None, output_type="latent"):
     if case.guidance_scale > 1:
         arguments = {"guidance_scale": case.guidance_scale, **arguments}
     common = {
@@ -159,6 +161,7 @@ def run_stock(pipe, case, arguments, gradient=False, output_type="latent"):
         "output_type": output_type,
         "generator": torch.Generator().manual_seed(5),
     }
+    call = call or type(pipe).__call__
     result = case.call(pipe, call, {**common, **case.arguments, **arguments})
     return case.from_stock(pipe, result) if output_type == "latent" else result
 
@@ -241,6 +244,18 @@ def add_lora(pipe, case) -> list[nn.Parameter]:
     return trained
 
 
+def gradients(sample: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(2)
+    weights = torch.randn(sample.shape, generator=generator, dtype=sample.dtype)
+    return torch.autograd.grad((sample * weights).sum(), inputs)
+
+
+def assert_same_gradients(ours, theirs, tolerance):
+    for mine, other in zip(ours, theirs, strict=True):
+        assert other.any()
+        assert_same(mine, other, tolerance)
+
+
 @each_case
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 def test_gradient(pipes, found, case, dtype):
@@ -264,19 +279,29 @@ def test_gradient(pipes, found, case, dtype):
         unround_(pipe)
     ours = sampler(noise, generator=torch.Generator().manual_seed(5), **cond)
     with KeepDouble(least_dims=3) if dtype == torch.float64 else contextlib.nullcontext():
-        theirs = run_stock(pipe, case, case.stock(pipe, noise, cond), gradient=True)
-    weights = torch.randn(ours.shape, generator=torch.Generator().manual_seed(2), dtype=dtype)
-    gradients = torch.autograd.grad((ours * weights).sum(), inputs)
-    expected = torch.autograd.grad((theirs * weights).sum(), inputs)
+        theirs = run_stock(pipe, case, case.stock(pipe, noise, cond), with_gradient)
     tolerance = 1e-4 if dtype == torch.float32 else 1e-9
-    for mine, other in zip(gradients, expected, strict=True):
-        assert other.any()
-        assert_same(mine, other, tolerance)
+    assert_same_gradients(gradients(ours, inputs), gradients(theirs, inputs), tolerance)
     found[case.name].inputs = [
         *(f"`{name}`" for name in ("noise", *conditions)),
         *(["LoRA weights"] if lora else []),
     ]
     found[case.name].tolerances.append(f"{tolerance:.0e}".replace("e-0", "e-"))
+
+
+@each_case
+def test_the_stock_call_is_differentiable(pipes, found, case):
+    pipe = copy.deepcopy(pipes(case))
+    cond = cond_of(pipe, case)
+    lora = add_lora(pipe, case) if case.lora_targets else []
+    noise = noise_of(pipe, case).requires_grad_()
+    inputs = [noise, *leaves(cond).values(), *lora]
+    arguments = case.stock(pipe, noise, cond)
+    theirs = gradients(run_stock(pipe, case, arguments, with_gradient), inputs)
+    with adp.differentiable(pipe):
+        sample = run_stock(pipe, case, arguments, lambda pipe, **rest: pipe(**rest))
+    assert_same_gradients(gradients(sample, inputs), theirs, 1e-4)
+    found[case.name].stock_call = True
 
 
 def test_the_table_in_the_docs(found, request):
