@@ -409,7 +409,9 @@ def test_offloaded_weights(pipe, offload):
     expected = sample(with_autograd(pipe), tensors, output_type="pt")
     theirs = gradients(expected, targets)
     install_offload(pipe, offload)
-    with adp.differentiable(pipe, clamp="hard"):
+    with adp.differentiable(pipe, adp.Backprop()), pytest.raises(ValueError, match="offloaded"):
+        sample(pipe, tensors)
+    with adp.differentiable(pipe, adp.Exact(memory_budget="1GB"), clamp="hard"):
         images = sample(pipe, tensors, output_type="pt")
         torch.testing.assert_close(images, expected)
         assert_same(gradients(images, targets), theirs, 1e-4)

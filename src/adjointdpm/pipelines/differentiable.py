@@ -25,7 +25,7 @@ from .bounded import bounded_decode
 from .decode import Clamp, to_unit_range
 from .interception import Handler, intercepted, own_class
 from .low_memory import check_offload
-from .recomputing import Recompute
+from .recomputing import Recompute, is_offloaded
 
 NOT_DIFFERENTIABLE = ("pil", "np")
 
@@ -89,6 +89,8 @@ def differentiable(
 
     def sample(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         _check_output_type(call, pipe, args, kwargs)
+        if isinstance(gradient, Backprop):
+            _refuse_offloaded(pipe, _denoisers(pipe, denoisers))
         steps = _Steps(pipe, gradient) if isinstance(gradient, Truncated) else None
         with ExitStack() as stack:
             stack.enter_context(intercepted(_clamp_handlers(pipe, clamp)))
@@ -184,6 +186,14 @@ def _check_output_type(
         raise ValueError(
             f'output_type="{output_type}" has no gradient: call the pipeline with '
             'output_type="pt" (pictures) or "latent" inside adp.differentiable'
+        )
+
+
+def _refuse_offloaded(pipe: Any, modules: Sequence[nn.Module]) -> None:
+    if any(is_offloaded(module) for module in (*modules, *_autoencoders(pipe))):
+        raise ValueError(
+            "Backprop keeps graphs of networks that are offloaded, which are moved away while the "
+            "graphs still need their weights. Use adp.Exact()"
         )
 
 

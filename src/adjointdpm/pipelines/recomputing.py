@@ -96,7 +96,7 @@ class Call:
         self.graph: tuple[list[Tensor], list[Tensor]] | None = None
         """The leaves and outputs of a kept graph."""
         self._function = function
-        self._owner = owner
+        self.owner = owner
         self._environment = environment
         self._version = _version(owner)
         self._again = self.nest.with_copied_generators()
@@ -118,9 +118,9 @@ class Call:
         self, tensors: Sequence[Tensor], adjoints: Sequence[Tensor | None]
     ) -> list[Tensor | None]:
         """Return the vector-Jacobian products with the tensors, then with the weights."""
-        if self._version != _version(self._owner):
+        if self._version != _version(self.owner):
             raise RuntimeError(
-                f"the weights of {type(self._owner).__name__} were changed in place between "
+                f"the weights of {type(self.owner).__name__} were changed in place between "
                 "sampling and the backward pass (by an optimizer's step, or by fusing adapters), "
                 "so its activations cannot be computed again. Take the gradient first"
             )
@@ -178,7 +178,7 @@ class Call:
             for leaf in leaves_of(output).values():
                 if id(leaf) not in known:
                     raise ValueError(
-                        f"{type(self._owner).__name__} uses a tensor of shape {tuple(leaf.shape)} "
+                        f"{type(self.owner).__name__} uses a tensor of shape {tuple(leaf.shape)} "
                         "that requires grad but is neither a weight of it nor among its arguments, "
                         "so it cannot receive a gradient. Pass it as an argument, make it a "
                         "parameter of the module, or use adp.Backprop()"
@@ -265,18 +265,19 @@ class Recompute:
         return result
 
     def _run(self, call: Call) -> tuple[Tensor, ...]:
-        known = id(call._owner) in self._sizes
-        size = self._sizes.get(id(call._owner), 0)
-        keep = not known or size <= self._budget
+        known = id(call.owner) in self._sizes
+        size = self._sizes.get(id(call.owner), 0)
+        keep = not known or 0 < size <= self._budget
         while self._kept and keep and self._kept_bytes() + size > self._budget:
             self._kept.popleft()[1].graph = None
-        measured = SavedBytes([*call.tensors, *call._owner.parameters(), *call._owner.buffers()])
+        measured = SavedBytes([*call.tensors, *call.owner.parameters(), *call.owner.buffers()])
         with nullcontext() if known or not self._budget else measured.counting():
             outputs = _Recomputed.apply(call, keep, *call.tensors, *call.weights)
         if not known:
             call.check_reachable()
-            size = self._sizes[id(call._owner)] = measured.total
-        if keep and 0 < size <= self._budget:
+            size = self._sizes[id(call.owner)] = measured.total
+        # The kept graph of an offloaded module would look for weights that have moved away.
+        if keep and 0 < size <= self._budget and not is_offloaded(call.owner):
             self._kept.append((size, call))
         else:
             call.graph = None
