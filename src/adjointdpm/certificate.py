@@ -151,11 +151,13 @@ class Certificate:
 def _step_lines(steps: tuple[StepCertificate, ...]) -> list[str]:
     """Return a table of steps, with a bar for what each adds to the error."""
     largest = max(*(step.increment for step in steps), 1e-300)
-    lines = [f"{'timestep':>10s} {'adjoint off by':>15s} {'added':>9s} {'state off by':>13s}"]
+    resolved = any(step.state_error is not None for step in steps)
+    lines = [f"{'timestep':>10s} {'adjoint off by':>15s} {'added':>9s}"]
+    lines[0] += f" {'state off by':>13s}" if resolved else ""
     for step in steps:
-        state = "" if step.state_error is None else f"{step.state_error:.1e}"
+        state = "" if step.state_error is None else f" {step.state_error:13.1e}"
         bar = "#" * round(20 * max(step.increment, 0.0) / largest)
-        line = f"{step.timestep:10.4g} {step.error:15.1e} {step.increment:9.1e} {state:>13s} {bar}"
+        line = f"{step.timestep:10.4g} {step.error:15.1e} {step.increment:9.1e}{state} {bar}"
         lines.append(line.rstrip())
     return lines
 
