@@ -40,6 +40,9 @@ def _work(rank: int, port: int, folder: str) -> None:
     wrapped(noise, emb=emb).square().mean().backward()
     if rank == 0:
         torch.save([p.grad for p in network.used], Path(folder) / "gradients.pt")
+    # Before the group goes, and all together: gloo's threads may else wait for each other for ever.
+    del wrapped
+    dist.barrier()
     dist.destroy_process_group()
 
 
