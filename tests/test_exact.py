@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -31,6 +32,7 @@ from adjointdpm import (
     solvers,
 )
 from adjointdpm.gradients.checkpoints import repeated_calls, stops
+from adjointdpm.gradients.live_memory import peak_bytes
 from adjointdpm.gradients.memory import on_host
 
 STEPS = 9
@@ -303,3 +305,63 @@ def test_an_unknown_scale() -> None:
 def test_no_room_for_a_latent() -> None:
     with pytest.raises(ValueError, match="max_latents must be at least 1"):
         Exact(max_latents=0)
+
+
+class HeavyNetwork(torch.nn.Module):
+    """Layers whose weights are larger than what is computed with them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = torch.nn.ModuleList(torch.nn.Linear(64, 64) for _ in range(8))
+
+    def forward(self, x: Tensor, t: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x).tanh()
+        return x
+
+
+@pytest.mark.parametrize("method", [Exact(), Symplectic(), Reversible(family="belm")], ids=repr)
+def test_gradients_of_the_weights_are_never_all_there_beside_their_sums(
+    method: GradientMethod,
+) -> None:
+    network, noise = HeavyNetwork(), torch.randn(4, 64)
+    weights = sum(p.nbytes for p in network.parameters())
+    sampler = Sampler(Denoiser(network, PROCESSES["vp"]), _own_plan("ddim")[0], method)
+    sample = sampler(noise)
+    peak = peak_bytes(lambda: torch.autograd.grad(sample.sum(), list(network.parameters())))
+    assert weights < peak < 1.5 * weights
+
+
+def test_other_backward_passes_through_the_same_weights_are_left_alone() -> None:
+    """While a reverse sweep sums, another thread (here: the network itself) differentiates too."""
+    seen = []
+
+    class Meddling(SmallNetwork):
+        def forward(self, x: Tensor, t: Tensor, emb: Tensor) -> Tensor:
+            if torch.is_grad_enabled() and not seen:
+                seen.append(None)
+            elif torch.is_grad_enabled():
+                with ThreadPoolExecutor(1) as pool:
+                    seen.append(pool.submit(self.differentiate, x.detach(), t, emb).result())
+            return super().forward(x, t, emb)
+
+        def differentiate(self, x: Tensor, t: Tensor, emb: Tensor) -> list[Tensor]:
+            with torch.enable_grad():
+                output = super().forward(x, t, emb.detach())
+            return list(torch.autograd.grad(output.sum(), self.used))
+
+    plan, schedule = _own_plan("ddim")
+    network, plain = Meddling(), SmallNetwork()
+    plain.load_state_dict(network.state_dict())
+    noise, emb = torch.randn(2, 4).double(), torch.randn(2, 3).double()
+    found, expected = (
+        torch.autograd.grad(
+            Sampler(Denoiser(each, schedule), plan, method)(noise, emb=emb).sum(), each.used
+        )
+        for each, method in ((network, Exact()), (plain, Backprop()))
+    )
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert len(seen) == STEPS + 1
+    for gradients in seen[1:]:
+        assert all(gradient.any() for gradient in gradients)

@@ -39,6 +39,7 @@ class CallCost:
         recording_bytes: the most that a call with a graph holds at once.
         product_bytes: the most that a call and its product hold at once.
         weight_bytes: of the weights that get a gradient.
+        largest_weight_bytes: of the largest of them.
     """
 
     forward_seconds: float
@@ -49,6 +50,7 @@ class CallCost:
     recording_bytes: int
     product_bytes: int
     weight_bytes: int
+    largest_weight_bytes: int
 
     @property
     def passing_bytes(self) -> int:
@@ -144,7 +146,7 @@ def _measure(run: Run) -> CallCost:
     leaf = x.detach().requires_grad_()
     adjoint = torch.ones_like(x)
     saved = SavedBytes(network.constants)
-    weight_bytes = 0
+    weights: list[int] = []
 
     @torch.no_grad()
     def forward() -> None:
@@ -157,11 +159,9 @@ def _measure(run: Run) -> CallCost:
 
     @torch.enable_grad()
     def product() -> None:
-        nonlocal weight_bytes
         output = network.run(0, leaf)
         _, gradients = network.pull_back(leaf, output, adjoint, input_needed=True)
-        weights = gradients[len(network.cond) :]
-        weight_bytes = sum(gradient.nbytes for gradient in weights if gradient is not None)
+        weights[:] = [g.nbytes for g in gradients[len(network.cond) :] if g is not None]
 
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
@@ -181,7 +181,8 @@ def _measure(run: Run) -> CallCost:
         keeps_input=saved.has(leaf),
         recording_bytes=recording_bytes,
         product_bytes=product_bytes,
-        weight_bytes=weight_bytes,
+        weight_bytes=sum(weights),
+        largest_weight_bytes=max(weights, default=0),
     )
 
 
@@ -242,17 +243,20 @@ class _Imitation(nn.Module):
         super().__init__()
         self.call, self.calls, self.products = call, 0, 0
         dtype = dtype if dtype is not None else torch.float32
-        if call.weight_bytes:
-            self.weight = nn.Parameter(
-                torch.empty(call.weight_bytes // dtype.itemsize, dtype=dtype, device="meta")
-            )
+        self.weights = nn.ParameterList()
+        left = call.weight_bytes
+        while left:
+            size = min(call.largest_weight_bytes, left)
+            left -= size
+            self.weights.append(torch.empty(size // dtype.itemsize, dtype=dtype, device="meta"))
 
     def forward(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
         self.calls += 1
         used = [leaf for leaf in pytree.tree_leaves(cond) if isinstance(leaf, Tensor)]
-        inputs = [x, *self.parameters(), *(leaf for leaf in used if leaf.requires_grad)]
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-            return _Activations.apply(self, x.detach(), _Inputs.apply(self, *inputs))
+        inputs = [x, *(leaf for leaf in used if leaf.requires_grad)]
+        if torch.is_grad_enabled() and any(t.requires_grad for t in (*inputs, *self.weights)):
+            ends = [_Weight.apply(weight) for weight in self.weights]
+            return _Activations.apply(self, x.detach(), _Inputs.apply(self, *inputs), *ends)
         _take(self.call.forward_bytes - x.nbytes)
         return torch.empty_like(x)
 
@@ -276,15 +280,29 @@ class _Inputs(torch.autograd.Function):
         return None, *gradients
 
 
+class _Weight(torch.autograd.Function):
+    """Another end of an imitated graph: one weight, whose gradient comes by itself."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        ctx.kind = weight.shape, weight.dtype
+        return torch.empty(0, device="meta")
+
+    @staticmethod
+    def backward(ctx: Any, adjoint: Tensor) -> Tensor:
+        shape, dtype = ctx.kind
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+
 class _Activations(torch.autograd.Function):
     """The body of an imitated graph: what is saved, and the peak of the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, imitation: _Imitation, x: Tensor, inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, imitation: _Imitation, x: Tensor, *ends: Tensor) -> Tensor:
         call = imitation.call
         saved = torch.empty(call.graph_bytes, dtype=torch.uint8, device="meta")
         ctx.save_for_backward(saved, *([x] if call.keeps_input else []))
-        ctx.imitation = imitation
+        ctx.imitation, ctx.num_ends = imitation, len(ends)
         _take(call.recording_bytes - call.graph_bytes)
         return torch.empty_like(x)
 
@@ -292,7 +310,7 @@ class _Activations(torch.autograd.Function):
     def backward(ctx: Any, adjoint: Tensor) -> tuple[Tensor | None, ...]:
         ctx.imitation.products += 1
         _take(ctx.imitation.call.passing_bytes - adjoint.nbytes)
-        return None, None, torch.empty(0, device="meta")
+        return None, None, *(torch.empty(0, device="meta") for _ in range(ctx.num_ends))
 
 
 def _take(size: int) -> None:

@@ -159,7 +159,8 @@ class ExactSweep(Sweep):
         run = self.run
         self._totals = Totals(self.network.targets)
         self._check = FiniteCheck("the adjoint at the input", run.plan.timesteps, run.check_finite)
-        noise, drawn = self.transpose(adjoint, noise_needed or draws_needed)
+        with self.network.summing(self._totals):
+            noise, drawn = self.transpose(adjoint, noise_needed or draws_needed)
         self._check.raise_if_not_finite()
         draws = None
         if draws_needed:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -134,6 +134,9 @@ class Network:
         for i, leaf in zip(self._differentiable, self._leaves, strict=True):
             self._arguments[i] = leaf
         self._environments: dict[int, Environment] = {}
+        self._summing = False
+        self._exponent: Tensor | None = None
+        self._graph_task = -1
 
     @property
     def targets(self) -> list[Tensor]:
@@ -185,20 +188,74 @@ class Network:
         Adjoints have any size, and float16 holds nothing below 6e-8. With
         ``adjoint_scale="auto"`` the adjoint goes through a float16 network with its largest entry
         between 1/2 and 1, and the power of two is taken back in float32.
+
+        Within `summing`, those of the weights are None here, for they are in the totals already.
         """
         wanted = [*([x] if input_needed else []), *self.targets]
         gradients: list[Tensor | None] = [None] * len(wanted)
         if wanted and output.requires_grad:
             scaled = self._in_float16 and self._adjoint_scale == "auto"
-            exponent = _exponent(adjoint) if scaled else None
-            if exponent is not None:
-                adjoint = torch.ldexp(adjoint, -exponent)
-            gradients = list(torch.autograd.grad(output, wanted, adjoint, allow_unused=True))
-            if exponent is not None:
-                gradients = [_times_power(gradient, exponent) for gradient in gradients]
+            self._exponent = _exponent(adjoint) if scaled else None
+            if self._exponent is not None:
+                adjoint = torch.ldexp(adjoint, -self._exponent)
+            with self._graph_task_known(output):
+                gradients = list(torch.autograd.grad(output, wanted, adjoint, allow_unused=True))
+            if self._summing:
+                others = len(wanted) - len(self.parameters)
+                gradients[others:] = [None] * len(self.parameters)
+            if self._exponent is not None:
+                gradients = [_times_power(gradient, self._exponent) for gradient in gradients]
         if input_needed:
             return gradients[0], gradients[1:]
         return None, gradients
+
+    @contextlib.contextmanager
+    def summing(self, totals: Totals) -> Iterator[None]:
+        """Within this block, add the weights' gradients of each `pull_back` to ``totals``.
+
+        Each is added as soon as autograd has it and then let go, so that they are never all there
+        beside their sums: as large as the weights, that would be the most of what training takes.
+        """
+        first = len(self._leaves)
+
+        def hook(i: int) -> Callable[[Tensor], Tensor | None]:
+            def add(gradient: Tensor) -> Tensor | None:
+                # The weights are not ours alone: another thread may differentiate them too.
+                if torch._C._current_graph_task_id() != self._graph_task:
+                    return None
+                whole = gradient
+                if self._exponent is not None:
+                    whole = _times_power(gradient, self._exponent)
+                totals.add_one(first + i, whole)
+                return gradient.new_empty(()).expand_as(gradient)
+
+            return add
+
+        handles = [weight.register_hook(hook(i)) for i, weight in enumerate(self.parameters)]
+        self._summing = True
+        try:
+            yield
+        finally:
+            self._summing = False
+            for handle in handles:
+                handle.remove()
+
+    @contextlib.contextmanager
+    def _graph_task_known(self, output: Tensor) -> Iterator[None]:
+        """Note which backward pass is ours, by a hook on the output, which nobody else has."""
+        if not self._summing:
+            yield
+            return
+
+        def note(adjoint: Tensor) -> None:
+            self._graph_task = torch._C._current_graph_task_id()
+
+        handle = output.register_hook(note)
+        try:
+            yield
+        finally:
+            handle.remove()
+            self._graph_task = -1
 
     def check_reachable(self, x: Tensor, output: Tensor) -> None:
         """Raise unless the output's graph ends in the input, the conditioning and the weights.
@@ -246,7 +303,12 @@ def _exponent(adjoint: Tensor) -> Tensor:
     return torch.frexp(adjoint.detach().abs().amax()).exponent.clamp(-126, 126)
 
 
+@overload
+def _times_power(gradient: Tensor, exponent: Tensor) -> Tensor: ...
+@overload
+def _times_power(gradient: Tensor | None, exponent: Tensor) -> Tensor | None: ...
 def _times_power(gradient: Tensor | None, exponent: Tensor) -> Tensor | None:
+    """Return the gradient times a power of two, in float32 or better."""
     if gradient is None:
         return None
     return torch.ldexp(gradient.to(torch.promote_types(gradient.dtype, torch.float32)), exponent)
@@ -274,6 +336,14 @@ class Totals:
 
     def __init__(self, targets: Sequence[Tensor]) -> None:
         self.values: list[Tensor | None] = [None] * len(targets)
+
+    def add_one(self, i: int, gradient: Tensor) -> None:
+        """Add one gradient to total ``i``."""
+        total = self.values[i]
+        if total is None:
+            self.values[i] = gradient.clone()
+        else:
+            total.add_(gradient)
 
     def add(self, gradients: Sequence[Tensor | None], weight: float = 1.0) -> None:
         """Add ``weight`` times the gradients of one call."""

@@ -178,22 +178,23 @@ class ReversibleSweep(Sweep):
         pair = list(self._end)
         adjoints = [torch.zeros_like(state) for state in pair]
         adjoints[newest] += adjoint
-        if self._reversal.closing is not None:
-            closing = self._steps[-1]
-            _, pulled, _ = transposed(
-                closing, pair[newest], adjoints[newest], input_needed=noise_needed
-            )
-            adjoints[newest] = torch.zeros_like(pair[newest]) if pulled is None else pulled
-        changes = list(zip(self._reversal.shears, self._steps, strict=False))
-        for shear, step in reversed(changes):
-            target, other = shear.target, 1 - shear.target
-            change, pulled, _ = transposed(
-                step, pair[other], adjoints[target], input_needed=noise_needed
-            )
-            pair[target] = (pair[target] - change) / shear.weight
-            if pulled is not None:
-                adjoints[other] = adjoints[other] + pulled
-            adjoints[target] = shear.weight * adjoints[target]
+        with self.network.summing(transposed.totals):
+            if self._reversal.closing is not None:
+                closing = self._steps[-1]
+                _, pulled, _ = transposed(
+                    closing, pair[newest], adjoints[newest], input_needed=noise_needed
+                )
+                adjoints[newest] = torch.zeros_like(pair[newest]) if pulled is None else pulled
+            changes = list(zip(self._reversal.shears, self._steps, strict=False))
+            for shear, step in reversed(changes):
+                target, other = shear.target, 1 - shear.target
+                change, pulled, _ = transposed(
+                    step, pair[other], adjoints[target], input_needed=noise_needed
+                )
+                pair[target] = (pair[target] - change) / shear.weight
+                if pulled is not None:
+                    adjoints[other] = adjoints[other] + pulled
+                adjoints[target] = shear.weight * adjoints[target]
         check.raise_if_not_finite()
         self._judge(pair)
         noise = self._reversal.scale * (adjoints[0] + adjoints[1])

@@ -77,18 +77,19 @@ class SymplecticSweep(Sweep):
         transposed = StepTranspose(self.network, noise.dtype, check)
         draws = [torch.zeros_like(noise)] * plan.num_draws
         state_adjoint: Tensor | None = adjoint
-        for step in reversed(self._steps):
-            if state_adjoint is None:
-                break
-            _, state_adjoint, drawn = transposed(
-                step,
-                self._stored[step.first] if step.first else noise,
-                state_adjoint,
-                stored=self._stored,
-                input_needed=noise_needed or draws_needed,
-            )
-            # No draw is read by two steps.
-            draws = [old if new is None else new for old, new in zip(draws, drawn, strict=True)]
+        with self.network.summing(transposed.totals):
+            for step in reversed(self._steps):
+                if state_adjoint is None:
+                    break
+                _, state_adjoint, drawn = transposed(
+                    step,
+                    self._stored[step.first] if step.first else noise,
+                    state_adjoint,
+                    stored=self._stored,
+                    input_needed=noise_needed or draws_needed,
+                )
+                # No draw is read by two steps.
+                draws = [old if new is None else new for old, new in zip(draws, drawn, strict=True)]
         check.raise_if_not_finite()
         return (
             state_adjoint if noise_needed else None,
