@@ -24,8 +24,8 @@ from ..solvers import ODE_SOLVERS, Form, integrate
 from ..solvers.adaptive import PAIRS, attempts
 from ..solvers.form import FormName, Point
 from .method import FiniteCheck, GradientMethod, Run
-from .recompute import Totals
 from .sweep import Sweep, attach
+from .totals import Totals
 from .trajectory import FLOW, Trajectory, solution_points
 
 OnStep = Callable[[Point, Tensor, Tensor], None]

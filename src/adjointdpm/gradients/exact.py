@@ -22,8 +22,8 @@ from ..execution import State, advance, begin, transpose
 from .checkpoints import Checkpoints, slots_for
 from .memory import Kept, SavedBytes, in_place, on_host, parse_bytes
 from .method import FiniteCheck, GradientMethod, Run
-from .recompute import Totals
 from .sweep import Sweep, attach
+from .totals import Totals
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..denoiser import Denoiser, time_tensor
+from .totals import Summing, Totals, times_power
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,7 @@ class Network:
         for i, leaf in zip(self._differentiable, self._leaves, strict=True):
             self._arguments[i] = leaf
         self._environments: dict[int, Environment] = {}
-        self._summing = False
-        self._exponent: Tensor | None = None
-        self._graph_task = -1
+        self._summing: Summing | None = None
 
     @property
     def targets(self) -> list[Tensor]:
@@ -195,67 +195,26 @@ class Network:
         gradients: list[Tensor | None] = [None] * len(wanted)
         if wanted and output.requires_grad:
             scaled = self._in_float16 and self._adjoint_scale == "auto"
-            self._exponent = _exponent(adjoint) if scaled else None
-            if self._exponent is not None:
-                adjoint = torch.ldexp(adjoint, -self._exponent)
-            with self._graph_task_known(output):
+            exponent = _exponent(adjoint) if scaled else None
+            if exponent is not None:
+                adjoint = torch.ldexp(adjoint, -exponent)
+            with self._summing.pass_of(output, exponent) if self._summing else nullcontext():
                 gradients = list(torch.autograd.grad(output, wanted, adjoint, allow_unused=True))
-            if self._summing:
+            if self._summing is not None:
                 others = len(wanted) - len(self.parameters)
                 gradients[others:] = [None] * len(self.parameters)
-            if self._exponent is not None:
-                gradients = [_times_power(gradient, self._exponent) for gradient in gradients]
+            if exponent is not None:
+                gradients = [g if g is None else times_power(g, exponent) for g in gradients]
         if input_needed:
             return gradients[0], gradients[1:]
         return None, gradients
 
     @contextlib.contextmanager
     def summing(self, totals: Totals) -> Iterator[None]:
-        """Within this block, add the weights' gradients of each `pull_back` to ``totals``.
-
-        Each is added as soon as autograd has it and then let go, so that they are never all there
-        beside their sums: as large as the weights, that would be the most of what training takes.
-        """
-        first = len(self._leaves)
-
-        def hook(i: int) -> Callable[[Tensor], Tensor | None]:
-            def add(gradient: Tensor) -> Tensor | None:
-                # The weights are not ours alone: another thread may differentiate them too.
-                if torch._C._current_graph_task_id() != self._graph_task:
-                    return None
-                whole = gradient
-                if self._exponent is not None:
-                    whole = _times_power(gradient, self._exponent)
-                totals.add_one(first + i, whole)
-                return gradient.new_empty(()).expand_as(gradient)
-
-            return add
-
-        handles = [weight.register_hook(hook(i)) for i, weight in enumerate(self.parameters)]
-        self._summing = True
-        try:
+        """Within this block, add the weights' gradients of each `pull_back` to ``totals``."""
+        with Summing(self.parameters, totals, first=len(self._leaves)) as self._summing:
             yield
-        finally:
-            self._summing = False
-            for handle in handles:
-                handle.remove()
-
-    @contextlib.contextmanager
-    def _graph_task_known(self, output: Tensor) -> Iterator[None]:
-        """Note which backward pass is ours, by a hook on the output, which nobody else has."""
-        if not self._summing:
-            yield
-            return
-
-        def note(adjoint: Tensor) -> None:
-            self._graph_task = torch._C._current_graph_task_id()
-
-        handle = output.register_hook(note)
-        try:
-            yield
-        finally:
-            handle.remove()
-            self._graph_task = -1
+        self._summing = None
 
     def check_reachable(self, x: Tensor, output: Tensor) -> None:
         """Raise unless the output's graph ends in the input, the conditioning and the weights.
@@ -303,17 +262,6 @@ def _exponent(adjoint: Tensor) -> Tensor:
     return torch.frexp(adjoint.detach().abs().amax()).exponent.clamp(-126, 126)
 
 
-@overload
-def _times_power(gradient: Tensor, exponent: Tensor) -> Tensor: ...
-@overload
-def _times_power(gradient: Tensor | None, exponent: Tensor) -> Tensor | None: ...
-def _times_power(gradient: Tensor | None, exponent: Tensor) -> Tensor | None:
-    """Return the gradient times a power of two, in float32 or better."""
-    if gradient is None:
-        return None
-    return torch.ldexp(gradient.to(torch.promote_types(gradient.dtype, torch.float32)), exponent)
-
-
 def leaves_of(output: Tensor) -> dict[int, Tensor]:
     """Return the leaves of an autograd graph, by identity."""
     leaves: dict[int, Tensor] = {}
@@ -329,29 +277,3 @@ def leaves_of(output: Tensor) -> dict[int, Tensor]:
                 seen.add(following)
                 pending.append(following)
     return leaves
-
-
-class Totals:
-    """Sums of gradients over the calls, kept in place; None until the first is there."""
-
-    def __init__(self, targets: Sequence[Tensor]) -> None:
-        self.values: list[Tensor | None] = [None] * len(targets)
-
-    def add_one(self, i: int, gradient: Tensor) -> None:
-        """Add one gradient to total ``i``."""
-        total = self.values[i]
-        if total is None:
-            self.values[i] = gradient.clone()
-        else:
-            total.add_(gradient)
-
-    def add(self, gradients: Sequence[Tensor | None], weight: float = 1.0) -> None:
-        """Add ``weight`` times the gradients of one call."""
-        present = [(i, g) for i, g in enumerate(gradients) if g is not None]
-        fresh = [(i, g) for i, g in present if self.values[i] is None]
-        known = [(i, g) for i, g in present if self.values[i] is not None]
-        for i, gradient in fresh:
-            self.values[i] = gradient * weight
-        if known:
-            sums = [total for i, _ in known if (total := self.values[i]) is not None]
-            torch._foreach_add_(sums, [g for _, g in known], alpha=weight)

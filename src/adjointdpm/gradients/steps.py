@@ -11,7 +11,8 @@ from torch import Tensor
 from ..execution import execute, transpose
 from ..program import Program
 from .method import FiniteCheck
-from .recompute import Network, Totals
+from .recompute import Network
+from .totals import Totals
 
 
 @dataclass(frozen=True)
