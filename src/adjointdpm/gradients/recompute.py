@@ -189,7 +189,7 @@ class Network:
         ``adjoint_scale="auto"`` the adjoint goes through a float16 network with its largest entry
         between 1/2 and 1, and the power of two is taken back in float32.
 
-        Within `summing`, those of the weights are None here, for they are in the totals already.
+        Within `summing`, those of large weights are None here, for they are in the totals already.
         """
         wanted = [*([x] if input_needed else []), *self.targets]
         gradients: list[Tensor | None] = [None] * len(wanted)
@@ -201,20 +201,19 @@ class Network:
             with self._summing.pass_of(output, exponent) if self._summing else nullcontext():
                 gradients = list(torch.autograd.grad(output, wanted, adjoint, allow_unused=True))
             if self._summing is not None:
-                others = len(wanted) - len(self.parameters)
-                gradients[others:] = [None] * len(self.parameters)
+                gradients = self._summing.others(gradients, first=len(wanted) - len(self.targets))
             if exponent is not None:
                 gradients = [g if g is None else times_power(g, exponent) for g in gradients]
-        if input_needed:
-            return gradients[0], gradients[1:]
-        return None, gradients
+        return gradients.pop(0) if input_needed else None, gradients
 
     @contextlib.contextmanager
     def summing(self, totals: Totals) -> Iterator[None]:
-        """Within this block, add the weights' gradients of each `pull_back` to ``totals``."""
-        with Summing(self.parameters, totals, first=len(self._leaves)) as self._summing:
-            yield
-        self._summing = None
+        """Within this block, let `pull_back` add large weights' gradients to ``totals`` itself."""
+        try:
+            with Summing(self.parameters, totals, first=len(self._leaves)) as self._summing:
+                yield
+        finally:
+            self._summing = None
 
     def check_reachable(self, x: Tensor, output: Tensor) -> None:
         """Raise unless the output's graph ends in the input, the conditioning and the weights.

@@ -40,10 +40,11 @@ class Totals:
 
 
 class Summing:
-    """Adds the gradients of weights to their totals while autograd is at it.
+    """Adds the gradients of the larger weights to their totals while autograd is at it.
 
     A few at a time are added and let go, so that they are never all there beside their sums: as
-    large as the weights, that would be the most of what training takes.
+    large as the weights, that would be the most of what training takes. The many small weights of a
+    network, an eighth of it in all, are not worth a hook each.
 
     Args:
         weights: whose gradients.
@@ -52,8 +53,15 @@ class Summing:
     """
 
     def __init__(self, weights: Sequence[Tensor], totals: Totals, first: int) -> None:
-        self._weights, self._totals, self._first = weights, totals, first
+        self._totals = totals
         self._most = sum(weight.nbytes for weight in weights) // 8
+        self._taken: dict[int, Tensor] = {}
+        """The weights that are seen to here, by the number of their total."""
+        left = sum(weight.nbytes for weight in weights)
+        for i in sorted(range(len(weights)), key=lambda i: -weights[i].nbytes):
+            if left > self._most:
+                self._taken[first + i] = weights[i]
+                left -= weights[i].nbytes
         self._exponent: Tensor | None = None
         self._graph_task = -1
         self._pending: list[tuple[int, Tensor]] = []
@@ -61,10 +69,10 @@ class Summing:
         self._handles: list[Any] = []
 
     def __enter__(self) -> Summing:
-        for i, weight in enumerate(self._weights):
+        for number, weight in self._taken.items():
             # What autograd is to hold in place of the gradient: of its shape, without its memory.
             nothing = weight.detach().new_empty(()).expand_as(weight)
-            self._handles.append(weight.register_hook(self._hook(self._first + i, nothing)))
+            self._handles.append(weight.register_hook(self._hook(number, nothing)))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -85,6 +93,15 @@ class Summing:
             return nothing
 
         return take
+
+    def others(self, gradients: Sequence[Tensor | None], first: int) -> list[Tensor | None]:
+        """Return the gradients of a pass with None for those that were added already.
+
+        Args:
+            gradients: what autograd gave.
+            first: where among them that of total 0 is.
+        """
+        return [None if i - first in self._taken else g for i, g in enumerate(gradients)]
 
     def _add_pending(self) -> None:
         self._totals.add_some(self._pending)
