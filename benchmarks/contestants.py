@@ -132,17 +132,16 @@ ONE_CALL = {**CALLS, "network calls": one_call}
 """The same for memory: calls that follow one another need no more than one."""
 
 SUMS = (
-    "Exact holds the weight gradients of one call whole beside their running sum, where autograd "
-    "adds each as it is made, and the input and output of a call beside its graph: at most one set "
-    "of weight gradients and two latents a call more."
+    "Exact keeps the input and the output of a call beside its graph, and up to a quarter of a call's "
+    "weight gradients while it adds them to their sums."
 )
 BOOKKEEPING = (
     "What surrounds a call (random state, autocast, checks) is recorded and restored for about 0.2 "
     "ms a call, which shows where a call itself takes no more than one."
 )
 ADDING = (
-    "A call's weight gradients are written out whole and then added to their sum, where autograd "
-    "adds each as it is made; without weight gradients the two take the same time."
+    "Weight gradients are added to their sums by hooks in Python, for autograd's own sums are not "
+    "ours to read; without weight gradients the two take the same time."
 )
 NO_STATES = (
     "It stores no states and solves them backwards, where Exact stores N latents; a latent of the "
