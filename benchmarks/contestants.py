@@ -132,8 +132,8 @@ ONE_CALL = {**CALLS, "network calls": one_call}
 """The same for memory: calls that follow one another need no more than one."""
 
 SUMS = (
-    "Exact keeps the input and the output of a call beside its graph, and up to a quarter of a call's "
-    "weight gradients while it adds them to their sums."
+    "Exact keeps the input and the output of a call beside its graph, and up to a quarter of the "
+    "weight gradients of a call while it adds them to their sums."
 )
 BOOKKEEPING = (
     "What surrounds a call (random state, autocast, checks) is recorded and restored for about 0.2 "
