@@ -11,10 +11,11 @@ from diffusers import (
     HeunDiscreteScheduler,
     StableDiffusionControlNetImg2ImgPipeline,
     StableDiffusionControlNetPipeline,
+    StableDiffusionXLControlNetImg2ImgPipeline,
     StableDiffusionXLControlNetPipeline,
     UniPCMultistepScheduler,
 )
-from families_image_to_image import STRENGTH, picture
+from families_image_to_image import STRENGTH, from_picture, picture
 from first_draw import call_with_first_draw
 from tiny_ip_adapter import image_prompt, load_ip_adapter
 
@@ -54,11 +55,17 @@ def build_image_to_image(folder):
     )
 
 
-def build_xl(folder):
+def parts_xl(folder):
     components = families_stable_diffusion_xl.components(folder)
-    controlnet = controlnet_for(components["unet"])
-    pipe = StableDiffusionXLControlNetPipeline(**components, controlnet=controlnet)
-    return finish(load_ip_adapter(pipe))
+    return {**components, "controlnet": controlnet_for(components["unet"])}
+
+
+def build_xl(folder):
+    return finish(load_ip_adapter(StableDiffusionXLControlNetPipeline(**parts_xl(folder))))
+
+
+def build_xl_image_to_image(folder):
+    return finish(StableDiffusionXLControlNetImg2ImgPipeline(**parts_xl(folder)))
 
 
 def control(seed, count=2):
@@ -93,9 +100,14 @@ def controlled(stock, name="image"):
     return with_control
 
 
-def stock_image_to_image(pipe, noise, cond):
-    arguments = controlled(families_stable_diffusion.stock, "control_image")(pipe, noise, cond)
-    return {**arguments, "image": cond["image_latents"], "strength": STRENGTH}
+def stock_image_to_image_prompt(prompt):
+    return {
+        "prompt": prompt,
+        "image": picture()["image_latents"],
+        "strength": STRENGTH,
+        "control_image": control(6),
+        "controlnet_conditioning_scale": SCALE,
+    }
 
 
 def stock_prompt(prompt):
@@ -127,14 +139,8 @@ CASES = [
     Case(
         "ControlNet, image to image",
         build_image_to_image,
-        stock_image_to_image,
-        stock_prompt=lambda prompt: {
-            "prompt": prompt,
-            "image": picture()["image_latents"],
-            "strength": STRENGTH,
-            "control_image": control(6),
-            "controlnet_conditioning_scale": SCALE,
-        },
+        from_picture(controlled(families_stable_diffusion.stock, "control_image")),
+        stock_prompt=stock_image_to_image_prompt,
         settings={"strength": STRENGTH},
         inputs=picture,
         encoding=encoding,
@@ -152,5 +158,15 @@ CASES = [
             **image_prompt(),
         },
         encoding=encoding_with_image_prompt,
+    ),
+    Case(
+        "ControlNet for Stable Diffusion XL, image to image",
+        build_xl_image_to_image,
+        from_picture(controlled(families_stable_diffusion_xl.stock, "control_image")),
+        stock_prompt=stock_image_to_image_prompt,
+        settings={"strength": STRENGTH},
+        inputs=picture,
+        encoding=encoding,
+        call=call_with_first_draw,
     ),
 ]

@@ -59,6 +59,8 @@ class Parts:
             guidance scale as an input, or has none; then ``true_cfg_scale`` weighs two passes.
         guidance_scale: by the time, where it changes on the way; else that of the config.
         set_timesteps: further arguments of the scheduler's ``set_timesteps``, such as ``mu``.
+        rounds_up: whether a ``strength`` that asks for a part of a step gets a whole one, as
+            image-to-image of SD3 and Flux does; elsewhere it gets none.
     """
 
     network: nn.Module
@@ -66,6 +68,7 @@ class Parts:
     guided: bool = True
     guidance_scale: GuidanceScale | None = None
     set_timesteps: Mapping[str, Any] = field(default_factory=dict)
+    rounds_up: bool = False
 
 
 @dataclass(frozen=True)

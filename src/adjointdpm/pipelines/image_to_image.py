@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -87,15 +88,24 @@ class ImageToImageSampler(Sampler):
         )
 
 
-def first_timestep(scheduler: Any, num_inference_steps: int, strength: float) -> int:
+def first_timestep(
+    scheduler: Any, num_inference_steps: int, strength: float, rounds_up: bool = False
+) -> int:
     """Return how many timesteps image-to-image of a ``strength`` leaves out, as diffusers does.
+
+    Args:
+        scheduler: of the pipeline.
+        num_inference_steps: of the whole way from noise.
+        strength: the share of them to take.
+        rounds_up: whether part of a step counts as one; see `Parts`.
 
     Raises:
         ValueError: the strength is not in (0, 1], or leaves no step.
     """
     if not 0 < strength <= 1:
         raise ValueError(f"strength must be in (0, 1], not {strength}")
-    steps = int(num_inference_steps * strength)
+    share = num_inference_steps * strength
+    steps = math.ceil(share) if rounds_up else math.floor(share)
     if steps == 0:
         raise ValueError(
             f"strength={strength} leaves none of {num_inference_steps} steps; it must be at least "

@@ -38,7 +38,7 @@ def build_sampler(parts: Parts, config: SamplingConfig) -> Sampler:
     arguments = {"eta": config.eta} if _takes(scheduler.step, "eta") else {}
     steps, begin = config.num_inference_steps, 0
     if config.strength is not None:
-        begin = first_timestep(scheduler, steps, config.strength)
+        begin = first_timestep(scheduler, steps, config.strength, parts.rounds_up)
     if begin and config.plan is not None:
         raise ValueError(
             "strength leaves out steps of a scheduler; a plan of your own starts where its first "

@@ -1,4 +1,4 @@
-"""FluxPipeline: Flux, flow matching in a transformer that takes the guidance scale as an input."""
+"""Flux: flow matching in a transformer that takes the guidance scale as an input."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
     timesteps: dict[str, Any] = {"mu": dynamic_shift(config.scheduler, length)}
     if not config.scheduler.config.get("use_flow_sigmas"):
         timesteps["sigmas"] = linear_sigmas(config.num_inference_steps)
-    return Parts(network, decoder, guided=False, set_timesteps=timesteps)
+    return Parts(network, decoder, guided=False, set_timesteps=timesteps, rounds_up=True)
 
 
 def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""StableDiffusion3Pipeline: Stable Diffusion 3 and 3.5, flow matching in a transformer."""
+"""Stable Diffusion 3 and 3.5: flow matching in a transformer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
         patch = pipe.transformer.config.patch_size
         length = (height // patch) * (width // patch)
         timesteps["mu"] = dynamic_shift(config.scheduler, length, max_shift=1.16)
-    return Parts(Transformer(pipe.transformer), decoder, set_timesteps=timesteps)
+    network = Transformer(pipe.transformer)
+    return Parts(network, decoder, set_timesteps=timesteps, rounds_up=True)
 
 
 def encode_prompt(
