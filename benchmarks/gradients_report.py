@@ -33,19 +33,20 @@ class Note:
     equals: list[str]
     """Methods of ours that are no worse there, and no less exact."""
 
+    @property
+    def why(self) -> str:
+        """The reason, which other cells may share."""
+        problem = self.contest.split("/")[0]
+        why = self.peer.why.get(self.topic) or self.peer.why.get(f"{self.topic} on {problem}")
+        return why or "Not understood: look into it."
+
     def __str__(self) -> str:
         cells = ", ".join(
             f"{column} {show(column, theirs)} against {show(column, ours)}"
             for column, (theirs, ours) in self.cells.items()
         )
-        problem = self.contest.split("/")[0]
-        why = self.peer.why.get(self.topic) or self.peer.why.get(f"{self.topic} on {problem}")
-        why = why or "Not understood: look into it."
         equals = "; ".join(self.equals) or "none"
-        return (
-            f"{self.contest}, {self.peer.name}: {cells} of {self.peer.rival}. {why} "
-            f"As good there: {equals}."
-        )
+        return f"{self.contest}, {self.peer.name}: {cells} of {self.peer.rival}; as good: {equals}"
 
 
 def numbers(results: Results, contest: str, method: str) -> dict[str, float]:
@@ -105,8 +106,14 @@ def show(column: str, value: float | None) -> str:
     return f"{value:.2f}" if kind == "time" else f"{value:.0e}"
 
 
+def reasons_of(notes: list[Note]) -> list[str]:
+    """Return the reasons of notes, each once."""
+    return list(dict.fromkeys(note.why for note in notes))
+
+
 def table(results: Results, contest: str, notes: list[Note]) -> list[str]:
     """Return the markdown table of a contest."""
+    reasons = reasons_of(notes)
     peaks = results.get("memory", {}).get(contest, {})
     calls = sorted({key for row in peaks.values() for key in row}, key=int)
     errors = results.get("errors", {}).get(contest, {})
@@ -120,8 +127,8 @@ def table(results: Results, contest: str, notes: list[Note]) -> list[str]:
     head = ["method", *(f"error: {t}" for t in targets), *(["lowest cosine"] if errors else [])]
     head += [*columns, *(["seconds"] if timed else []), "measured against"]
     marks = {
-        (note.peer.name, column): i
-        for i, note in enumerate(notes, 1)
+        (note.peer.name, column): reasons.index(note.why) + 1
+        for note in notes
         for column in note.cells
         if note.contest == contest
     }
@@ -176,7 +183,7 @@ class Bar:
         return f"| {self.contest} | {self.text} | {value:.3f} | {sign} {self.limit} | {verdict} |"
 
 
-ADJOINT = "torchdiffeq odeint_adjoint"
+ADJOINT, COARSE = "torchdiffeq odeint_adjoint", "CoarseAdjoint, N/4"
 BARS = [
     bar
     for contest in ("embedded/euler", "embedded/heun", "inputs/euler")
@@ -184,6 +191,8 @@ BARS = [
         Bar("time: Exact / network calls", contest, "time", EXACT, "", 1.03),
         Bar("time: all graphs kept / by hand", contest, "time", ALL_GRAPHS, "by hand", 1.05),
         Bar("time: odeint_adjoint / Exact", contest, "time", ADJOINT, EXACT, 2.0, True),
+        Bar("time: odeint_adjoint / CoarseAdjoint", contest, "time", ADJOINT, COARSE, 2.0, True),
+        Bar("error: CoarseAdjoint / odeint_adjoint", contest, "error", COARSE, ADJOINT, 1.0),
         Bar("peak at 200: Exact / odeint_adjoint", contest, "peak at 200", EXACT, ADJOINT, 1.0),
         Bar("peak at 1000: Exact / odeint_adjoint", contest, "peak at 1000", EXACT, ADJOINT, 1.0),
     )
@@ -214,7 +223,10 @@ def markdown(results: Results) -> str:
     for contest in contests:
         lines += ["", f"## {contest}", "", *table(results, contest, notes)]
     lines += ["", "## Where a peer is better", ""]
-    lines += [f"{i}. {note}" for i, note in enumerate(notes, 1)] or ["Nowhere."]
+    for i, why in enumerate(reasons_of(notes), 1):
+        lines += [f"{i}. {why}", *(f"   - {note}" for note in notes if note.why == why)]
+    if not notes:
+        lines.append("Nowhere.")
     return "\n".join(lines) + "\n"
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..gradients.recompute import is_compiled
 from .interception import intercepted
 from .recomputing import Recompute, refuse_moving_weights
 
@@ -158,7 +159,7 @@ def blocks(decoder: nn.Module) -> list[nn.Module]:
 
 
 def _is_stack(module: nn.Module) -> bool:
-    if _is_compiled(module) or "Att" in type(module).__name__:
+    if is_compiled(module) or "Att" in type(module).__name__:
         return False
     containers = (
         child
@@ -170,7 +171,3 @@ def _is_stack(module: nn.Module) -> bool:
 
 def _has_parts(module: nn.Module) -> bool:
     return next(module.children(), None) is not None
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None

@@ -51,6 +51,8 @@ def differentiable(
     The pipeline is changed for this thread or task only, until the end of the block. Gradients may
     be taken after it. A safety checker runs as always; pictures that it blacks out get no gradient.
     Autoencoders that clamp by themselves (Wan, Qwen-Image) do so here, with a clamp's gradient.
+    Latents and their gradients have the dtype that the pipeline gives them: with float16 weights,
+    scale the objective, or take `from_pipeline`, which keeps both in float32.
 
     Args:
         pipe: a diffusers pipeline whose denoisers are modules.
