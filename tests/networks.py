@@ -32,4 +32,20 @@ class SmallNetwork(nn.Module):
 
 def relative_error(value: Tensor, expected: Tensor) -> float:
     """Return |value - expected| / |expected|."""
+    value, expected = value.detach(), expected.detach()
     return float((value - expected).norm() / expected.norm().clamp_min(1e-300))
+
+
+def some_noise(batch: int = 3, *, requires_grad: bool = True) -> Tensor:
+    """Return noise that fits `SmallNetwork`."""
+    return torch.randn(batch, 4, dtype=torch.float64, requires_grad=requires_grad)
+
+
+def some_emb(rows: int = 3) -> Tensor:
+    """Return its conditioning."""
+    return torch.randn(rows, 3, dtype=torch.float64, requires_grad=True)
+
+
+def objective(sample: Tensor) -> Tensor:
+    """Return a number whose gradient and curvature are nowhere constant."""
+    return (sample**3).sum() + sample.sin().sum()

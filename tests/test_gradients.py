@@ -10,7 +10,7 @@ import diffusers
 import pytest
 import torch
 from mixtures import PROCESSES
-from networks import SmallNetwork, relative_error
+from networks import SmallNetwork, objective, relative_error, some_emb, some_noise
 from torch import Tensor
 
 from adjointdpm import Backprop, Denoiser, Exact, GradientMethod, Plan, Sampler, Schedule, solvers
@@ -23,20 +23,8 @@ def _own_plan(solver: str, process: str, prediction_type: str) -> Plan:
     return solvers.build(solver, PROCESSES[process], STEPS, prediction_type=prediction_type)
 
 
-def _noise(requires_grad: bool = True, batch: int = 3) -> Tensor:
-    return torch.randn(batch, 4, dtype=torch.float64, requires_grad=requires_grad)
-
-
-def _emb(rows: int = 3) -> Tensor:
-    return torch.randn(rows, 3, dtype=torch.float64, requires_grad=True)
-
-
-def _objective(sample: Tensor) -> Tensor:
-    return (sample**3).sum() + sample.sin().sum()
-
-
 def _gradients(sampler: Sampler, targets: list[Tensor], noise: Tensor, **cond: Any) -> list[Tensor]:
-    return list(torch.autograd.grad(_objective(sampler(noise, **cond)), targets))
+    return list(torch.autograd.grad(objective(sampler(noise, **cond)), targets))
 
 
 def _assert_exact(
@@ -62,7 +50,7 @@ def test_exact_is_backprop_for_own_solvers(solver: str, process: str, prediction
     schedule = PROCESSES[process]
     denoiser = Denoiser(SmallNetwork(), schedule, prediction_type)
     plan = _own_plan(solver, process, prediction_type)
-    _assert_exact(denoiser, plan, Exact(), _noise(), emb=_emb())
+    _assert_exact(denoiser, plan, Exact(), some_noise(), emb=some_emb())
 
 
 @pytest.mark.parametrize("solver", ["ddim", "heun", "ab4", "dpmpp_2m"])
@@ -71,7 +59,7 @@ def test_exact_is_backprop_for_own_solvers(solver: str, process: str, prediction
 def test_exact_from_starts_without_data(solver: str, process: str, prediction_type: str) -> None:
     denoiser = Denoiser(SmallNetwork(), PROCESSES[process], prediction_type)
     plan = _own_plan(solver, process, prediction_type)
-    _assert_exact(denoiser, plan, Exact(), _noise(), emb=_emb())
+    _assert_exact(denoiser, plan, Exact(), some_noise(), emb=some_emb())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -100,7 +88,7 @@ def test_exact_is_backprop_for_schedulers(
     scheduler = getattr(diffusers, name)(**settings, prediction_type=prediction_type)
     plan = Plan.from_scheduler(scheduler, STEPS)
     denoiser = Denoiser(SmallNetwork(), Schedule.from_config(scheduler.config), prediction_type)
-    _assert_exact(denoiser, plan, Exact(), _noise(), emb=_emb())
+    _assert_exact(denoiser, plan, Exact(), some_noise(), emb=some_emb())
 
 
 @pytest.mark.parametrize("passes", ["batched", "sequential"])
@@ -120,14 +108,14 @@ def test_exact_through_guidance_and_clipping(settings: dict[str, Any], passes: A
         **settings,
     )
     plan = _own_plan("dpmpp_2m", "vp", "v_prediction")
-    _assert_exact(denoiser, plan, Exact(), _noise(), emb=_emb(), negative_emb=_emb(1))
+    _assert_exact(denoiser, plan, Exact(), some_noise(), emb=some_emb(), negative_emb=some_emb(1))
 
 
 @pytest.mark.parametrize("budget", [0, 3000, "10KB", "1GiB"])
 def test_memory_budget_does_not_change_the_gradient(budget: int | str) -> None:
     denoiser = Denoiser(SmallNetwork(), PROCESSES["vp"])
     plan = _own_plan("heun", "vp", "epsilon")
-    _assert_exact(denoiser, plan, Exact(memory_budget=budget), _noise(), emb=_emb())
+    _assert_exact(denoiser, plan, Exact(memory_budget=budget), some_noise(), emb=some_emb())
 
 
 class _CountingNetwork(SmallNetwork):
@@ -144,7 +132,7 @@ def test_number_of_network_calls(budget: str | None, calls: int) -> None:
     sampler = Sampler(
         Denoiser(network, PROCESSES["vp"]), _own_plan("ddim", "vp", "epsilon"), Exact(budget)
     )
-    sampler(_noise(), emb=_emb()).sum().backward()
+    sampler(some_noise(), emb=some_emb()).sum().backward()
     assert network.calls == calls
 
 
@@ -155,7 +143,7 @@ def test_a_budget_between_keeps_the_last_graphs() -> None:
     for budget in range(0, 40_000, 2_000):
         network.calls = 0
         sampler = Sampler(Denoiser(network, PROCESSES["vp"]), plan, Exact(budget))
-        sampler(_noise(), emb=_emb()).sum().backward()
+        sampler(some_noise(), emb=some_emb()).sum().backward()
         counts.append(network.calls)
     assert counts[0] == 2 * STEPS
     assert counts[-1] == STEPS
@@ -173,13 +161,16 @@ def test_gradcheck() -> None:
     def run(noise: Tensor, emb: Tensor, *weights: Tensor) -> Tensor:
         return sampler(noise, emb=emb)
 
-    assert torch.autograd.gradcheck(run, (_noise(batch=2), _emb(2), *network.used))
+    assert torch.autograd.gradcheck(run, (some_noise(batch=2), some_emb(2), *network.used))
 
 
 @pytest.mark.parametrize("wanted", ["noise", "emb", "weights"])
 def test_only_what_is_needed_is_computed(wanted: str) -> None:
     network = SmallNetwork().requires_grad_(wanted == "weights")
-    noise, emb = _noise(wanted == "noise"), _emb().requires_grad_(wanted == "emb")
+    noise, emb = (
+        some_noise(requires_grad=wanted == "noise"),
+        some_emb().requires_grad_(wanted == "emb"),
+    )
     sampler = Sampler(Denoiser(network, PROCESSES["vp"]), _own_plan("ddim", "vp", "epsilon"))
     products: list[tuple[int, ...]] = []
     handles = [
@@ -199,7 +190,7 @@ def test_only_what_is_needed_is_computed(wanted: str) -> None:
 def test_unused_parameters_get_no_gradient() -> None:
     network = SmallNetwork()
     sampler = Sampler(Denoiser(network, PROCESSES["vp"]), _own_plan("ddim", "vp", "epsilon"))
-    sampler(_noise(), emb=_emb()).sum().backward()
+    sampler(some_noise(), emb=some_emb()).sum().backward()
     assert network.unused.weight.grad is None
     assert all(p.grad is not None for p in network.used)
 
@@ -208,7 +199,7 @@ def test_nested_conditioning_receives_gradients() -> None:
     gain = torch.rand(3, 16, dtype=torch.float64, requires_grad=True)
     denoiser = Denoiser(SmallNetwork(), PROCESSES["vp"])
     plan = _own_plan("ab3", "vp", "epsilon")
-    noise, emb = _noise(), _emb()
+    noise, emb = some_noise(), some_emb()
     cond = {"emb": emb, "extra": {"gain": [gain], "label": "a word"}}
     expected = _gradients(Sampler(denoiser, plan, Backprop()), [gain, emb], noise, **cond)
     gradients = _gradients(Sampler(denoiser, plan, Exact()), [gain, emb], noise, **cond)
@@ -218,19 +209,19 @@ def test_nested_conditioning_receives_gradients() -> None:
 
 @pytest.mark.parametrize("budget", [None, "1GiB"])
 def test_several_uses_before_backward_and_accumulation(budget: str | None) -> None:
-    network, emb = SmallNetwork(), _emb()
+    network, emb = SmallNetwork(), some_emb()
     denoiser = Denoiser(network, PROCESSES["vp"])
     plan = _own_plan("dpmpp_2m", "vp", "epsilon")
-    noises = [_noise(False), _noise(False)]
+    noises = [some_noise(requires_grad=False), some_noise(requires_grad=False)]
     gradients = {}
     for method in (Backprop(), Exact(budget)):
         sampler = Sampler(denoiser, plan, method)
         network.zero_grad()
         emb.grad = None
-        total = sum(_objective(sampler(noise, emb=emb)) for noise in noises)
+        total = sum(objective(sampler(noise, emb=emb)) for noise in noises)
         assert isinstance(total, Tensor)
         total.backward()
-        _objective(sampler(noises[0], emb=emb)).backward()
+        objective(sampler(noises[0], emb=emb)).backward()
         gradients[type(method)] = [emb.grad, *(p.grad for p in network.used)]
     for gradient, reference in zip(gradients[Exact], gradients[Backprop], strict=True):
         assert relative_error(gradient, reference) < 1e-11
@@ -238,11 +229,11 @@ def test_several_uses_before_backward_and_accumulation(budget: str | None) -> No
 
 @pytest.mark.parametrize("budget", [None, "1GiB"])
 def test_backward_twice_over_a_retained_graph(budget: str | None) -> None:
-    noise = _noise()
+    noise = some_noise()
     sampler = Sampler(
         Denoiser(SmallNetwork(), PROCESSES["vp"]), _own_plan("ddim", "vp", "epsilon"), Exact(budget)
     )
-    sample = sampler(noise, emb=_emb())
+    sample = sampler(noise, emb=some_emb())
     first = torch.autograd.grad(sample.sum(), noise, retain_graph=True)[0]
     second = torch.autograd.grad(sample.sum(), noise)[0]
     assert torch.equal(first, second)
@@ -253,7 +244,7 @@ def test_dropout_is_the_same_when_run_again(budget: str | None) -> None:
     network = SmallNetwork(dropout=0.4)
     denoiser = Denoiser(network, PROCESSES["vp"])
     plan = _own_plan("heun", "vp", "epsilon")
-    noise, emb = _noise(), _emb()
+    noise, emb = some_noise(), some_emb()
     results = []
     for method in (Backprop(), Exact(budget)):
         torch.manual_seed(5)
@@ -261,7 +252,7 @@ def test_dropout_is_the_same_when_run_again(budget: str | None) -> None:
         torch.rand(3)  # the random state moves on before the backward pass
         before = torch.get_rng_state()
         results.append(
-            (sample, torch.autograd.grad(_objective(sample), [noise, emb, *network.used]))
+            (sample, torch.autograd.grad(objective(sample), [noise, emb, *network.used]))
         )
         assert torch.equal(torch.get_rng_state(), before)
     (sample, gradients), (expected_sample, expected) = results[1], results[0]
@@ -310,7 +301,7 @@ def test_latents_and_adjoints_are_float32_around_a_bfloat16_network() -> None:
 def test_second_derivatives_are_refused_with_the_way_to_them() -> None:
     denoiser = Denoiser(SmallNetwork(), PROCESSES["vp"])
     plan = _own_plan("ddim", "vp", "epsilon")
-    noise, emb = _noise(), _emb()
+    noise, emb = some_noise(), some_emb()
     sample = Sampler(denoiser, plan)(noise, emb=emb)
     with pytest.raises(RuntimeError, match=r"first derivatives only.*Backprop\(\)"):
         torch.autograd.grad(sample.sum(), noise, create_graph=True)
@@ -322,7 +313,7 @@ def test_second_derivatives_are_refused_with_the_way_to_them() -> None:
 def test_weights_changed_before_backward_are_noticed() -> None:
     network = SmallNetwork()
     sampler = Sampler(Denoiser(network, PROCESSES["vp"]), _own_plan("ddim", "vp", "epsilon"))
-    loss = sampler(_noise(), emb=_emb()).sum()
+    loss = sampler(some_noise(), emb=some_emb()).sum()
     with torch.no_grad():
         network.first.weight.add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -343,7 +334,7 @@ def test_nothing_outlives_the_graph() -> None:
     sampler.denoiser.network.register_forward_hook(remember)
     gc.disable()
     try:
-        sample = sampler(_noise(), emb=_emb())
+        sample = sampler(some_noise(), emb=some_emb())
         del sample
         assert not [reference for reference in alive if reference() is not None]
     finally:

@@ -12,7 +12,7 @@ import diffusers
 import pytest
 import torch
 from mixtures import PROCESSES, GaussianMixture, convergence_slope
-from networks import SmallNetwork, relative_error
+from networks import SmallNetwork, objective, relative_error, some_emb, some_noise
 from torch import Tensor
 
 from adjointdpm import Denoiser, Exact, GradientMethod, Plan, Reversible, Sampler, Schedule, solvers
@@ -30,18 +30,6 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-def _noise(batch: int = 3) -> Tensor:
-    return torch.randn(batch, 4, dtype=torch.float64, requires_grad=True)
-
-
-def _emb(rows: int = 3) -> Tensor:
-    return torch.randn(rows, 3, dtype=torch.float64, requires_grad=True)
-
-
-def _objective(sample: Tensor) -> Tensor:
-    return (sample**3).sum() + sample.sin().sum()
-
-
 def _plan(
     process: str, prediction_type: str = "epsilon", steps: int = STEPS, **kwargs: Any
 ) -> Plan:
@@ -56,13 +44,13 @@ def _assert_exact(
     errors: list[float] = []
     method = Reversible(**settings, on_round_trip=errors.append)
     own = method.plan(plan, denoiser.schedule)
-    noise = _noise().to(next(denoiser.network.parameters()).dtype).detach().requires_grad_()
+    noise = some_noise().to(next(denoiser.network.parameters()).dtype).detach().requires_grad_()
     targets = [noise, *cond.values(), *denoiser.network.used]
     results = []
     for sampler in (Sampler(denoiser, own, Exact()), Sampler(denoiser, plan, method)):
         torch.manual_seed(3)
         sample = sampler(noise, **cond)
-        results.append((sample, torch.autograd.grad(_objective(sample), targets)))
+        results.append((sample, torch.autograd.grad(objective(sample), targets)))
     (expected_sample, expected), (sample, gradients) = results
     assert relative_error(sample.detach(), expected_sample.detach()) < tolerance
     for gradient, reference in zip(gradients, expected, strict=True):
@@ -77,7 +65,7 @@ def _assert_exact(
 @pytest.mark.parametrize("name", METHODS)
 def test_equal_to_exact_on_its_own_table(name: str, process: str, prediction_type: str) -> None:
     denoiser = Denoiser(SmallNetwork(), PROCESSES[process], prediction_type)
-    _assert_exact(denoiser, _plan(process, prediction_type), METHODS[name], emb=_emb())
+    _assert_exact(denoiser, _plan(process, prediction_type), METHODS[name], emb=some_emb())
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 9])
@@ -86,7 +74,7 @@ def test_equal_to_exact_on_its_own_table(name: str, process: str, prediction_typ
 def test_both_ends_from_starts_without_data(name: str, end: str, steps: int) -> None:
     denoiser = Denoiser(SmallNetwork(), PROCESSES["flow"], "flow_prediction")
     plan = _plan("flow", "flow_prediction", steps, final_sigmas_type=end)
-    _assert_exact(denoiser, plan, METHODS[name], emb=_emb())
+    _assert_exact(denoiser, plan, METHODS[name], emb=some_emb())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -105,7 +93,7 @@ def test_on_the_grid_of_schedulers(scheduler: Any, name: str) -> None:
     plan = Plan.from_scheduler(scheduler, STEPS)
     schedule = Schedule.from_config(scheduler.config)
     denoiser = Denoiser(SmallNetwork(), schedule, plan.prediction_type or "")
-    _assert_exact(denoiser, plan, METHODS[name], emb=_emb())
+    _assert_exact(denoiser, plan, METHODS[name], emb=some_emb())
 
 
 @pytest.mark.parametrize("name", ["heun", "bdia"])
@@ -120,7 +108,7 @@ def test_through_guidance_and_dropout(name: str) -> None:
         clip_sample_range=2.0,
     )
     plan = _plan("vp", "v_prediction")
-    _assert_exact(denoiser, plan, METHODS[name], emb=_emb(), negative_emb=_emb(1))
+    _assert_exact(denoiser, plan, METHODS[name], emb=some_emb(), negative_emb=some_emb(1))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -250,7 +238,9 @@ def test_nothing_is_stored_between_the_passes(name: str) -> None:
     calls = method.plan(plan, PROCESSES["vp"]).num_calls
     gc.disable()
     try:
-        sample = Sampler(Denoiser(network, PROCESSES["vp"]), plan, method)(_noise(), emb=_emb())
+        sample = Sampler(Denoiser(network, PROCESSES["vp"]), plan, method)(
+            some_noise(), emb=some_emb()
+        )
         assert len(alive) == 2 * calls
         assert not [reference for reference in alive if reference() is not None]
         alive.clear()
@@ -286,7 +276,7 @@ def test_what_is_held_does_not_grow_with_the_steps() -> None:
 
 
 def test_without_a_graph_the_sample_is_the_same() -> None:
-    noise, emb = _noise(), _emb()
+    noise, emb = some_noise(), some_emb()
     sampler = Sampler(Denoiser(SmallNetwork(), PROCESSES["vp"]), _plan("vp"), Reversible())
     with torch.no_grad():
         expected = sampler(noise, emb=emb)
@@ -295,16 +285,16 @@ def test_without_a_graph_the_sample_is_the_same() -> None:
 
 
 def test_several_uses_before_backward_and_unused_weights() -> None:
-    network, emb, method = SmallNetwork(), _emb(), Reversible()
+    network, emb, method = SmallNetwork(), some_emb(), Reversible()
     denoiser, plan = Denoiser(network, PROCESSES["vp"]), _plan("vp")
-    noises = [_noise().detach(), _noise().detach()]
+    noises = [some_noise().detach(), some_noise().detach()]
     gradients = []
     own = Sampler(denoiser, method.plan(plan, PROCESSES["vp"]), Exact())
     for sampler in (own, Sampler(denoiser, plan, method)):
         network.zero_grad()
         emb.grad = None
         samples = [sampler(noise, emb=emb) for noise in noises]
-        total = torch.stack([_objective(sample) for sample in samples]).sum()
+        total = torch.stack([objective(sample) for sample in samples]).sum()
         total.backward(retain_graph=True)
         total.backward()
         gradients.append([emb.grad, *(p.grad for p in network.used)])
@@ -317,7 +307,7 @@ def test_a_walk_back_that_is_lost_is_refused() -> None:
     errors: list[float] = []
     method = Reversible(coupling=0.5, on_round_trip=errors.append)
     sampler = Sampler(Denoiser(SmallNetwork(), PROCESSES["vp"]), _plan("vp", steps=100), method)
-    sample = sampler(_noise(), emb=_emb())
+    sample = sampler(some_noise(), emb=some_emb())
     with pytest.raises(RuntimeError, match=r"off by .* above the tolerance of 1\.0e-03.*Exact\(\)"):
         sample.sum().backward()
     assert errors[0] > 1e-3
@@ -333,7 +323,7 @@ def test_a_network_that_answers_differently_is_refused() -> None:
 
     sampler = Sampler(Denoiser(network, PROCESSES["vp"]), _plan("vp"), Reversible(family="bdia"))
     with pytest.raises(RuntimeError, match="deterministic"):
-        sampler(_noise()).sum().backward()
+        sampler(some_noise()).sum().backward()
 
 
 @pytest.mark.parametrize(
@@ -356,12 +346,12 @@ def test_stochastic_plans_are_refused() -> None:
     plan = solvers.build("euler_ancestral", PROCESSES["vp"], STEPS)
     sampler = Sampler(Denoiser(SmallNetwork(), PROCESSES["vp"]), plan, Reversible())
     with pytest.raises(ValueError, match="deterministic"):
-        sampler(_noise(), emb=_emb())
+        sampler(some_noise(), emb=some_emb())
 
 
 def test_second_derivatives_are_refused() -> None:
-    noise = _noise()
+    noise = some_noise()
     sampler = Sampler(Denoiser(SmallNetwork(), PROCESSES["vp"]), _plan("vp"), Reversible())
-    sample = sampler(noise, emb=_emb())
+    sample = sampler(noise, emb=some_emb())
     with pytest.raises(RuntimeError, match="Reversible gives first derivatives only"):
         torch.autograd.grad(sample.sum(), noise, create_graph=True)

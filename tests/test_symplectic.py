@@ -10,7 +10,7 @@ import diffusers
 import pytest
 import torch
 from mixtures import PROCESSES
-from networks import SmallNetwork, relative_error
+from networks import SmallNetwork, objective, relative_error, some_emb, some_noise
 from torch import Tensor
 
 from adjointdpm import Denoiser, Exact, Plan, Sampler, Schedule, Symplectic, solvers
@@ -20,20 +20,8 @@ STEPS = 6
 ONE_STEP = ["ddim", "euler", "heun", "midpoint", "ralston", "bs3", "rk4", "dopri5"]
 
 
-def _noise(batch: int = 3) -> Tensor:
-    return torch.randn(batch, 4, dtype=torch.float64, requires_grad=True)
-
-
-def _emb(rows: int = 3) -> Tensor:
-    return torch.randn(rows, 3, dtype=torch.float64, requires_grad=True)
-
-
-def _objective(sample: Tensor) -> Tensor:
-    return (sample**3).sum() + sample.sin().sum()
-
-
 def _assert_symplectic_is_exact(denoiser: Denoiser, plan: Plan, **cond: Any) -> None:
-    noise = _noise()
+    noise = some_noise()
     targets = [noise, *cond.values(), *denoiser.network.used]
     if plan.num_draws:
         cond["draws"] = torch.randn(plan.num_draws, *noise.shape, dtype=noise.dtype)
@@ -42,7 +30,7 @@ def _assert_symplectic_is_exact(denoiser: Denoiser, plan: Plan, **cond: Any) -> 
     for method in (Exact(), Symplectic()):
         torch.manual_seed(3)
         sample = Sampler(denoiser, plan, method)(noise, **cond)
-        results.append((sample, torch.autograd.grad(_objective(sample), targets)))
+        results.append((sample, torch.autograd.grad(objective(sample), targets)))
     (expected_sample, expected), (sample, gradients) = results
     assert torch.equal(sample, expected_sample)
     for gradient, reference in zip(gradients, expected, strict=True):
@@ -60,7 +48,7 @@ def test_equal_to_exact(solver: str, process: str, form: Any, prediction_type: s
     chosen = None if solver == "ddim" else form
     plan = solvers.build(solver, schedule, STEPS, prediction_type=prediction_type, form=chosen)
     denoiser = Denoiser(SmallNetwork(), schedule, prediction_type)
-    _assert_symplectic_is_exact(denoiser, plan, emb=_emb())
+    _assert_symplectic_is_exact(denoiser, plan, emb=some_emb())
 
 
 @pytest.mark.parametrize("solver", ["ddim", "midpoint", "dopri5"])
@@ -71,7 +59,7 @@ def test_from_starts_without_data(solver: str, end: str) -> None:
         solver, schedule, STEPS, prediction_type="flow_prediction", final_sigmas_type=end
     )
     denoiser = Denoiser(SmallNetwork(), schedule, "flow_prediction")
-    _assert_symplectic_is_exact(denoiser, plan, emb=_emb())
+    _assert_symplectic_is_exact(denoiser, plan, emb=some_emb())
 
 
 @pytest.mark.parametrize("solver", ["euler_ancestral", "edm_churn", "dpm_solver_3", "dpmpp_2s"])
@@ -79,7 +67,7 @@ def test_other_one_step_methods(solver: str) -> None:
     """Stochastic steps and exponential single-step methods are one-step methods too."""
     plan = solvers.build(solver, PROCESSES["vp"], STEPS)
     denoiser = Denoiser(SmallNetwork(), PROCESSES["vp"])
-    _assert_symplectic_is_exact(denoiser, plan, emb=_emb())
+    _assert_symplectic_is_exact(denoiser, plan, emb=some_emb())
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -103,7 +91,7 @@ def test_schedulers_of_diffusers(name: str, settings: dict[str, Any], lengths: s
     plan = Plan.from_scheduler(scheduler, STEPS)
     assert {step.program.num_calls for step in one_step_parts(plan)} == lengths
     denoiser = Denoiser(SmallNetwork(), Schedule.from_config(scheduler.config))
-    _assert_symplectic_is_exact(denoiser, plan, emb=_emb())
+    _assert_symplectic_is_exact(denoiser, plan, emb=some_emb())
 
 
 def test_a_stage_that_reads_a_draw() -> None:
@@ -117,7 +105,7 @@ def test_a_stage_that_reads_a_draw() -> None:
     ]
     plan = Plan([4.0, 3.0, 2.0, 1.0], table, num_draws=2, step_starts=(0, 2))
     denoiser = Denoiser(SmallNetwork(), PROCESSES["vp"])
-    _assert_symplectic_is_exact(denoiser, plan, emb=_emb())
+    _assert_symplectic_is_exact(denoiser, plan, emb=some_emb())
 
 
 @pytest.mark.parametrize("passes", ["batched", "sequential"])
@@ -131,7 +119,7 @@ def test_through_guidance_dropout_and_nested_conditioning(passes: Any) -> None:
         guidance_passes=passes,
     )
     plan = solvers.build("rk4", PROCESSES["vp"], STEPS, prediction_type="v_prediction")
-    _assert_symplectic_is_exact(denoiser, plan, emb=_emb(), negative_emb=_emb(1))
+    _assert_symplectic_is_exact(denoiser, plan, emb=some_emb(), negative_emb=some_emb(1))
 
 
 def test_autocast_is_the_same_when_run_again() -> None:
@@ -149,16 +137,16 @@ def test_autocast_is_the_same_when_run_again() -> None:
 
 
 def test_several_uses_before_backward_and_unused_weights() -> None:
-    network, emb = SmallNetwork(), _emb()
+    network, emb = SmallNetwork(), some_emb()
     denoiser = Denoiser(network, PROCESSES["vp"])
     plan = solvers.build("midpoint", PROCESSES["vp"], STEPS)
-    noises = [_noise().detach(), _noise().detach()]
+    noises = [some_noise().detach(), some_noise().detach()]
     gradients = {}
     for method in (Exact(), Symplectic()):
         network.zero_grad()
         emb.grad = None
         samples = [Sampler(denoiser, plan, method)(noise, emb=emb) for noise in noises]
-        torch.stack([_objective(sample) for sample in samples]).sum().backward()
+        torch.stack([objective(sample) for sample in samples]).sum().backward()
         gradients[type(method)] = [emb.grad, *(p.grad for p in network.used)]
         assert network.unused.weight.grad is None
     for gradient, reference in zip(gradients[Symplectic], gradients[Exact], strict=True):
@@ -180,7 +168,7 @@ def test_only_step_starts_are_stored_and_calls_are_counted() -> None:
     gc.disable()
     try:
         sample = Sampler(Denoiser(network, PROCESSES["vp"]), plan, Symplectic())(
-            _noise(), emb=_emb()
+            some_noise(), emb=some_emb()
         )
         held = [reference for reference in alive if reference() is not None]
         assert calls == plan.num_calls == 4 * STEPS
@@ -199,14 +187,14 @@ def test_multistep_plans_are_refused(solver: str) -> None:
     plan = solvers.build(solver, PROCESSES["vp"], 12)
     sampler = Sampler(Denoiser(SmallNetwork(), PROCESSES["vp"]), plan, Symplectic())
     with pytest.raises(ValueError, match=r"one-step.*earlier steps.*Exact\(\)"):
-        sampler(_noise(), emb=_emb())
+        sampler(some_noise(), emb=some_emb())
 
 
 def test_second_derivatives_are_refused() -> None:
     plan = solvers.build("heun", PROCESSES["vp"], STEPS)
-    noise = _noise()
+    noise = some_noise()
     sample = Sampler(Denoiser(SmallNetwork(), PROCESSES["vp"]), plan, Symplectic())(
-        noise, emb=_emb()
+        noise, emb=some_emb()
     )
     with pytest.raises(RuntimeError, match="Symplectic gives first derivatives only"):
         torch.autograd.grad(sample.sum(), noise, create_graph=True)
