@@ -268,6 +268,7 @@ class _Gradient:
     adjoint: Tensor
     watch: Watch
     steps: list[tuple[Point, Tensor, Tensor]]
+    products: list[Tensor]
     round_trips: list[float]
 
 
@@ -308,9 +309,12 @@ class _Subject:
     def gradient(self, method: GradientMethod, plan: Plan, *, keep: bool) -> _Gradient:
         """Return the flat gradient of each target by a method, and what was seen."""
         steps: list[tuple[Point, Tensor, Tensor]] = []
+        products: list[Tensor] = []
         round_trips: list[float] = []
         if isinstance(method, ContinuousAdjoint):
             method = replace(method, on_step=lambda *step: steps.append(step))
+        if isinstance(method, CoarseAdjoint) and keep:
+            method = replace(method, on_product=products.append)
         if isinstance(method, Reversible):
             # How far the walk back misses its start is for the certificate to tell.
             method = replace(method, on_round_trip=round_trips.append, tolerance=math.inf)
@@ -334,7 +338,7 @@ class _Subject:
         backward = watch.num_calls - forward
         return _Gradient(
             grouped, seconds, forward, backward, sample.detach(), adjoint, watch, steps,
-            round_trips,
+            products, round_trips,
         )  # fmt: skip
 
     def _wait(self) -> None:
@@ -392,10 +396,10 @@ class _Subject:
                 if p.sigma > 0
             ]
         else:
-            plan = self.reference
+            plan, products = self.reference, judged.watch.products
             if isinstance(method, CoarseAdjoint):
-                plan = method.plan(self._plan, schedule)
-            found = adjoints_of_plan(plan, schedule, judged.watch.products, judged.adjoint)
+                plan, products = method.plan(self._plan, schedule), judged.products
+            found = adjoints_of_plan(plan, schedule, products, judged.adjoint)
         errors = relative_errors(found, references)
         states = self._state_errors(judged, exact, len(errors))
         return tuple(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -80,9 +81,9 @@ class Draws:
 
 
 def _copy(generator: torch.Generator) -> torch.Generator:
-    copy = torch.Generator(generator.device)
-    copy.set_state(generator.get_state())
-    return copy
+    twin = torch.Generator(generator.device)
+    twin.set_state(generator.get_state())
+    return twin
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,63 @@ def execute(
     return state.x
 
 
+class Transposed:
+    """A program's transpose on its way from the sample to the noise: the adjoints found so far.
+
+    Args:
+        program: the recurrence of a plan.
+        adjoint: gradient of the objective with respect to the sample.
+    """
+
+    def __init__(self, program: Program, adjoint: Tensor) -> None:
+        self._program = program
+        self._adjoints: dict[Value, Tensor] = {}
+        self._scatter(program.rows[-1], adjoint)
+
+    def copy(self) -> Transposed:
+        """Return the same state, to go on from twice."""
+        twin = copy.copy(self)
+        twin._adjoints = dict(self._adjoints)
+        return twin
+
+    def output(self, k: int) -> Tensor | None:
+        """Return the adjoint of the output of call k, when all later calls are passed."""
+        return self._adjoints.get(Value("output", k))
+
+    def pass_call(self, k: int, pulled: Tensor | None, *, end: bool = False) -> None:
+        """Go on past call k.
+
+        Args:
+            k: the call.
+            pulled: the network's product with the adjoint of the output; None for nothing.
+            end: whether the input of the call is a constant.
+        """
+        total = self._adjoints.pop(Value("input", k), None)
+        self._adjoints.pop(Value("output", k), None)
+        if pulled is not None:
+            total = pulled if total is None else total + pulled
+        if total is not None and not end:
+            self._scatter(self._program.rows[k], total)
+
+    @property
+    def noise(self) -> Tensor | None:
+        """The adjoint of the noise; None where nothing reads it."""
+        return self._adjoints.get(Value("noise"))
+
+    @property
+    def draws(self) -> list[Tensor | None]:
+        """The adjoint of each draw; None for what nothing reads."""
+        return [self._adjoints.get(Value("draw", j)) for j in range(self._program.num_draws)]
+
+    def _scatter(self, row: Row, adjoint: Tensor) -> None:
+        for value, weight in row:
+            known = self._adjoints.get(value)
+            if known is None:
+                self._adjoints[value] = adjoint * weight
+            else:
+                self._adjoints[value] = torch.add(known, adjoint, alpha=weight)
+
+
 def transpose(
     program: Program, adjoint: Tensor, pull_back: Pullback, constant_before: int = 0
 ) -> tuple[Tensor | None, Sequence[Tensor | None]]:
@@ -176,29 +234,12 @@ def transpose(
     Returns:
         The adjoints of the noise and of each draw; None for what nothing reads.
     """
-    adjoints: dict[Value, Tensor] = {}
-
-    def scatter(row: Row, adjoint: Tensor) -> None:
-        for value, weight in row:
-            known = adjoints.get(value)
-            if known is None:
-                adjoints[value] = adjoint * weight
-            else:
-                adjoints[value] = torch.add(known, adjoint, alpha=weight)
-
-    scatter(program.rows[-1], adjoint)
+    state = Transposed(program, adjoint)
     for k in reversed(range(constant_before, program.num_calls)):
-        total = adjoints.pop(Value("input", k), None)
-        output = adjoints.pop(Value("output", k), None)
-        if output is not None:
-            pulled = pull_back(k, output)
-            if pulled is not None:
-                total = pulled if total is None else total + pulled
-        if total is not None and (k > constant_before or k == 0):
-            scatter(program.rows[k], total)
-    draws = [adjoints.get(Value("draw", j)) for j in range(program.num_draws)]
-    noise = adjoints.get(Value("noise")) if constant_before == 0 else None
-    return noise, draws
+        output = state.output(k)
+        pulled = None if output is None else pull_back(k, output)
+        state.pass_call(k, pulled, end=0 < k == constant_before)
+    return state.noise if constant_before == 0 else None, state.draws
 
 
 def pulled_calls(program: Program, constant_before: int = 0) -> list[int]:

@@ -1,21 +1,21 @@
-"""A cheaper gradient: the transpose of a coarse plan, along the trajectory that was recorded.
+"""A cheaper gradient: few vector-Jacobian products, along the trajectory that was recorded.
 
-The sampler takes N steps. A plan with M of its steps is built on the same process, and its
-transpose carries the adjoint back, with the network's Jacobians at the inputs of the fine run. So
-the states are as good as the sampler's, and only the product of its N Jacobians is approximated by
-one of M. With M = N and the sampler's own solver it is the exact gradient.
+The sampler takes N steps, and M products are taken, with the network's Jacobians at inputs of the
+fine run. So the states are as good as the sampler's, and only what happens between M of the
+Jacobians is approximated. There are two ways:
 
-Both the solver and the grid of the coarse plan matter, and the defaults are what a study on the
-embedded model found best (docs/gradients.md): with M = N / 4 the transpose of a second-order solver
-has about a third of the error of DDIM's, and blocks that shorten towards the image, where the
-Jacobian changes fastest, have about half that of equal ones. The Jacobian of a block is the one at
-its noisy end, where it is smallest: with that from the middle, of second order for short blocks,
-DDIM's transpose is unstable for long ones.
+- The sampler's own transpose, with the other products interpolated (`interpolated`). Its error goes
+  to zero as M goes to N, for every sampler that calls the network once a step.
+- The transpose of a coarse plan with M steps on the same process, by a solver of choice. The
+  Jacobian of a block of steps is the one at its noisy end, where it is smallest: with that from the
+  middle, of second order for short blocks, DDIM's transpose is unstable for long ones.
+
+The defaults are what a study on the embedded model found best (docs/gradients.md).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,35 +25,43 @@ from ..execution import transpose
 from ..plan import Plan
 from ..process import Schedule
 from ..solvers import SOLVERS, build_on
-from .exact import ExactSweep
+from .interpolated import InterpolatedSweep, SparseSweep, irregular_calls
 from .method import GradientMethod, Run
 from .sweep import attach
 from .trajectory import solution_points
 
+SOLVER = "unipc_bh2_2"
+"""Whose transpose is taken for samplers with several network calls a step."""
+
 
 @dataclass(frozen=True)
 class CoarseAdjoint(GradientMethod):
-    """The transposed coarse plan along the recorded fine trajectory.
+    """Few vector-Jacobian products along the recorded fine trajectory.
 
     Args:
-        num_steps: M, the number of coarse steps and of vector-Jacobian products.
-        solver: whose transpose; any solver that calls the network once a step.
-        density: how the N steps are divided into blocks: block i starts at the step
+        num_steps: M, the number of vector-Jacobian products.
+        solver: None for the sampler's own transpose with the other products interpolated, and
+            for that of ``unipc_bh2_2`` where the sampler calls the network several times a step; or
+            the solver whose transpose is taken, any that calls the network once a step.
+        density: how the steps are divided into blocks: of N steps, block i of M starts at
             ``N (1 - (1 - i/M)^density)``, rounded. 1 gives blocks of equal numbers of steps; above
             1 they are longer at the noise and shorter at the image.
+        on_product: is shown the product of each call, taken or interpolated, from the image to
+            the noise.
 
     Raises:
         ValueError: no steps, an unknown solver, or a density below 1.
     """
 
     num_steps: int
-    solver: str = "unipc_bh2_2"
+    solver: str | None = None
     density: float = 1.5
+    on_product: Callable[[Tensor], None] | None = None
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
             raise ValueError(f"num_steps must be at least 1, not {self.num_steps}")
-        if self.solver not in SOLVERS:
+        if self.solver is not None and self.solver not in SOLVERS:
             raise ValueError(
                 f"solver {self.solver!r} is not known; use one of {', '.join(SOLVERS)}"
             )
@@ -61,26 +69,38 @@ class CoarseAdjoint(GradientMethod):
             raise ValueError(f"density must be at least 1, not {self.density}")
 
     def plan(self, plan: Plan, schedule: Schedule) -> Plan:
-        """Return the coarse plan whose transpose takes the place of a plan's.
+        """Return the plan whose transpose is taken: a plan itself, or a coarse one.
 
         Args:
             plan: of the sampler.
             schedule: the denoiser's.
         """
+        if self.solver is None:
+            alone = irregular_calls(plan, schedule)
+            if len(alone) <= self.num_steps // 2 or plan.num_calls <= self.num_steps:
+                return plan
         points = solution_points(plan, schedule)
         chosen = [points[i] for i in coarse_steps(len(points) - 1, self.num_steps, self.density)]
         assert plan.prediction_type is not None, "solution_points refuses such a plan"
-        coarse = build_on(self.solver, schedule, [*chosen, points[-1]], plan.prediction_type)
+        solver = self.solver or SOLVER
+        coarse = build_on(solver, schedule, [*chosen, points[-1]], plan.prediction_type)
         if coarse.num_draws or coarse.num_calls != len(chosen):
             raise ValueError(
                 f"CoarseAdjoint needs a solver with one network call a step and no noise; "
-                f"{self.solver} is not one. Use unipc_bh2_2, dpmpp_2m, deis3 or ddim"
+                f"{solver} is not one. Use unipc_bh2_2, dpmpp_2m, deis3 or ddim"
             )
         return coarse
 
     def sample(self, run: Run) -> Tensor:
         """Return the sample, with this method as its one autograd node."""
-        return attach(CoarseAdjointSweep(run, self))
+        schedule = run.denoiser.schedule
+        plan = self.plan(run.plan, schedule)
+        if plan is not run.plan:
+            return attach(CoarsePlanSweep(run, plan, self))
+        alone = irregular_calls(plan, schedule)
+        others = [k for k in range(plan.num_calls) if k not in alone]
+        chosen = nodes(len(others), self.num_steps - len(alone), self.density)
+        return attach(InterpolatedSweep(run, [others[i] for i in chosen], alone, self.on_product))
 
 
 def coarse_steps(num_steps: int, num_coarse: int, density: float = 1.0) -> list[int]:
@@ -100,32 +120,40 @@ def coarse_steps(num_steps: int, num_coarse: int, density: float = 1.0) -> list[
     return starts[::-1]
 
 
-class CoarseAdjointSweep(ExactSweep):
+def nodes(num_calls: int, count: int, density: float) -> list[int]:
+    """Return the calls between which products are interpolated, the first and last among them.
+
+    >>> nodes(50, 12, density=1.5)
+    [0, 7, 13, 19, 24, 29, 34, 38, 42, 45, 48, 49]
+    """
+    last = num_calls - 1
+    before = coarse_steps(last, count - 1, density) if last > 0 and count > 1 else []
+    return [*before, last][:num_calls]
+
+
+class CoarsePlanSweep(SparseSweep):
     """The forward run, and the transposed sweep of another plan than the one that ran."""
 
-    def __init__(self, run: Run, method: CoarseAdjoint) -> None:
-        super().__init__(run)
+    def __init__(self, run: Run, coarse: Plan, method: CoarseAdjoint) -> None:
         starts = run.plan.step_starts or ()
         chosen = coarse_steps(len(starts), method.num_steps, method.density)
-        self._calls = [starts[i] for i in chosen]
-        self._coarse = method.plan(run.plan, run.denoiser.schedule)
-
-    def call(self, k: int, x: Tensor) -> Tensor:
-        """Run call k; store its input if the coarse plan has it."""
-        output = super().call(k, x)
-        if k not in self._calls:
-            del self._inputs[k]
-        return output
+        self._at = [starts[i] for i in chosen]
+        super().__init__(run, self._at)
+        self._coarse, self._on_product = coarse, method.on_product
 
     def transpose(
         self, adjoint: Tensor, noise_needed: bool
     ) -> tuple[Tensor | None, Sequence[Tensor | None]]:
         """Carry the adjoint back through the coarse plan, scaled as the fine one scales noise."""
-        noise, draws = transpose(
-            self._coarse.program,
-            adjoint,
-            lambda i, a: self.pull_back(self._calls[i], a, input_needed=i > 0 or noise_needed),
-        )
+
+        def pull_back(i: int, adjoint: Tensor) -> Tensor | None:
+            needed = i > 0 or noise_needed
+            product = self.pull_back(self._at[i], adjoint, input_needed=needed)
+            if product is not None and self._on_product is not None:
+                self._on_product(product)
+            return product
+
+        noise, draws = transpose(self._coarse.program, adjoint, pull_back)
         if noise is not None:
             noise = noise * (self.run.plan.table[0, 0] / self._coarse.table[0, 0])
         return noise, draws

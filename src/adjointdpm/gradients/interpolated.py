@@ -1,0 +1,180 @@
+"""The sampler's own transpose, in which most vector-Jacobian products are interpolated.
+
+In the flow form of the ODE a sampler is a sum, ``z_end = z_start + sum_k w_k F_k``, with
+``z = x / (alpha + sigma)`` and ``F = eps - x_0`` (`solvers.form`). The adjoint a_k that reaches F_k
+is about w_k times that of the state, so that
+
+    G_k = (alpha_k + sigma_k) (dF_k / dx_k)^T a_k / w_k
+
+changes slowly from call to call, whatever the solver. It is computed at a few calls and linear in k
+between them. To get from one to the next it is extrapolated, the product is taken there, and the
+way is gone again with G interpolated: a predictor and a corrector, with one product for both.
+
+What is approximated is the products alone. So the error goes to zero where all are taken, and does
+not stall at the difference between the sampler and its ODE, as that of another plan's transpose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import numpy as np
+from torch import Tensor
+
+from ..execution import Transposed
+from ..plan import Plan
+from ..process import Schedule
+from ..solvers.form import Point
+from .exact import ExactSweep
+from .method import Run
+from .trajectory import FLOW, solution_points
+
+IRREGULAR = 4.0
+"""How many times the step in the flow form's time the weight of a call may be, or the inverse."""
+
+
+class SparseSweep(ExactSweep):
+    """A forward run that stores the inputs of some calls only.
+
+    Args:
+        run: what is run.
+        calls: whose products will be taken.
+    """
+
+    def __init__(self, run: Run, calls: Collection[int]) -> None:
+        super().__init__(run)
+        self._calls = calls
+
+    def call(self, k: int, x: Tensor) -> Tensor:
+        """Run call k; store its input if its product will be taken."""
+        output = super().call(k, x)
+        if k not in self._calls:
+            del self._inputs[k]
+        return output
+
+
+def flow_weights(plan: Plan, schedule: Schedule) -> np.ndarray:
+    """Return w_k, the weight of each call's velocity in the sample, in the flow form."""
+    points = [Point.at(schedule, t) for t in plan.timesteps.tolist()]
+    drifts = [FLOW.drift(str(plan.prediction_type), point) for point in points]
+    of_x, of_output = np.array(drifts).T
+    # Outputs are f = (F - of_x x) / of_output, and inputs x the combinations of outputs in a table.
+    table = plan.table[:, 1 : 1 + plan.num_calls] / of_output
+    inputs = np.linalg.solve(np.eye(plan.num_calls) + table[:-1] * of_x, table[:-1])
+    return table[-1] - (table[-1] * of_x) @ inputs
+
+
+def irregular_calls(plan: Plan, schedule: Schedule) -> list[int]:
+    """Return the calls that are not a step of their own, or whose weight is not of its size.
+
+    They are few in multistep methods: at the start, and where the last steps grow in log-SNR.
+    """
+    starts, weights = plan.step_starts or (), flow_weights(plan, schedule)
+    steps = np.diff([FLOW.tau(point) for point in solution_points(plan, schedule)])
+    ratios = {
+        start: weights[start] / step
+        for start, end, step in zip(starts, [*starts[1:], plan.num_calls], steps, strict=True)
+        if end == start + 1
+    }
+    return [k for k in range(plan.num_calls) if not 1 / IRREGULAR < ratios.get(k, 0.0) < IRREGULAR]
+
+
+class InterpolatedSweep(SparseSweep):
+    """The transposed sweep with products at some calls and interpolated ones between.
+
+    Args:
+        run: what is run.
+        nodes: calls between which products are interpolated, in ascending order.
+        alone: calls whose products are taken and serve for nothing else.
+        on_product: is shown the product of every call, from the image to the noise.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        nodes: Sequence[int],
+        alone: Sequence[int] = (),
+        on_product: Callable[[Tensor], None] | None = None,
+    ) -> None:
+        super().__init__(run, {*nodes, *alone})
+        schedule, prediction_type = run.denoiser.schedule, run.denoiser.prediction_type
+        points = [Point.at(schedule, t) for t in run.plan.timesteps.tolist()]
+        self._nodes = nodes
+        self._scales = [FLOW.scale(point) for point in points]
+        self._drifts = [FLOW.drift(prediction_type, point) for point in points]
+        weights = flow_weights(run.plan, schedule)
+        weights[list(alone)] = 1.0  # They may be zero, and any number will do.
+        self._weights = weights.tolist()
+        self._shares = shares(self._weights, nodes, alone)
+        self._on_product = on_product
+
+    def transpose(
+        self, adjoint: Tensor, noise_needed: bool
+    ) -> tuple[Tensor | None, Sequence[Tensor | None]]:
+        """Carry the sample's adjoint back to the noise."""
+        state = Transposed(self.run.plan.program, adjoint)
+        known: list[tuple[int, Tensor]] = []
+        following = self.run.plan.num_calls
+        for node in [*reversed(self._nodes), 0]:
+            stretch = range(node, following)[::-1]
+            taken: dict[int, Tensor] = {}
+            predicted = state.copy()
+            for k in stretch:
+                if k in self._calls and (output := predicted.output(k)) is not None:
+                    taken[k] = self._take(k, output)
+                self._pass(k, predicted, taken, known)
+            if node in taken and node in self._nodes:
+                known = [*known[-1:], (node, taken[node])]
+            for k in stretch:
+                product = self._pass(k, state, taken, known)
+                if product is not None and self._on_product is not None:
+                    self._on_product(product)
+            following = node
+        return state.noise, state.draws
+
+    def _take(self, k: int, output: Tensor) -> Tensor:
+        """Return G_k from the adjoint of an output; the sums get the share of the call."""
+        x_weight, output_weight = self._drifts[k]
+        adjoint, share = output / (output_weight * self._weights[k]), self._shares[k]
+        pulled = self.pull_back(k, adjoint * (output_weight * share), input_needed=True)
+        g = x_weight * adjoint
+        return self._scales[k] * (g if pulled is None else g + pulled / share)
+
+    def _pass(
+        self,
+        k: int,
+        state: Transposed,
+        taken: Mapping[int, Tensor],
+        known: Sequence[tuple[int, Tensor]],
+    ) -> Tensor | None:
+        """Carry the adjoint through call k, with G_k as far as it is known; return the product."""
+        product, output = None, state.output(k)
+        if output is not None:
+            g = taken[k] if k in taken else linear(known, k)
+            x_weight, output_weight = self._drifts[k]
+            product = g * (self._weights[k] / self._scales[k]) - output * (x_weight / output_weight)
+        state.pass_call(k, product)
+        return product
+
+
+def linear(known: Sequence[tuple[int, Tensor]], at: int) -> Tensor:
+    """Return the line through two values, or one value, at a number."""
+    (left, value), (right, other) = known[0], known[-1]
+    if left == right:
+        return value
+    return value.lerp(other, (at - left) / (right - left))
+
+
+def shares(
+    weights: Sequence[float], nodes: Sequence[int], alone: Sequence[int] = ()
+) -> dict[int, float]:
+    """Return the weight that each call stands for, when the others are linear between nodes.
+
+    >>> shares([1.0, 1.0, 1.0, 1.0, 9.0], [0, 3], [4])
+    {0: 2.0, 3: 2.0, 4: 9.0}
+    """
+    between = [k for k in range(len(weights)) if k not in alone]
+    found = {}
+    for node, unit in zip(nodes, np.eye(len(nodes)), strict=True):
+        found[node] = float(np.interp(between, nodes, unit) @ np.take(weights, between))
+    return {**found, **{k: weights[k] for k in alone}}
