@@ -16,7 +16,7 @@ The defaults are what a study on the embedded model found best (docs/gradients.m
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch import Tensor
@@ -56,7 +56,7 @@ class CoarseAdjoint(GradientMethod):
     num_steps: int
     solver: str | None = None
     density: float = 1.5
-    on_product: Callable[[Tensor], None] | None = None
+    on_product: Callable[[Tensor], None] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:

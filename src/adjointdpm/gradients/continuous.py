@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 import numpy as np
@@ -67,7 +67,7 @@ class ContinuousAdjoint(GradientMethod):
     rtol: float | None = None
     atol: float | None = None
     max_steps: int = 1000
-    on_step: OnStep | None = None
+    on_step: OnStep | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.solver not in ODE_SOLVERS:

@@ -10,7 +10,7 @@ started is measured every time.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Literal, get_args
 
@@ -70,7 +70,7 @@ class Reversible(GradientMethod):
     coupling: float = 0.999
     solver: str = "euler"
     tolerance: float = 1e-3
-    on_round_trip: Callable[[float], None] | None = None
+    on_round_trip: Callable[[float], None] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.family not in get_args(Family):

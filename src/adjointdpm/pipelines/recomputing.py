@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,7 @@ class Call:
         self.owner = owner
         self._environment = environment
         self._version = _version(owner)
+        self._processors = _processors(owner)
         self._again = self.nest.with_copied_generators()
 
     def run(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -144,7 +145,7 @@ class Call:
     def _run_again(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         leaves = [x.detach().requires_grad_(x.requires_grad) for x in tensors]
         environment = self._environment.restored() if self._environment else nullcontext()
-        with torch.enable_grad(), environment:
+        with torch.enable_grad(), environment, _with_processors(self._processors):
             _, outputs = self._flat(self._again.with_copied_generators(), leaves)
         return leaves, outputs
 
@@ -183,6 +184,24 @@ class Call:
                         "so it cannot receive a gradient. Pass it as an argument, make it a "
                         "parameter of the module, or use adp.Backprop()"
                     )
+
+
+def _processors(owner: nn.Module) -> list[tuple[Any, Any]]:
+    """Return the processors of attention, which some pipelines exchange for the time of a call."""
+    return [(part, part.processor) for part in owner.modules() if hasattr(part, "set_processor")]
+
+
+@contextmanager
+def _with_processors(processors: Sequence[tuple[Any, Any]]) -> Iterator[None]:
+    """Run a block with processors of attention as they were."""
+    changed = [(part, old, part.processor) for part, old in processors if part.processor is not old]
+    for part, old, _ in changed:
+        part.set_processor(old)
+    try:
+        yield
+    finally:
+        for part, _, new in changed:
+            part.set_processor(new)
 
 
 def _version(owner: nn.Module) -> int | None:
