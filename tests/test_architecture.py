@@ -25,7 +25,6 @@ FLOORS = [
     "gradients",
     "cost",
     "sampler",
-    "stepwise",
     "certificate",
     "formats",
     "pipelines",

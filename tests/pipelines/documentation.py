@@ -29,9 +29,9 @@ with adp.differentiable(pipe):
     images = pipe("a red apple", latents=noise, output_type="pt").images
 ```
 
-It needs no adapter, so it works for pipelines that are not in the table too. Some were compared in the
-same way (`tests/pipelines/test_without_adapter.py`): inpainting with Stable Diffusion, SDXL and Flux,
-InstructPix2Pix, perturbed attention, LTX-Video from a picture.
+It needs no adapter, so it works for pipelines that are not in the table too. Some were compared in
+the same way (`tests/pipelines/test_without_adapter.py`): inpainting with Stable Diffusion, SDXL and
+Flux, InstructPix2Pix, perturbed attention, LTX-Video from a picture.
 
 | family | pipeline | gradients for | to | `differentiable` |
 |---|---|---|---|---|

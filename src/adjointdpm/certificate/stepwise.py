@@ -22,9 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .plan import Plan
-from .prediction import output_of
-from .process import Schedule
+from ..plan import Plan
+from ..prediction import output_of
+from ..process import Schedule
 
 
 @dataclass(frozen=True)

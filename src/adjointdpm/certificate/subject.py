@@ -1,19 +1,13 @@
-"""How good is this gradient? Measured, not promised.
-
-A certificate compares a sampler's gradient with two things that do not share its code: `Exact`, and
-central differences of whole sampling runs along random directions, which share no derivative at
-all. Everything runs on copies in float64, where a difference of two runs still has eight digits.
-"""
+"""A sampler and an objective under examination: copies in float64, as functions of the targets."""
 
 from __future__ import annotations
 
 import copy
-import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,242 +16,26 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from .gradients import (
+from ..gradients import (
     Backprop,
     CoarseAdjoint,
     ContinuousAdjoint,
-    Exact,
     GradientMethod,
     Reversible,
 )
-from .gradients.live_memory import peak_bytes
-from .gradients.trajectory import Trajectory, solution_points
-from .plan import Plan
-from .sampler import Sampler
-from .solvers.form import Point
+from ..gradients.live_memory import peak_bytes
+from ..gradients.trajectory import Trajectory, solution_points
+from ..plan import Plan
+from ..sampler import Sampler
+from ..solvers.form import Point
+from .results import StepCertificate
 from .stepwise import StepAdjoint, Watch, adjoints_of_plan, relative_errors, watched
 
 Objective = Callable[[Tensor], Tensor]
-Derivatives = Literal["central", "forward"]
 
 
 @dataclass(frozen=True)
-class TargetCertificate:
-    """The gradient with respect to one thing: the noise, a conditioning tensor, or the weights.
-
-    Args:
-        name: of the target.
-        norm: of the gradient.
-        relative_error: distance to the exact gradient, over the norm of that.
-        cosine: of the angle to the exact gradient.
-        computed: the gradient's derivative along each random direction.
-        measured: the same derivatives without the gradient, by differences or forward mode.
-    """
-
-    name: str
-    norm: float
-    relative_error: float
-    cosine: float
-    computed: tuple[float, ...]
-    measured: tuple[float, ...]
-
-    @property
-    def difference_error(self) -> float:
-        """The distance of computed and measured derivatives, over the size of the measured."""
-        computed = torch.tensor(self.computed, dtype=torch.float64)
-        measured = torch.tensor(self.measured, dtype=torch.float64)
-        return float((computed - measured).norm() / measured.norm())
-
-
-@dataclass(frozen=True)
-class StepCertificate:
-    """The adjoint of the state at one step of the reverse sweep.
-
-    Args:
-        timestep: where it is.
-        error: distance to the exact adjoint of the state there, over the norm of that.
-        increment: what the step before it, on the side of the image, added to ``error``.
-        state_error: distance of the state that the sweep used to the one that the sampler passed,
-            over the norm of that; None where the sweep stores its states.
-    """
-
-    timestep: float
-    error: float
-    increment: float
-    state_error: float | None = None
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What `certify` found.
-
-    Args:
-        method: the gradient method.
-        plan: the sampler's plan.
-        targets: one entry for everything that got a gradient.
-        forward_calls: network calls of the sampling run.
-        backward_calls: network calls of the reverse sweep.
-        seconds: of one gradient, forward and backward, in float64.
-        exact_seconds: the same for `Exact`.
-        peak_memory: the most bytes that one gradient made and held at once, objective included, in
-            float64; on a CUDA device as its allocator counts, elsewhere the sum of tensors.
-        derivatives: how the derivatives along random directions were measured.
-        reconstruction_error: distance of the state where the reverse sweep ended to the one where
-            the sampler started, relative; None where the states are stored.
-        by_step: the reverse sweep from the image to the noise, where it was asked for.
-    """
-
-    method: str
-    plan: str
-    targets: tuple[TargetCertificate, ...]
-    forward_calls: int
-    backward_calls: int
-    seconds: float
-    exact_seconds: float
-    peak_memory: int
-    derivatives: str = "central"
-    reconstruction_error: float | None = None
-    by_step: tuple[StepCertificate, ...] = ()
-
-    def to_json(self) -> str:
-        """Return the certificate as JSON."""
-        return json.dumps(asdict(self), indent=2)
-
-    def __str__(self) -> str:
-        measured = "differences" if self.derivatives == "central" else "forward"
-        lines = [
-            f"{self.method} on {self.plan}",
-            f"{'target':24s} {'norm':>10s} {'rel. error':>11s} {'cosine':>9s} {measured:>12s}",
-        ]
-        lines += [
-            f"{t.name:24s} {t.norm:10.3g} {t.relative_error:11.1e} {t.cosine:9.6f} "
-            f"{t.difference_error:12.1e}"
-            for t in self.targets
-        ]
-        lines.append(
-            f"network calls: {self.forward_calls} forward, {self.backward_calls} in the reverse "
-            f"sweep; {self.seconds:.2f} s (Exact: {self.exact_seconds:.2f} s)"
-        )
-        lines.append(f"peak memory: {self.peak_memory / 2**20:.1f} MiB")
-        if self.reconstruction_error is not None:
-            lines.append(
-                f"the reverse sweep misses the start of the run by {self.reconstruction_error:.1e}"
-            )
-        if self.by_step:
-            lines += ["", *_step_lines(self.by_step)]
-        return "\n".join(lines)
-
-
-def _step_lines(steps: tuple[StepCertificate, ...]) -> list[str]:
-    """Return a table of steps, with a bar for what each adds to the error."""
-    largest = max(*(step.increment for step in steps), 1e-300)
-    resolved = any(step.state_error is not None for step in steps)
-    lines = [f"{'timestep':>10s} {'adjoint off by':>15s} {'added':>9s}"]
-    lines[0] += f" {'state off by':>13s}" if resolved else ""
-    for step in steps:
-        state = "" if step.state_error is None else f" {step.state_error:13.1e}"
-        bar = "#" * round(20 * max(step.increment, 0.0) / largest)
-        line = f"{step.timestep:10.4g} {step.error:15.1e} {step.increment:9.1e}{state} {bar}"
-        lines.append(line.rstrip())
-    return lines
-
-
-def certify(
-    sampler: Sampler,
-    noise: Tensor,
-    objective: Objective,
-    *,
-    num_directions: int = 3,
-    step: float = 1e-5,
-    derivatives: Derivatives = "central",
-    by_step: bool = False,
-    seed: int = 0,
-    **cond: Any,
-) -> Certificate:
-    """Measure how good the sampler's gradient of an objective is.
-
-    The targets are the noise, every tensor of the conditioning that requires grad, and the
-    network's weights that require grad, taken together. `Reversible` is a sampler of its own, and
-    is judged as that: against the exact gradient of what it computes.
-
-    Args:
-        sampler: with the gradient method to be judged.
-        noise: (batch, ...) where to look.
-        objective: from samples to a number or one for each sample, which are summed. An
-            ``nn.Module`` is run in float64; any other callable is given samples in the noise's own
-            dtype, and the differences then have its digits.
-        num_directions: random directions in which the derivative is measured.
-        step: half the length of a difference, relative to the norm of the target.
-        derivatives: ``central`` differences, or ``forward`` mode differentiation, which has no
-            truncation error but needs a network whose operators have it.
-        by_step: also compare the adjoints of the state along the trajectory, to see where an error
-            arises. Not for `Backprop`, which has no sweep of its own, nor for samplers that draw.
-        seed: of the directions, and of what a stochastic sampler draws.
-        **cond: conditioning, as the sampler takes it.
-
-    Returns:
-        The certificate; ``print`` it, or take its numbers.
-
-    Raises:
-        ValueError: an unknown word, or ``by_step`` where there are no steps to follow.
-        NotImplementedError: the network has an operator without forward mode.
-
-    >>> from adjointdpm import Denoiser, Schedule, solvers
-    >>> schedule = Schedule.vp_linear()
-    >>> denoiser = Denoiser(lambda x, t: x.sin(), schedule)
-    >>> sampler = Sampler(denoiser, solvers.build("ddim", schedule, num_inference_steps=5))
-    >>> certificate = certify(sampler, torch.ones(1, 2).double(), torch.sum)
-    >>> certificate.targets[0].difference_error < 1e-6
-    True
-    """
-    if derivatives not in get_args(Derivatives):
-        raise ValueError(f"derivatives must be central or forward, not {derivatives!r}")
-    subject = _Subject(sampler, noise, objective, seed, cond)
-    if by_step:
-        subject.check_has_steps()
-    exact = subject.gradient(Exact(), subject.reference, keep=True)
-    judged = subject.gradient(sampler.gradient, sampler.plan, keep=by_step)
-    generator = torch.Generator().manual_seed(seed)
-    targets = []
-    for name, tensors in subject.targets.items():
-        gradient, reference = judged.targets[name], exact.targets[name]
-        computed, measured = [], []
-        for _ in range(num_directions):
-            direction = torch.randn(len(reference), generator=generator, dtype=reference.dtype)
-            direction = (direction / direction.norm()).to(reference.device)
-            computed.append(float(gradient @ direction))
-            if derivatives == "forward":
-                measured.append(subject.forward_derivative(name, direction))
-            else:
-                length = step * float(torch.cat([t.detach().flatten() for t in tensors]).norm())
-                measured.append(subject.central_difference(tensors, direction, length))
-        targets.append(
-            TargetCertificate(
-                name=name,
-                norm=float(gradient.norm()),
-                relative_error=float((gradient - reference).norm() / reference.norm()),
-                cosine=float(torch.cosine_similarity(gradient, reference, dim=0)),
-                computed=tuple(computed),
-                measured=tuple(measured),
-            )
-        )
-    return Certificate(
-        method=repr(sampler.gradient),
-        plan=repr(sampler.plan),
-        targets=tuple(targets),
-        forward_calls=judged.forward_calls,
-        backward_calls=judged.backward_calls,
-        seconds=judged.seconds,
-        exact_seconds=exact.seconds,
-        peak_memory=subject.peak_memory(),
-        derivatives=derivatives,
-        reconstruction_error=subject.reconstruction_error(judged, exact),
-        by_step=subject.by_step(judged, exact) if by_step else (),
-    )
-
-
-@dataclass(frozen=True)
-class _Gradient:
+class Gradient:
     """A gradient, and what was seen while it was taken."""
 
     targets: dict[str, Tensor]
@@ -272,7 +50,7 @@ class _Gradient:
     round_trips: list[float]
 
 
-class _Subject:
+class Subject:
     """A sampler and an objective, copied to float64, as functions of the targets."""
 
     def __init__(
@@ -306,7 +84,7 @@ class _Subject:
     def _value(self, sample: Tensor) -> Tensor:
         return self._objective(sample.to(self._dtype)).sum()
 
-    def gradient(self, method: GradientMethod, plan: Plan, *, keep: bool) -> _Gradient:
+    def gradient(self, method: GradientMethod, plan: Plan, *, keep: bool) -> Gradient:
         """Return the flat gradient of each target by a method, and what was seen."""
         steps: list[tuple[Point, Tensor, Tensor]] = []
         products: list[Tensor] = []
@@ -336,7 +114,7 @@ class _Subject:
             for name, group in self.targets.items()
         }
         backward = watch.num_calls - forward
-        return _Gradient(
+        return Gradient(
             grouped, seconds, forward, backward, sample.detach(), adjoint, watch, steps,
             products, round_trips,
         )  # fmt: skip
@@ -362,7 +140,7 @@ class _Subject:
         self._wait()
         return torch.cuda.max_memory_allocated(self._device) - before
 
-    def reconstruction_error(self, judged: _Gradient, exact: _Gradient) -> float | None:
+    def reconstruction_error(self, judged: Gradient, exact: Gradient) -> float | None:
         """Return how far the reverse sweep ended from where the run had started."""
         if judged.round_trips:
             return judged.round_trips[-1]
@@ -385,7 +163,7 @@ class _Subject:
                 f"by_step needs a deterministic sampler, but {self._plan.name} draws noise"
             )
 
-    def by_step(self, judged: _Gradient, exact: _Gradient) -> tuple[StepCertificate, ...]:
+    def by_step(self, judged: Gradient, exact: Gradient) -> tuple[StepCertificate, ...]:
         """Compare the adjoints of the state on the way from the image to the noise."""
         schedule, method = self._sampler.denoiser.schedule, self._method
         references = adjoints_of_plan(self.reference, schedule, exact.watch.products, exact.adjoint)
@@ -410,7 +188,7 @@ class _Subject:
         )
 
     def _state_errors(
-        self, judged: _Gradient, exact: _Gradient, count: int
+        self, judged: Gradient, exact: Gradient, count: int
     ) -> Sequence[float | None]:
         """Return how far the states of a sweep are from those that the sampler passed."""
         if not self._resolves:
