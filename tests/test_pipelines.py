@@ -159,6 +159,20 @@ def test_unknown_pipeline_names_what_is_known():
         adp.from_pipeline(3)
 
 
+def test_subclass_that_samples_alike(pipe):
+    class WithLogging(StableDiffusionPipeline):
+        pass
+
+    class WithOtherSampling(StableDiffusionPipeline):
+        def __call__(self, *args, **kwargs):
+            return None
+
+    parts = {**pipe.components, "requires_safety_checker": False}
+    assert adp.latent_shape(WithLogging(**parts)) == adp.latent_shape(pipe)
+    with pytest.raises(ValueError, match="WithOtherSampling has no adapter"):
+        adp.from_pipeline(WithOtherSampling(**parts))
+
+
 def test_prompt_without_guidance(pipe):
     assert list(adp.encode_prompt(pipe, "a", guidance=False)) == ["encoder_hidden_states"]
     cond = adp.encode_prompt(pipe, "a", negative_prompt="b")

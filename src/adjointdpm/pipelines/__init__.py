@@ -35,14 +35,17 @@ __all__ = [
 
 
 def _family(pipe: Any) -> Family:
-    name = type(pipe).__name__
-    if name not in FAMILIES:
-        raise ValueError(
-            f"{name} has no adapter; known are {', '.join(sorted(FAMILIES))}. For another model, "
-            "build the sampler from its parts: Sampler(Denoiser(network, Schedule.from_config("
-            "pipe.scheduler.config), prediction_type), Plan.from_scheduler(pipe.scheduler, steps))"
-        )
-    return FAMILIES[name]
+    own, *bases = type(pipe).__mro__
+    # A subclass that samples in its own way is another pipeline.
+    alike = [base for base in bases if base.__call__ is own.__call__]
+    for cls in (own, *alike):
+        if cls.__name__ in FAMILIES:
+            return FAMILIES[cls.__name__]
+    raise ValueError(
+        f"{own.__name__} has no adapter; known are {', '.join(sorted(FAMILIES))}. For another "
+        "model, build the sampler from its parts: Sampler(Denoiser(network, Schedule.from_config("
+        "pipe.scheduler.config), prediction_type), Plan.from_scheduler(pipe.scheduler, steps))"
+    )
 
 
 def from_pipeline(
