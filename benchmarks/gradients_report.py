@@ -241,9 +241,8 @@ def write_report(results: Results, folder: Path) -> None:
     mpl.use("Agg")
     (folder / "gradients_table.md").write_text(markdown(results))
     for phase in _phases(results):
-        {"errors": plot_errors, "memory": plot_memory, "time": plot_time}[phase](
-            results[phase], folder / f"gradients_{phase}.png"
-        )
+        draw = {"errors": plot_errors, "memory": plot_memory, "time": plot_time}[phase]
+        draw(dict(sorted(results[phase].items())), folder / f"gradients_{phase}.png")
 
 
 OUR_COLOUR, PEER_COLOUR = "#3b6fb6", "#d9822b"
