@@ -239,8 +239,9 @@ def test_backward_twice_over_a_retained_graph(budget: str | None) -> None:
     assert torch.equal(first, second)
 
 
+@pytest.mark.parametrize("training_ends", [False, True])
 @pytest.mark.parametrize("budget", [None, "20KB", "1GiB"])
-def test_dropout_is_the_same_when_run_again(budget: str | None) -> None:
+def test_dropout_is_the_same_when_run_again(budget: str | None, training_ends: bool) -> None:
     network = SmallNetwork(dropout=0.4)
     denoiser = Denoiser(network, PROCESSES["vp"])
     plan = _own_plan("heun", "vp", "epsilon")
@@ -248,17 +249,39 @@ def test_dropout_is_the_same_when_run_again(budget: str | None) -> None:
     results = []
     for method in (Backprop(), Exact(budget)):
         torch.manual_seed(5)
+        network.train()
         sample = Sampler(denoiser, plan, method)(noise, emb=emb)
+        network.train(not training_ends)
         torch.rand(3)  # the random state moves on before the backward pass
         before = torch.get_rng_state()
         results.append(
             (sample, torch.autograd.grad(objective(sample), [noise, emb, *network.used]))
         )
         assert torch.equal(torch.get_rng_state(), before)
+        assert network.dropout.training != training_ends
     (sample, gradients), (expected_sample, expected) = results[1], results[0]
     assert torch.equal(sample, expected_sample)
     for gradient, reference in zip(gradients, expected, strict=True):
         assert relative_error(gradient, reference) < 1e-11
+
+
+def test_what_a_network_keeps_for_itself_is_left_alone() -> None:
+    """Settings come back for the reverse sweep; a counter and a first-time switch do not."""
+
+    class Counting(SmallNetwork):
+        calls, is_new = 0, True
+
+        def forward(self, *args: Any, **cond: Any) -> Tensor:
+            self.calls, self.is_new = self.calls + 1, False
+            return super().forward(*args, **cond)
+
+    network = Counting()
+    network.calls, network.is_new = 0, True  # of the object, where settings are found
+    plan = _own_plan("ddim", "vp", "epsilon")
+    sample = Sampler(Denoiser(network, PROCESSES["vp"]), plan)(some_noise(), emb=some_emb())
+    sample.sum().backward()
+    assert network.calls == 2 * plan.num_calls
+    assert not network.is_new
 
 
 @pytest.mark.parametrize("backward_inside", [True, False])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from diffusers import (
     DDIMScheduler,
     FluxInpaintPipeline,
     LTXImageToVideoPipeline,
+    StableDiffusionGLIGENPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPAGPipeline,
@@ -45,6 +47,8 @@ def of_stable_diffusion(pipeline: Any, **unet: Any) -> Callable[[Path], Any]:
     def build(folder: Path) -> Any:
         scheduler = DDIMScheduler(clip_sample=False, steps_offset=1)
         parts = build_pipeline(folder, scheduler, **unet).components
+        taken = inspect.signature(pipeline).parameters
+        parts = {name: part for name, part in parts.items() if name in taken}
         return finish(pipeline(**parts, requires_safety_checker=False))
 
     return build
@@ -87,6 +91,16 @@ CASES = {
         of_stable_diffusion(StableDiffusionPAGPipeline),
         {**LATENTS, **EMBEDS},
         {"pag_scale": 2.0, "pag_adaptive_scale": 0.0},
+    ),
+    "boxes": Case(
+        of_stable_diffusion(StableDiffusionGLIGENPipeline, attention_type="gated"),
+        {**LATENTS, **EMBEDS},
+        {
+            "gligen_phrases": ["b"],
+            "gligen_boxes": [[0.1, 0.2, 0.7, 0.9]],
+            # Boxes count in the first step only.
+            "gligen_scheduled_sampling_beta": 0.4,
+        },
     ),
     "SDXL inpainting": Case(
         of_sdxl_inpainting,

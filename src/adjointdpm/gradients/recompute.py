@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..denoiser import Denoiser, time_tensor
+from .settings import Settings
 from .totals import Summing, Totals, times_power
 
 
@@ -136,6 +137,8 @@ class Network:
         for i, leaf in zip(self._differentiable, self._leaves, strict=True):
             self._arguments[i] = leaf
         self._environments: dict[int, Environment] = {}
+        self._settings = Settings(denoiser)
+        self._set = self._settings.read()
         self._summing: Summing | None = None
 
     @property
@@ -148,6 +151,14 @@ class Network:
         """What is alive whether or not a graph is: conditioning, weights (frozen too), buffers."""
         given = [leaf for leaf in self._arguments if isinstance(leaf, Tensor)]
         return [*given, *self._denoiser.parameters(), *self._denoiser.buffers()]
+
+    def settle(self) -> None:
+        """Take what the network's parts were set to, and still are, for its settings."""
+        self._set = self._settings.steady(self._set)
+
+    def as_it_was(self) -> AbstractContextManager[None]:
+        """Run a block with the settings of the network's parts."""
+        return self._settings.restored(self._set)
 
     @property
     def compiled(self) -> bool:

@@ -76,7 +76,9 @@ class _Attached(torch.autograd.Function):
         ctx.sweep = sweep
         # Saved for their version counters: autograd then refuses weights changed in between.
         ctx.save_for_backward(*inputs)
-        return sweep.forward()
+        sample = sweep.forward()
+        sweep.network.settle()
+        return sample
 
     @staticmethod
     def backward(ctx: Any, adjoint: Tensor) -> tuple[Tensor | None, ...]:
@@ -89,7 +91,8 @@ class _Attached(torch.autograd.Function):
             )
         _ = ctx.saved_tensors
         _, noise_needed, draws_needed, *_ = ctx.needs_input_grad
-        noise, draws, others = sweep.backward(adjoint, noise_needed, draws_needed)
+        with sweep.network.as_it_was():
+            noise, draws, others = sweep.backward(adjoint, noise_needed, draws_needed)
         sweep.network.check_received(others)
         return (None, noise, draws, *others)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 
 from ..gradients.memory import SavedBytes
 from ..gradients.recompute import Environment, leaves_of
+from ..gradients.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class Call:
         owner: nn.Module,
         arguments: Any,
         environment: Environment | None,
+        settings: Settings,
     ) -> None:
         self.nest, self.tensors = Nest.of(arguments)
         self.weights = [p for p in owner.parameters() if p.requires_grad]
@@ -99,7 +101,7 @@ class Call:
         self.owner = owner
         self._environment = environment
         self._version = _version(owner)
-        self._processors = _processors(owner)
+        self._settings, self._set = settings, settings.read()
         self._again = self.nest.with_copied_generators()
 
     def run(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -114,6 +116,10 @@ class Call:
             self.result, outputs = self._flat(self.nest, leaves)
         self.graph = leaves, outputs
         return [x.detach() for x in outputs]
+
+    def settle(self) -> None:
+        """Take what the owner's parts were set to, and still are, for its settings."""
+        self._set = self._settings.steady(self._set)
 
     def pull_back(
         self, tensors: Sequence[Tensor], adjoints: Sequence[Tensor | None]
@@ -145,7 +151,7 @@ class Call:
     def _run_again(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         leaves = [x.detach().requires_grad_(x.requires_grad) for x in tensors]
         environment = self._environment.restored() if self._environment else nullcontext()
-        with torch.enable_grad(), environment, _with_processors(self._processors):
+        with torch.enable_grad(), environment, self._settings.restored(self._set):
             _, outputs = self._flat(self._again.with_copied_generators(), leaves)
         return leaves, outputs
 
@@ -184,24 +190,6 @@ class Call:
                         "so it cannot receive a gradient. Pass it as an argument, make it a "
                         "parameter of the module, or use adp.Backprop()"
                     )
-
-
-def _processors(owner: nn.Module) -> list[tuple[Any, Any]]:
-    """Return the processors of attention, which some pipelines exchange for the time of a call."""
-    return [(part, part.processor) for part in owner.modules() if hasattr(part, "set_processor")]
-
-
-@contextmanager
-def _with_processors(processors: Sequence[tuple[Any, Any]]) -> Iterator[None]:
-    """Run a block with processors of attention as they were."""
-    changed = [(part, old, part.processor) for part, old in processors if part.processor is not old]
-    for part, old, _ in changed:
-        part.set_processor(old)
-    try:
-        yield
-    finally:
-        for part, _, new in changed:
-            part.set_processor(new)
 
 
 def _version(owner: nn.Module) -> int | None:
@@ -247,6 +235,7 @@ class Recompute:
         self._budget = memory_budget
         self._same_environment = same_environment
         self._sizes: dict[int, int] = {}
+        self._settings: dict[int, Settings] = {}
         self._kept: deque[tuple[int, Call]] = deque()
         self._environment: Environment | None = None
 
@@ -273,8 +262,12 @@ class Recompute:
         device = next(iter((*inputs, *weights))).device
         if self._same_environment:
             self._environment = Environment.now(device, self._environment)
-        call = Call(function, owner, (tuple(args), kwargs), self._environment)
+        if id(owner) not in self._settings:
+            self._settings[id(owner)] = Settings(owner)
+        settings = self._settings[id(owner)]
+        call = Call(function, owner, (tuple(args), kwargs), self._environment, settings)
         outputs = self._run(call)
+        call.settle()
         assert call.result is not None
         result, changed = call.result.fill(outputs, call.tensors)
         for i, items in enumerate(_lists((tuple(args), kwargs))):
