@@ -31,7 +31,7 @@ with adp.differentiable(pipe):
 
 It needs no adapter, so it works for pipelines that are not in the table too. Some were compared in
 the same way (`tests/pipelines/test_without_adapter.py`): inpainting with Stable Diffusion, SDXL and
-Flux, InstructPix2Pix, perturbed attention, LTX-Video from a picture.
+Flux, InstructPix2Pix, GLIGEN, perturbed attention, LTX-Video from a picture.
 
 | family | pipeline | gradients for | to | `differentiable` |
 |---|---|---|---|---|
