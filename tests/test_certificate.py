@@ -149,6 +149,17 @@ def test_the_last_step_has_the_error_of_the_noise(solver: str) -> None:
         assert total == pytest.approx(certificate.by_step[-1].error, abs=1e-12)
 
 
+def test_calls_that_nothing_reads_have_no_place() -> None:
+    """PNDM's start has one."""
+    scheduler = diffusers.PNDMScheduler()
+    schedule, plan = Schedule.from_config(scheduler.config), Plan.from_scheduler(scheduler, 12)
+    sampler = Sampler(Denoiser(SmallNetwork(), schedule), plan, ContinuousAdjoint("euler"))
+    noise, emb = torch.randn(3, 4), torch.ones(3, 3)
+    certificate = certify(sampler, noise, _Cubed(), by_step=True, emb=emb)
+    error = certificate.targets[0].relative_error
+    assert certificate.by_step[-1].error == pytest.approx(error, rel=1e-3)
+
+
 def test_a_fault_is_found_where_it_is() -> None:
     """A coarse adjoint of a network that jumps in its slope at one time."""
 

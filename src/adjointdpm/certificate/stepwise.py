@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..execution import pulled_calls
 from ..plan import Plan
 from ..prediction import output_of
 from ..process import Schedule
@@ -98,8 +99,7 @@ def adjoints_of_plan(
     starts = frozenset(plan.step_starts or ())
     carried = adjoint.double() * float(plan.sample[0])
     found = []
-    for i, product in enumerate(products):
-        k = plan.num_calls - 1 - i
+    for k, product in zip(pulled_calls(plan.program), products, strict=False):
         carried = carried + float(plan.table[k, 0]) * product.double()
         if k in starts:
             at = float(plan.timesteps[k])
