@@ -55,7 +55,7 @@ class SparseSweep(ExactSweep):
 
 def flow_weights(plan: Plan, schedule: Schedule) -> np.ndarray:
     """Return w_k, the weight of each call's velocity in the sample, in the flow form."""
-    points = [Point.at(schedule, t) for t in plan.timesteps.tolist()]
+    points = Point.all_at(schedule, plan.timesteps)
     drifts = [FLOW.drift(str(plan.prediction_type), point) for point in points]
     of_x, of_output = np.array(drifts).T
     # Outputs are f = (F - of_x x) / of_output, and inputs x the combinations of outputs in a table.
@@ -98,7 +98,7 @@ class InterpolatedSweep(SparseSweep):
     ) -> None:
         super().__init__(run, {*nodes, *alone})
         schedule, prediction_type = run.denoiser.schedule, run.denoiser.prediction_type
-        points = [Point.at(schedule, t) for t in run.plan.timesteps.tolist()]
+        points = Point.all_at(schedule, run.plan.timesteps)
         self._nodes = nodes
         self._scales = [FLOW.scale(point) for point in points]
         self._drifts = [FLOW.drift(prediction_type, point) for point in points]

@@ -27,7 +27,7 @@ def solution_points(plan: Plan, schedule: Schedule) -> list[Point]:
             "Exact(), which differentiates along the drawn path"
         )
     marginals = plan.marginals(schedule)
-    points = [Point.at(schedule, float(plan.timesteps[k])) for k in plan.step_starts or ()]
+    points = Point.all_at(schedule, plan.timesteps[list(plan.step_starts or ())])
     for point, k in zip(points, plan.step_starts or (), strict=True):
         if np.abs(marginals[k] - (point.alpha, point.sigma)).max() > MARGINAL_TOLERANCE * (
             point.alpha + point.sigma

@@ -20,6 +20,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
+
 from ..prediction import Linear, to_noise, to_sample
 from ..process import Schedule
 
@@ -38,6 +40,12 @@ class Point:
     def at(cls, schedule: Schedule, t: float) -> Point:
         """Return the point of a schedule at time ``t``."""
         return cls(t, schedule.alpha(t), schedule.sigma(t))
+
+    @classmethod
+    def all_at(cls, schedule: Schedule, times: np.ndarray) -> list[Point]:
+        """Return the points of a schedule at several times."""
+        columns = times, schedule.alpha(times), schedule.sigma(times)
+        return [cls(*values) for values in zip(*(c.tolist() for c in columns), strict=True)]
 
 
 @dataclass(frozen=True)
