@@ -144,7 +144,7 @@ ADDING = (
     "ours to read; without weight gradients the two take the same time."
 )
 NO_STATES = (
-    "It stores no states and solves them backwards, where Exact stores N latents, which count beside "
+    "It stores no states and solves them backwards, where Exact stores N latents. They count beside "
     "the activations of the mixture, and of the embedded model at 1000 calls. It is not exact."
 )
 SEARCHED = (
