@@ -144,8 +144,8 @@ ADDING = (
     "ours to read; without weight gradients the two take the same time."
 )
 NO_STATES = (
-    "It stores no states and solves them backwards, where Exact stores N latents. They count beside "
-    "the activations of the mixture, and of the embedded model at 1000 calls. It is not exact."
+    "It stores no states and solves them backwards, where Exact stores N latents. They count next "
+    "to the activations of the mixture, and of the embedded model at 1000 calls. It is not exact."
 )
 SEARCHED = (
     "Exact runs the first call with its graph, and searches that for tensors that could get no "
