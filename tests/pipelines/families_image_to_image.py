@@ -17,6 +17,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     FluxImg2ImgPipeline,
     HeunDiscreteScheduler,
+    LatentConsistencyModelImg2ImgPipeline,
     LMSDiscreteScheduler,
     PNDMScheduler,
     StableDiffusion3Img2ImgPipeline,
@@ -46,6 +47,11 @@ SCHEDULERS = (
 def build(folder):
     parts = families_stable_diffusion.build_epsilon(folder).components
     return finish(StableDiffusionImg2ImgPipeline(**parts, requires_safety_checker=False))
+
+
+def build_consistency(folder):
+    parts = families_stable_diffusion.build_distilled(folder).components
+    return finish(LatentConsistencyModelImg2ImgPipeline(**parts, requires_safety_checker=False))
 
 
 def build_xl(folder):
@@ -97,6 +103,16 @@ CASES = [
         stock_prompt=stock_prompt,
         settings={"strength": STRENGTH},
         inputs=picture,
+        call=call_with_first_draw,
+    ),
+    Case(
+        "Latent consistency model, image to image",
+        build_consistency,
+        from_picture(families_stable_diffusion.stock_without_guidance),
+        stock_prompt=stock_prompt,
+        settings={"strength": STRENGTH},
+        inputs=picture,
+        guided=False,
         call=call_with_first_draw,
     ),
     Case(

@@ -37,7 +37,7 @@ def build_sampler(parts: Parts, config: SamplingConfig) -> Sampler:
     clipping = _clipping(scheduler)
     arguments = {"eta": config.eta} if _takes(scheduler.step, "eta") else {}
     steps, begin = config.num_inference_steps, 0
-    if config.strength is not None:
+    if config.strength is not None and "strength" not in parts.set_timesteps:
         begin = first_timestep(scheduler, steps, config.strength, parts.rounds_up)
     if begin and config.plan is not None:
         raise ValueError(

@@ -15,7 +15,7 @@ from .ltx import LTX
 from .pixart import PIXART
 from .pixel import PIXEL
 from .sana import SANA
-from .stable_diffusion import STABLE_DIFFUSION
+from .stable_diffusion import LATENT_CONSISTENCY_IMAGE_TO_IMAGE, STABLE_DIFFUSION
 from .stable_diffusion_3 import STABLE_DIFFUSION_3
 from .stable_diffusion_xl import STABLE_DIFFUSION_XL
 from .wan import WAN
@@ -33,6 +33,7 @@ FAMILIES: dict[str, Family] = {
     "LDMPipeline": UNCONDITIONAL_LATENT_DIFFUSION,
     "LDMTextToImagePipeline": LATENT_DIFFUSION,
     "LTXPipeline": LTX,
+    "LatentConsistencyModelImg2ImgPipeline": LATENT_CONSISTENCY_IMAGE_TO_IMAGE,
     "LatentConsistencyModelPipeline": STABLE_DIFFUSION,
     "PixArtAlphaPipeline": PIXART,
     "PixArtSigmaPipeline": PIXART,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -119,3 +120,14 @@ def encode_prompt(
 
 
 STABLE_DIFFUSION = Family(take_apart, latent_shape, encode_prompt)
+
+
+def take_apart_consistency(pipe: Any, config: SamplingConfig) -> Parts:
+    """Return the network and the decoder of a LatentConsistencyModelImg2ImgPipeline.
+
+    Its scheduler takes all of the steps, and takes them in the last part of the way.
+    """
+    return replace(take_apart(pipe, config), set_timesteps={"strength": config.strength})
+
+
+LATENT_CONSISTENCY_IMAGE_TO_IMAGE = Family(take_apart_consistency, latent_shape, encode_prompt)
