@@ -38,6 +38,11 @@ def test_embedded_model_takes_two_steps(default):
     assert noise.grad.abs().max() > 0
 
 
+def test_its_files_name_no_folder_of_the_machine_that_trained_it(default):
+    for file in assets_folder().rglob("*.json"):
+        assert "_name_or_path" not in file.read_text(encoding="utf-8"), file
+
+
 def test_embedded_model_is_frozen_and_agrees_on_words(default):
     pipe = default.pipeline
     modules = (pipe.unet, pipe.vae, pipe.text_encoder, default.classifier, default.judge)

@@ -68,6 +68,14 @@ def load_as_float32(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
+def forget_folders(folder: Path) -> None:
+    """Take out of the configs where on the machine of the training the parts were loaded from."""
+    for file in folder.rglob("config.json"):
+        config = json.loads(file.read_text())
+        if config.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(config, indent=2) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("training/runs"))
@@ -89,6 +97,7 @@ def main() -> None:
         preprocessor = "preprocessor_config.json"
         (target / preprocessor).write_text((source / preprocessor).read_text())
 
+    forget_folders(args.output_dir)
     listing = published_list(load_emoji(args.runs / "data"))
     (args.output_dir / "concepts.json").write_text(
         json.dumps(listing, indent=1, ensure_ascii=False) + "\n"
