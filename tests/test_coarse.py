@@ -182,8 +182,16 @@ def test_where_most_calls_are_stages_another_plan_is_transposed() -> None:
     assert CoarseAdjoint(40).plan(plan, PROCESSES["vp"]) is plan
 
 
-@pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DPMSolverMultistepScheduler"])
-@pytest.mark.parametrize(("solver", "limit"), [(None, 0.025), ("unipc_bh2_2", 0.15)])
+@pytest.mark.parametrize(
+    ("scheduler", "solver", "limit"),
+    [
+        ("DDIMScheduler", None, 0.025),
+        ("DPMSolverMultistepScheduler", None, 0.025),
+        # DDIM's own gradient is off that of the ODE by this much in size, the coarse one less.
+        ("DDIMScheduler", "unipc_bh2_2", 0.15),
+        ("DPMSolverMultistepScheduler", "unipc_bh2_2", 0.05),
+    ],
+)
 def test_a_quarter_of_the_products_gives_the_direction(
     scheduler: str, solver: str | None, limit: float
 ) -> None:
@@ -215,7 +223,6 @@ def test_a_quarter_of_the_products_gives_the_direction(
     for gradient, reference in zip(gradients(CoarseAdjoint(12, solver)), exact, strict=True):
         cosine = torch.cosine_similarity(gradient.flatten(), reference.flatten(), dim=0)
         assert cosine > 0.999
-        # What another solver's transpose misses is how far DDIM's own is from that of the ODE.
         assert relative_error(gradient, reference) < limit
 
 
@@ -241,7 +248,7 @@ def test_weights_and_conditioning_agree(num_steps: int) -> None:
 
 def test_its_plan_can_be_looked_at() -> None:
     plan = solvers.build("ddim", PROCESSES["vp"], 20)
-    coarse = CoarseAdjoint(5, "dpmpp_2m").plan(plan, PROCESSES["vp"])
+    coarse = CoarseAdjoint(5, "unipc_bh2_2").plan(plan, PROCESSES["vp"])
     assert coarse.num_calls == 5
     assert set(coarse.timesteps) <= set(plan.timesteps)
     assert coarse.timesteps[0] == plan.timesteps[0]

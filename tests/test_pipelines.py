@@ -155,7 +155,8 @@ def test_own_plan(pipe, noise):
 
 
 def test_unknown_pipeline_names_what_is_known():
-    with pytest.raises(ValueError, match=r"int has no adapter; known are .*StableDiffusion"):
+    known = r"int has no adapter; known are .*StableDiffusionPipeline"
+    with pytest.raises(ValueError, match=known):
         adp.from_pipeline(3)
 
 
