@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -137,8 +137,8 @@ class Network:
         for i, leaf in zip(self._differentiable, self._leaves, strict=True):
             self._arguments[i] = leaf
         self._environments: dict[int, Environment] = {}
-        self._settings = Settings(denoiser)
-        self._set = self._settings.read()
+        self.settings = Settings(denoiser).now()
+        """What the network's parts were set to before its first call."""
         self._summing: Summing | None = None
 
     @property
@@ -151,14 +151,6 @@ class Network:
         """What is alive whether or not a graph is: conditioning, weights (frozen too), buffers."""
         given = [leaf for leaf in self._arguments if isinstance(leaf, Tensor)]
         return [*given, *self._denoiser.parameters(), *self._denoiser.buffers()]
-
-    def settle(self) -> None:
-        """Take what the network's parts were set to, and still are, for its settings."""
-        self._set = self._settings.steady(self._set)
-
-    def as_it_was(self) -> AbstractContextManager[None]:
-        """Run a block with the settings of the network's parts."""
-        return self._settings.restored(self._set)
 
     @property
     def compiled(self) -> bool:

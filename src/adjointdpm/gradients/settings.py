@@ -23,10 +23,9 @@ class Settings:
         module: whose parts.
 
     >>> dropout = nn.Dropout(0.1)
-    >>> settings = Settings(dropout)
-    >>> values = settings.read()
+    >>> snapshot = Settings(dropout).now()
     >>> _ = dropout.eval()
-    >>> with settings.restored(values):
+    >>> with snapshot.restored():
     ...     dropout.training
     True
     >>> dropout.training
@@ -41,22 +40,38 @@ class Settings:
             names = (name for name, value in vars(part).items() if isinstance(value, bool | str))
             self._places += [(part, name) for name in names if not name.startswith("_")]
 
-    def read(self) -> list[Any]:
+    def now(self) -> Snapshot:
         """Return the present values."""
+        return Snapshot(self._places)
+
+
+class Snapshot:
+    """Settings as they were, see `Settings`.
+
+    Args:
+        places: modules, and names of attributes of them.
+    """
+
+    def __init__(self, places: list[tuple[Any, str]]) -> None:
+        self._places = places
+        self._values = self._read()
+
+    def _read(self) -> list[Any]:
         return [getattr(part, name) for part, name in self._places]
 
-    def steady(self, values: list[Any]) -> list[Any]:
-        """Return values that were read before, but for what has changed since: see `restored`."""
-        return [
-            old if old == new else CHANGED for old, new in zip(values, self.read(), strict=True)
-        ]
+    def settle(self) -> None:
+        """Leave alone what has changed since: the module has run, and changed it itself."""
+        pairs = zip(self._values, self._read(), strict=True)
+        self._values = [old if old == new else CHANGED for old, new in pairs]
 
     @contextmanager
-    def restored(self, values: list[Any]) -> Iterator[None]:
-        """Run a block with values that were read before, and the present ones after it."""
+    def restored(self) -> Iterator[None]:
+        """Run a block with these values, and with the present ones after it."""
         changed = [
             (part, name, value, present)
-            for (part, name), value, present in zip(self._places, values, self.read(), strict=True)
+            for (part, name), value, present in zip(
+                self._places, self._values, self._read(), strict=True
+            )
             if value is not CHANGED and value != present
         ]
         for part, name, value, _ in changed:

@@ -77,7 +77,7 @@ class _Attached(torch.autograd.Function):
         # Saved for their version counters: autograd then refuses weights changed in between.
         ctx.save_for_backward(*inputs)
         sample = sweep.forward()
-        sweep.network.settle()
+        sweep.network.settings.settle()
         return sample
 
     @staticmethod
@@ -91,7 +91,7 @@ class _Attached(torch.autograd.Function):
             )
         _ = ctx.saved_tensors
         _, noise_needed, draws_needed, *_ = ctx.needs_input_grad
-        with sweep.network.as_it_was():
+        with sweep.network.settings.restored():
             noise, draws, others = sweep.backward(adjoint, noise_needed, draws_needed)
         sweep.network.check_received(others)
         return (None, noise, draws, *others)

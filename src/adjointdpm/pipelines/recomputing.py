@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from ..gradients.memory import SavedBytes
 from ..gradients.recompute import Environment, leaves_of
-from ..gradients.settings import Settings
+from ..gradients.settings import Settings, Snapshot
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Call:
         owner: nn.Module,
         arguments: Any,
         environment: Environment | None,
-        settings: Settings,
+        settings: Snapshot,
     ) -> None:
         self.nest, self.tensors = Nest.of(arguments)
         self.weights = [p for p in owner.parameters() if p.requires_grad]
@@ -101,7 +101,7 @@ class Call:
         self.owner = owner
         self._environment = environment
         self._version = _version(owner)
-        self._settings, self._set = settings, settings.read()
+        self.settings = settings
         self._again = self.nest.with_copied_generators()
 
     def run(self, tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -116,10 +116,6 @@ class Call:
             self.result, outputs = self._flat(self.nest, leaves)
         self.graph = leaves, outputs
         return [x.detach() for x in outputs]
-
-    def settle(self) -> None:
-        """Take what the owner's parts were set to, and still are, for its settings."""
-        self._set = self._settings.steady(self._set)
 
     def pull_back(
         self, tensors: Sequence[Tensor], adjoints: Sequence[Tensor | None]
@@ -151,7 +147,7 @@ class Call:
     def _run_again(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         leaves = [x.detach().requires_grad_(x.requires_grad) for x in tensors]
         environment = self._environment.restored() if self._environment else nullcontext()
-        with torch.enable_grad(), environment, self._settings.restored(self._set):
+        with torch.enable_grad(), environment, self.settings.restored():
             _, outputs = self._flat(self._again.with_copied_generators(), leaves)
         return leaves, outputs
 
@@ -264,10 +260,10 @@ class Recompute:
             self._environment = Environment.now(device, self._environment)
         if id(owner) not in self._settings:
             self._settings[id(owner)] = Settings(owner)
-        settings = self._settings[id(owner)]
+        settings = self._settings[id(owner)].now()
         call = Call(function, owner, (tuple(args), kwargs), self._environment, settings)
         outputs = self._run(call)
-        call.settle()
+        settings.settle()
         assert call.result is not None
         result, changed = call.result.fill(outputs, call.tensors)
         for i, items in enumerate(_lists((tuple(args), kwargs))):
