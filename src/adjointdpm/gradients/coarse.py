@@ -75,10 +75,18 @@ class CoarseAdjoint(GradientMethod):
             plan: of the sampler.
             schedule: the denoiser's.
         """
-        if self.solver is None:
-            alone = irregular_calls(plan, schedule)
-            if len(alone) <= self.num_steps // 2 or plan.num_calls <= self.num_steps:
-                return plan
+        interpolates = self._calls_alone(plan, schedule) is not None
+        return plan if interpolates else self._coarse_plan(plan, schedule)
+
+    def _calls_alone(self, plan: Plan, schedule: Schedule) -> list[int] | None:
+        """Return the calls to leave out of the interpolation; None where there is none."""
+        if self.solver is not None:
+            return None
+        alone = irregular_calls(plan, schedule)
+        few = len(alone) <= self.num_steps // 2 or plan.num_calls <= self.num_steps
+        return alone if few else None
+
+    def _coarse_plan(self, plan: Plan, schedule: Schedule) -> Plan:
         points = solution_points(plan, schedule)
         chosen = [points[i] for i in coarse_steps(len(points) - 1, self.num_steps, self.density)]
         assert plan.prediction_type is not None, "solution_points refuses such a plan"
@@ -93,11 +101,10 @@ class CoarseAdjoint(GradientMethod):
 
     def sample(self, run: Run) -> Tensor:
         """Return the sample, with this method as its one autograd node."""
-        schedule = run.denoiser.schedule
-        plan = self.plan(run.plan, schedule)
-        if plan is not run.plan:
-            return attach(CoarsePlanSweep(run, plan, self))
-        alone = irregular_calls(plan, schedule)
+        plan, schedule = run.plan, run.denoiser.schedule
+        alone = self._calls_alone(plan, schedule)
+        if alone is None:
+            return attach(CoarsePlanSweep(run, self._coarse_plan(plan, schedule), self))
         others = [k for k in range(plan.num_calls) if k not in alone]
         chosen = nodes(len(others), self.num_steps - len(alone), self.density)
         return attach(InterpolatedSweep(run, [others[i] for i in chosen], alone, self.on_product))

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..execution import Transposed
 from ..plan import Plan
+from ..prediction import Linear
 from ..process import Schedule
 from ..solvers.form import Point
 from .exact import ExactSweep
@@ -53,11 +54,14 @@ class SparseSweep(ExactSweep):
         return output
 
 
+def _drifts(plan: Plan, points: Sequence[Point]) -> list[Linear]:
+    """Return the velocity F of each call as a linear function of its input and output."""
+    return [FLOW.drift(str(plan.prediction_type), point) for point in points]
+
+
 def flow_weights(plan: Plan, schedule: Schedule) -> np.ndarray:
     """Return w_k, the weight of each call's velocity in the sample, in the flow form."""
-    points = Point.all_at(schedule, plan.timesteps)
-    drifts = [FLOW.drift(str(plan.prediction_type), point) for point in points]
-    of_x, of_output = np.array(drifts).T
+    of_x, of_output = np.array(_drifts(plan, Point.all_at(schedule, plan.timesteps))).T
     # Outputs are f = (F - of_x x) / of_output, and inputs x the combinations of outputs in a table.
     table = plan.table[:, 1 : 1 + plan.num_calls] / of_output
     inputs = np.linalg.solve(np.eye(plan.num_calls) + table[:-1] * of_x, table[:-1])
@@ -97,12 +101,12 @@ class InterpolatedSweep(SparseSweep):
         on_product: Callable[[Tensor], None] | None = None,
     ) -> None:
         super().__init__(run, {*nodes, *alone})
-        schedule, prediction_type = run.denoiser.schedule, run.denoiser.prediction_type
-        points = Point.all_at(schedule, run.plan.timesteps)
+        plan, schedule = run.plan, run.denoiser.schedule
+        points = Point.all_at(schedule, plan.timesteps)
         self._nodes = nodes
         self._scales = [FLOW.scale(point) for point in points]
-        self._drifts = [FLOW.drift(prediction_type, point) for point in points]
-        weights = flow_weights(run.plan, schedule)
+        self._drifts = _drifts(plan, points)
+        weights = flow_weights(plan, schedule)
         weights[list(alone)] = 1.0  # They may be zero, and any number will do.
         self._weights = weights.tolist()
         self._shares = shares(self._weights, nodes, alone)

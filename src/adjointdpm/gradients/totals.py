@@ -54,10 +54,10 @@ class Summing:
 
     def __init__(self, weights: Sequence[Tensor], totals: Totals, first: int) -> None:
         self._totals = totals
-        self._most = sum(weight.nbytes for weight in weights) // 8
+        left = sum(weight.nbytes for weight in weights)
+        self._most = left // 8
         self._taken: dict[int, Tensor] = {}
         """The weights that are seen to here, by the number of their total."""
-        left = sum(weight.nbytes for weight in weights)
         for i in sorted(range(len(weights)), key=lambda i: -weights[i].nbytes):
             if left > self._most:
                 self._taken[first + i] = weights[i]

@@ -157,5 +157,5 @@ def grid(
         raise ValueError("there is no step to take: give more timesteps")
     if (np.diff(times) >= 0).any():
         raise ValueError("timesteps must descend, from the noisy end to the clean one")
-    points = [Point.at(schedule, float(t)) for t in times]
+    points = Point.all_at(schedule, np.asarray(times, dtype=np.float64))
     return [*points, Point(schedule.t_min, 1.0, 0.0)] if to_zero else points
