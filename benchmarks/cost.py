@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from core import SCHEDULE, make_network, seconds
-from live_memory import peak_bytes
+from live_memory import peak_on
 
 import adjointdpm as adp
 
@@ -32,16 +32,6 @@ METHODS: dict[str, Callable[[int], adp.GradientMethod]] = {
     "Symplectic()": lambda steps: adp.Symplectic(),
     "Reversible()": lambda steps: adp.Reversible(),
 }
-
-
-def measured_peak(run: Callable[[], None], device: str) -> int:
-    if device != "cuda":
-        return peak_bytes(run)
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    run()
-    return torch.cuda.max_memory_allocated() - before
 
 
 def compare(name: str, steps: int, denoiser: adp.Denoiser, args: argparse.Namespace) -> Any:
@@ -61,7 +51,7 @@ def compare(name: str, steps: int, denoiser: adp.Denoiser, args: argparse.Namesp
         cost = sampler.cost(noise, encoder_hidden_states=emb)
         predictions.append(cost.seconds)
         times.append(seconds(gradient, args.device))
-    peak = measured_peak(gradient, args.device)
+    peak = peak_on(torch.device(args.device), gradient)
     return {
         "method": name,
         "steps": steps,

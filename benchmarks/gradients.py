@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from contestants import CALLS, METHODS, ONE_CALL, Gradient, Method
 from gradients_report import write_report
-from live_memory import peak_bytes
+from live_memory import peak_on
 from problems import Problem, make
 from torch import Tensor
 
@@ -116,13 +116,7 @@ def peak_of(gradient: Gradient, device: str) -> int:
     if planned is not None:
         return planned
     gc.collect()
-    if device == "cpu":
-        return peak_bytes(gradient)
-    torch.cuda.synchronize()
-    torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
-    gradient()
-    return torch.cuda.max_memory_allocated() - before
+    return peak_on(torch.device(device), gradient)
 
 
 def measure_memory(args: argparse.Namespace, contest: str) -> Iterator[Cells]:

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 from .denoiser import Denoiser
 from .execution import Draws, begin
-from .gradients.live_memory import LiveMemory, peak_bytes
+from .gradients.live_memory import LiveMemory, peak_on
 from .gradients.memory import SavedBytes
 from .gradients.method import GradientMethod, Run
 from .gradients.recompute import Network
@@ -165,9 +165,9 @@ def _measure(run: Run) -> CallCost:
 
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices):
-        forward_bytes = _peak(forward, device)
-        recording_bytes = _peak(record, device)
-        product_bytes = _peak(product, device)
+        forward_bytes = peak_on(device, forward)
+        recording_bytes = peak_on(device, record)
+        product_bytes = peak_on(device, product)
         if network.compiled:
             # What is looked at for its memory runs uncompiled.
             forward()
@@ -184,17 +184,6 @@ def _measure(run: Run) -> CallCost:
         weight_bytes=sum(weights),
         largest_weight_bytes=max(weights, default=0),
     )
-
-
-def _peak(action: Callable[[], None], device: torch.device) -> int:
-    """Return the most bytes that an action takes at once."""
-    if device.type != "cuda":
-        return peak_bytes(action)
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    action()
-    return torch.cuda.max_memory_allocated(device) - before
 
 
 def _seconds(action: Callable[[], None], device: torch.device) -> float:

@@ -23,7 +23,7 @@ from ..gradients import (
     GradientMethod,
     Reversible,
 )
-from ..gradients.live_memory import peak_bytes
+from ..gradients.live_memory import peak_on
 from ..gradients.trajectory import Trajectory, solution_points
 from ..plan import Plan
 from ..sampler import Sampler
@@ -131,14 +131,7 @@ class Subject:
         def run() -> None:
             torch.autograd.grad(self._value(self._sample()), tensors, allow_unused=True)
 
-        if self._device.type != "cuda":
-            return peak_bytes(run)
-        self._wait()
-        torch.cuda.reset_peak_memory_stats(self._device)
-        before = torch.cuda.memory_allocated(self._device)
-        run()
-        self._wait()
-        return torch.cuda.max_memory_allocated(self._device) - before
+        return peak_on(self._device, run)
 
     def reconstruction_error(self, judged: Gradient, exact: Gradient) -> float | None:
         """Return how far the reverse sweep ended from where the run had started."""

@@ -55,6 +55,17 @@ def _real(leaf: Any) -> bool:
     return isinstance(leaf, Tensor) and leaf.layout == torch.strided
 
 
+def peak_on(device: torch.device, run: Callable[[], Any]) -> int:
+    """Return the most bytes that ``run`` takes at once: on CUDA as its allocator counts them."""
+    if device.type != "cuda":
+        return peak_bytes(run)
+    torch.cuda.synchronize(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    run()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
 def peak_bytes(run: Callable[[], Any]) -> int:
     """Return the most bytes of tensors that ``run`` made and held at once."""
     with LiveMemory() as memory:
