@@ -102,15 +102,24 @@ def test_with_every_product_of_a_scheduler_it_is_the_exact_gradient(scheduler: s
 
 
 def _mixture_gradients(
-    plan: Plan, schedule: Schedule, method: GradientMethod
+    plan: Plan, schedule: Schedule, method: GradientMethod, guidance_scale: float = 1.0
 ) -> tuple[torch.Tensor, ...]:
     mixture = GaussianMixture()
-    denoiser = Denoiser(mixture.network(schedule, "v_prediction"), schedule, "v_prediction")
+    denoiser = Denoiser(
+        mixture.network(schedule, "v_prediction"),
+        schedule,
+        "v_prediction",
+        guidance_scale=guidance_scale,
+        guidance_passes="sequential",
+    )
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(8, mixture.dim, dtype=torch.float64, generator=generator)
-    means = mixture.means.clone().requires_grad_()
-    sample = Sampler(denoiser, plan, method)(noise.requires_grad_(), means=means)
-    return torch.autograd.grad((sample**2).sum() + sample.sin().sum(), [noise, means])
+    cond = {"means": mixture.means.clone().requires_grad_()}
+    targets = [noise.requires_grad_(), cond["means"]]
+    if guidance_scale > 1:
+        cond["negative_means"] = 0.5 * mixture.means
+    sample = Sampler(denoiser, plan, method)(noise, **cond)
+    return torch.autograd.grad((sample**2).sum() + sample.sin().sum(), targets)
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "unipc_bh2_2", "ab2"])
@@ -202,25 +211,9 @@ def test_a_quarter_of_the_products_gives_the_direction(
     chosen = getattr(diffusers, scheduler)(**settings)
     schedule = Schedule.from_config(chosen.config)
     plan = Plan.from_scheduler(chosen, 48)
-    mixture = GaussianMixture()
-    denoiser = Denoiser(
-        mixture.network(schedule, "v_prediction"),
-        schedule,
-        "v_prediction",
-        guidance_scale=2.0,
-        guidance_passes="sequential",
-    )
-    noise = torch.randn(8, mixture.dim, dtype=torch.float64, requires_grad=True)
-    means = mixture.means.clone().requires_grad_()
-
-    def gradients(method: Any) -> tuple[torch.Tensor, ...]:
-        sample = Sampler(denoiser, plan, method)(
-            noise, means=means, negative_means=0.5 * mixture.means
-        )
-        return torch.autograd.grad((sample**2).sum() + sample.sin().sum(), [noise, means])
-
-    exact = gradients(Exact())
-    for gradient, reference in zip(gradients(CoarseAdjoint(12, solver)), exact, strict=True):
+    exact = _mixture_gradients(plan, schedule, Exact(), guidance_scale=2.0)
+    found = _mixture_gradients(plan, schedule, CoarseAdjoint(12, solver), guidance_scale=2.0)
+    for gradient, reference in zip(found, exact, strict=True):
         cosine = torch.cosine_similarity(gradient.flatten(), reference.flatten(), dim=0)
         assert cosine > 0.999
         assert relative_error(gradient, reference) < limit

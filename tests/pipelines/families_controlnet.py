@@ -15,8 +15,7 @@ from diffusers import (
     StableDiffusionXLControlNetPipeline,
     UniPCMultistepScheduler,
 )
-from families_image_to_image import STRENGTH, from_picture, picture
-from first_draw import call_with_first_draw
+from families_image_to_image import from_picture
 from tiny_ip_adapter import image_prompt, load_ip_adapter
 
 SCALE = 0.7
@@ -100,16 +99,6 @@ def controlled(stock, name="image"):
     return with_control
 
 
-def stock_image_to_image_prompt(prompt):
-    return {
-        "prompt": prompt,
-        "image": picture()["image_latents"],
-        "strength": STRENGTH,
-        "control_image": control(6),
-        "controlnet_conditioning_scale": SCALE,
-    }
-
-
 def stock_prompt(prompt):
     return {"prompt": prompt, "image": control(6), "controlnet_conditioning_scale": SCALE}
 
@@ -136,15 +125,12 @@ CASES = [
         stock_prompt=several_stock_prompt,
         encoding=encoding_of_several,
     ),
-    Case(
+    from_picture(
         "ControlNet, image to image",
         build_image_to_image,
-        from_picture(controlled(families_stable_diffusion.stock, "control_image")),
-        stock_prompt=stock_image_to_image_prompt,
-        settings={"strength": STRENGTH},
-        inputs=picture,
+        controlled(families_stable_diffusion.stock, "control_image"),
+        prompt_arguments=encoding(None),
         encoding=encoding,
-        call=call_with_first_draw,
     ),
     Case(
         "ControlNet for Stable Diffusion XL with IP-Adapter",
@@ -159,14 +145,11 @@ CASES = [
         },
         encoding=encoding_with_image_prompt,
     ),
-    Case(
+    from_picture(
         "ControlNet for Stable Diffusion XL, image to image",
         build_xl_image_to_image,
-        from_picture(controlled(families_stable_diffusion_xl.stock, "control_image")),
-        stock_prompt=stock_image_to_image_prompt,
-        settings={"strength": STRENGTH},
-        inputs=picture,
+        controlled(families_stable_diffusion_xl.stock, "control_image"),
+        prompt_arguments=encoding(None),
         encoding=encoding,
-        call=call_with_first_draw,
     ),
 ]

@@ -79,71 +79,66 @@ def picture(pipe=None, height=8):
     return {"image_latents": torch.randn(2, 4, height, 8, generator=generator)}
 
 
-tall_picture = partial(picture, height=12)
+def from_picture(
+    name, build, stock, strength=STRENGTH, picture=picture, prompt_arguments=None, **settings
+):
+    """Return the case of a pipeline whose stock call takes ``stock``, a picture and a strength.
 
+    ``prompt_arguments`` are further ones of the stock call that encodes the prompt itself.
+    """
 
-def from_picture(stock, strength=STRENGTH):
     def with_picture(pipe, noise, cond):
         arguments = stock(pipe, noise, cond)
         return {**arguments, "image": cond["image_latents"], "strength": strength}
 
-    return with_picture
+    def stock_prompt(prompt):
+        image = picture()["image_latents"]
+        arguments = {"prompt": prompt, "image": image, "strength": strength}
+        return {**arguments, **(prompt_arguments or {})}
 
-
-def stock_prompt(prompt, picture=picture, strength=STRENGTH):
-    return {"prompt": prompt, "image": picture()["image_latents"], "strength": strength}
+    return Case(
+        name,
+        build,
+        with_picture,
+        stock_prompt=stock_prompt,
+        settings={"strength": strength},
+        inputs=picture,
+        call=call_with_first_draw,
+        **settings,
+    )
 
 
 CASES = [
-    Case(
+    from_picture(
         "Stable Diffusion 1, image to image",
         build,
-        from_picture(families_stable_diffusion.stock),
+        families_stable_diffusion.stock,
         schedulers=SCHEDULERS,
-        stock_prompt=stock_prompt,
-        settings={"strength": STRENGTH},
-        inputs=picture,
-        call=call_with_first_draw,
     ),
-    Case(
+    from_picture(
         "Latent consistency model, image to image",
         build_consistency,
-        from_picture(families_stable_diffusion.stock_without_guidance),
-        stock_prompt=stock_prompt,
-        settings={"strength": STRENGTH},
-        inputs=picture,
+        families_stable_diffusion.stock_without_guidance,
         guided=False,
-        call=call_with_first_draw,
     ),
-    Case(
-        "Stable Diffusion XL, image to image",
-        build_xl,
-        from_picture(families_stable_diffusion_xl.stock),
-        stock_prompt=stock_prompt,
-        settings={"strength": STRENGTH},
-        inputs=picture,
-        call=call_with_first_draw,
+    from_picture(
+        "Stable Diffusion XL, image to image", build_xl, families_stable_diffusion_xl.stock
     ),
-    Case(
+    from_picture(
         "Stable Diffusion 3, image to image",
         build_sd3,
-        from_picture(families_stable_diffusion_3.stock, PART_OF_A_STEP),
+        families_stable_diffusion_3.stock,
+        PART_OF_A_STEP,
         denoiser="transformer",
-        stock_prompt=partial(stock_prompt, strength=PART_OF_A_STEP),
-        settings={"strength": PART_OF_A_STEP},
-        inputs=picture,
-        call=call_with_first_draw,
     ),
-    Case(
+    from_picture(
         "Flux dev, image to image",
         build_flux,
-        from_picture(stock_flux, PART_OF_A_STEP),
+        stock_flux,
+        PART_OF_A_STEP,
+        partial(picture, height=12),
         denoiser="transformer",
-        stock_prompt=partial(stock_prompt, picture=tall_picture, strength=PART_OF_A_STEP),
-        settings={"strength": PART_OF_A_STEP},
-        inputs=tall_picture,
         arguments=families_flux.SIZE,
         from_stock=families_flux.from_stock,
-        call=call_with_first_draw,
     ),
 ]
