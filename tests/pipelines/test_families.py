@@ -27,6 +27,7 @@ import families_stable_diffusion_xl
 import families_video
 import pytest
 import torch
+from comparison import assert_same, assert_same_gradients, gradients, with_gradient
 from documentation import DOCUMENT, Found, document
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -149,10 +150,6 @@ def sampler_of(pipe, case, **settings):
     return adp.from_pipeline(pipe, STEPS, case.guidance_scale, **settings)
 
 
-def with_gradient(pipe, **arguments):
-    return type(pipe).__call__.__wrapped__(pipe, **arguments)
-
-
 def run_stock(pipe, case, arguments, call=None, output_type="latent"):
     if case.guidance_scale > 1:
         arguments = {"guidance_scale": case.guidance_scale, **arguments}
@@ -164,12 +161,6 @@ def run_stock(pipe, case, arguments, call=None, output_type="latent"):
     call = call or type(pipe).__call__
     result = case.call(pipe, call, {**common, **case.arguments, **arguments})
     return case.from_stock(pipe, result) if output_type == "latent" else result
-
-
-def assert_same(ours, theirs, tolerance):
-    """Equal to a share of the largest value."""
-    assert ours.shape == theirs.shape
-    assert (ours - theirs).abs().max() <= tolerance * theirs.abs().max()
 
 
 @each_case
@@ -242,18 +233,6 @@ def add_lora(pipe, case) -> list[nn.Parameter]:
             values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
             parameter.copy_(0.1 * values)
     return trained
-
-
-def gradients(sample: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(2)
-    weights = torch.randn(sample.shape, generator=generator, dtype=sample.dtype)
-    return torch.autograd.grad((sample * weights).sum(), inputs)
-
-
-def assert_same_gradients(ours, theirs, tolerance):
-    for mine, other in zip(ours, theirs, strict=True):
-        assert other.any()
-        assert_same(mine, other, tolerance)
 
 
 @each_case

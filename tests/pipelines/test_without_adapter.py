@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import families_video
 import pytest
 import torch
 from case import finish
+from comparison import assert_same_gradients, gradients, with_gradient
 from diffusers import (
     DDIMScheduler,
     FluxInpaintPipeline,
@@ -149,20 +151,8 @@ def test_the_gradient_is_that_of_autograd(name: str, tmp_path: Path) -> None:
         key: normal(i, *shape).requires_grad_()
         for i, (key, shape) in enumerate(case.tensors.items())
     }
-
-    def with_autograd(**arguments: Any) -> Any:
-        return type(pipe).__call__.__wrapped__(pipe, **arguments)
-
-    gradients = []
-    for sample in (run(with_autograd, case, tensors), _differentiable(pipe, case, tensors)):
-        weights = normal(3, *sample.shape)
-        gradients.append(torch.autograd.grad((sample * weights).sum(), list(tensors.values())))
-    expected, found = gradients
-    for one, other in zip(found, expected, strict=True):
-        assert other.any()
-        assert (one - other).abs().max() <= 1e-4 * other.abs().max()
-
-
-def _differentiable(pipe: Any, case: Case, tensors: dict[str, Tensor]) -> Tensor:
+    inputs = list(tensors.values())
+    theirs = gradients(run(partial(with_gradient, pipe), case, tensors), inputs)
     with adp.differentiable(pipe):
-        return run(pipe, case, tensors)
+        sample = run(pipe, case, tensors)
+    assert_same_gradients(gradients(sample, inputs), theirs, 1e-4)
