@@ -122,9 +122,10 @@ class Run:
                 others are logged beside it.
         """
 
-        def update() -> None:
+        def plain_update() -> None:
             self._update(losses())
 
+        update = plain_update
         with recording_stream() if self.args.cuda_graph else contextlib.nullcontext():
             first = self.step
             while self.progress < 1:
