@@ -20,10 +20,10 @@ from torch import Tensor, nn
 
 import adjointdpm as adp
 from adjointdpm.assets import load_default
+from adjointdpm.form import Point
 from adjointdpm.objectives import ClassifierLogProbability
 from adjointdpm.pipelines import encode_prompt, from_pipeline
 from adjointdpm.solvers import Form
-from adjointdpm.solvers.form import Point
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from mixtures import GaussianMixture

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from mixtures import PROCESSES, GaussianMixture, dense_sample
 
 from adjointdpm import Denoiser, solvers
-from adjointdpm.solvers.torchdiffeq_engine import odeint
+from adjointdpm.baselines.torchdiffeq import odeint
 
 SCHEDULE = PROCESSES["scaled_linear"]
 CALLS_A_STEP = {

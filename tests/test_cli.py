@@ -11,7 +11,7 @@ from tiny_pipeline import write_assets
 
 import adjointdpm as adp
 from adjointdpm.assets import ASSETS_VARIABLE
-from adjointdpm.cli import main
+from adjointdpm.cli.main import main
 
 
 @pytest.fixture(scope="module")

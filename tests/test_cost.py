@@ -24,7 +24,7 @@ from adjointdpm import (
     solvers,
 )
 from adjointdpm.gradients.checkpoints import repeated_calls
-from adjointdpm.gradients.live_memory import peak_bytes
+from adjointdpm.memory.measure import peak_bytes
 
 STEPS = 12
 

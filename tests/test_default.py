@@ -9,7 +9,7 @@ from tiny_pipeline import LABELS, write_assets
 
 import adjointdpm as adp
 from adjointdpm.assets import ASSETS_VARIABLE, assets_folder
-from adjointdpm.tasks.demo import DemoConfig
+from adjointdpm.jobs.demo.run import DemoConfig
 
 README = Path(__file__).parent.parent / "README.md"
 

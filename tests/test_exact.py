@@ -32,8 +32,8 @@ from adjointdpm import (
     solvers,
 )
 from adjointdpm.gradients.checkpoints import repeated_calls, stops
-from adjointdpm.gradients.live_memory import peak_bytes
-from adjointdpm.gradients.memory import on_host
+from adjointdpm.memory.keep import on_host
+from adjointdpm.memory.measure import peak_bytes
 
 STEPS = 9
 

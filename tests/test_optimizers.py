@@ -5,8 +5,8 @@ import sys
 import pytest
 import torch
 
-from adjointdpm.tasks import OptimizeConfig, optimize
-from adjointdpm.tasks.optimizers import build_optimizer
+from adjointdpm.runs import OptimizeConfig, optimize
+from adjointdpm.runs.optimizers import build_optimizer
 
 
 def tensors():

@@ -13,7 +13,7 @@ from diffusers import (
 from tiny_pipeline import build_pipeline
 
 import adjointdpm as adp
-from adjointdpm.pipelines.decode import to_unit_range
+from adjointdpm.decoding.decoder import to_unit_range
 
 PROMPTS = ["a b", "c"]
 

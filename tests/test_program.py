@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from mixtures import PROCESSES
 
 from adjointdpm import Plan, Schedule, solvers
-from adjointdpm.execution import Draws, execute, transpose
-from adjointdpm.program import compress
+from adjointdpm.plan.draws import Draws
+from adjointdpm.plan.execution import execute, transpose
+from adjointdpm.plan.recurrence import compress
 
 
 def _random_plan(calls: int, draws: int, seed: int) -> Plan:

@@ -16,8 +16,8 @@ from networks import SmallNetwork, objective, relative_error, some_emb, some_noi
 from torch import Tensor
 
 from adjointdpm import Denoiser, Exact, GradientMethod, Plan, Reversible, Sampler, Schedule, solvers
+from adjointdpm.form import Point
 from adjointdpm.prediction import PREDICTION_TYPES
-from adjointdpm.solvers.form import Point
 
 STEPS = 6
 METHODS: dict[str, dict[str, Any]] = {

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from adjointdpm.tasks import OptimizeConfig, optimize, project_to_typical
+from adjointdpm.runs import OptimizeConfig, optimize
+from adjointdpm.variables.latent import project_to_typical
 
 
 def problem():

@@ -14,7 +14,7 @@ from adjointdpm import Denoiser, Exact, Sampler, Schedule, solvers
 
 pytest.importorskip("torchdiffeq")
 
-from adjointdpm.solvers.torchdiffeq_engine import odeint, rates
+from adjointdpm.baselines.torchdiffeq import odeint, rates
 
 MIXTURE = GaussianMixture()
 NOISE = torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))

@@ -15,20 +15,19 @@ from .gradients import (
     Symplectic,
     Truncated,
 )
-from .noise import CounterNoise
 from .pipelines import (
     ImageToImageSampler,
     add_lora,
+    differentiable,
     encode_image,
     encode_prompt,
     from_pipeline,
     latent_shape,
     load_pipeline,
 )
-from .pipelines.differentiable import differentiable
-from .plan import Plan
-from .process import Schedule
+from .plan import CounterNoise, Plan
 from .sampler import Sampler, sample_each
+from .schedule import Schedule
 from .version import __version__
 
 __all__ = [

@@ -18,12 +18,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .denoiser import Denoiser
-from .execution import Draws, begin
-from .gradients.live_memory import LiveMemory, peak_on
-from .gradients.memory import SavedBytes
-from .gradients.method import GradientMethod, Run
-from .gradients.recompute import Network
-from .noise import CounterNoise
+from .gradients import GradientMethod, Network, Run
+from .memory import LiveMemory, SavedBytes, peak_on
+from .plan import CounterNoise, Draws, begin
 
 
 @dataclass(frozen=True)

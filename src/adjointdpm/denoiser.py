@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .prediction import check_prediction_type, from_sample, to_sample
-from .process import Schedule
+from .schedule import Schedule
 
 NEGATIVE = "negative_"
 

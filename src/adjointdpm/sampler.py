@@ -8,14 +8,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .adaptive import sample_of
 from .cost import Cost, predict
 from .denoiser import Denoiser
-from .execution import Draws
-from .gradients import Exact, GradientMethod
-from .gradients.method import Run
-from .noise import CounterNoise
-from .plan import Plan
-from .solvers.adaptive import sample_of
+from .gradients import Exact, GradientMethod, Run
+from .plan import CounterNoise, Draws, Plan
 
 
 class Sampler(nn.Module):

@@ -11,9 +11,9 @@ from diffusers import (
     AutoencoderTiny,
 )
 
-from adjointdpm.gradients.live_memory import peak_bytes
-from adjointdpm.pipelines.bounded import blocks
-from adjointdpm.pipelines.decode import Decoder
+from adjointdpm.decoding.bounded import blocks
+from adjointdpm.decoding.decoder import Decoder
+from adjointdpm.memory.measure import peak_bytes
 
 FOUR = (8, 8, 8, 8)
 

@@ -22,8 +22,8 @@ from peft import LoraConfig
 from tiny_pipeline import build_pipeline
 
 import adjointdpm as adp
-from adjointdpm.gradients.live_memory import peak_bytes
-from adjointdpm.pipelines.recomputing import Recompute
+from adjointdpm.memory.measure import peak_bytes
+from adjointdpm.recompute.call import Recompute
 
 NAMES = ("latents", "prompt_embeds", "negative_prompt_embeds")
 

@@ -10,7 +10,7 @@ from accelerate.hooks import CpuOffload, UserCpuOffloadHook, add_hook_to_module
 from tiny_pipeline import build_pipeline
 
 import adjointdpm as adp
-from adjointdpm.gradients.memory import SavedBytes
+from adjointdpm.memory.measure import SavedBytes
 from adjointdpm.pipelines import check_offload
 
 STEPS = 3

@@ -22,10 +22,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..execution import pulled_calls
-from ..plan import Plan
+from ..plan import Plan, pulled_calls
 from ..prediction import output_of
-from ..process import Schedule
+from ..schedule import Schedule
 
 
 @dataclass(frozen=True)

@@ -16,18 +16,19 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
+from ..form import Point
 from ..gradients import (
     Backprop,
     CoarseAdjoint,
     ContinuousAdjoint,
     GradientMethod,
     Reversible,
+    Trajectory,
+    solution_points,
 )
-from ..gradients.live_memory import peak_on
-from ..gradients.trajectory import Trajectory, solution_points
+from ..memory import peak_on
 from ..plan import Plan
 from ..sampler import Sampler
-from ..solvers.form import Point
 from .results import StepCertificate
 from .stepwise import StepAdjoint, Watch, adjoints_of_plan, relative_errors, watched
 

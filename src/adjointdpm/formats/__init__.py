@@ -1,6 +1,6 @@
 """Files that load back into diffusers: learned words, conditioning, noise, LoRA. Never pickle."""
 
-from .files import refuse_pickle
+from .files import PICKLED, refuse_pickle
 from .learned_embeds import load_learned_embeds, save_learned_embeds
 from .lora import save_lora
 from .model_card import Artefact, model_card, write_model_card
@@ -9,6 +9,7 @@ from .prompt_embeds import PromptEmbeds, load_prompt_embeds, save_prompt_embeds
 from .provenance import Provenance
 
 __all__ = [
+    "PICKLED",
     "Artefact",
     "Noise",
     "PromptEmbeds",

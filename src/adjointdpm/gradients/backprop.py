@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..execution import execute
+from ..plan import execute
 from .method import FiniteCheck, GradientMethod, Run
-from .recompute import Caller
+from .network import Caller
 
 
 @dataclass(frozen=True)

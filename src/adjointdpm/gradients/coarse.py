@@ -21,9 +21,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch import Tensor
 
-from ..execution import transpose
-from ..plan import Plan
-from ..process import Schedule
+from ..plan import Plan, transpose
+from ..schedule import Schedule
 from ..solvers import SOLVERS, build_on
 from .interpolated import InterpolatedSweep, SparseSweep, irregular_calls
 from .method import GradientMethod, Run

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..execution import Draws, execute
-from ..solvers import ODE_SOLVERS, Form, integrate
-from ..solvers.adaptive import PAIRS, attempts
-from ..solvers.form import FormName, Point
+from ..adaptive import PAIRS, attempts
+from ..form import Form, FormName, Point
+from ..plan import Draws, execute
+from ..solvers import ODE_SOLVERS, integrate
 from .method import FiniteCheck, GradientMethod, Run
 from .sweep import Sweep, attach
 from .totals import Totals

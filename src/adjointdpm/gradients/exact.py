@@ -18,9 +18,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..execution import State, advance, begin, transpose
+from ..memory import Kept, SavedBytes, in_place, on_host, parse_bytes
+from ..plan import State, advance, begin, transpose
 from .checkpoints import Checkpoints, slots_for
-from .memory import Kept, SavedBytes, in_place, on_host, parse_bytes
 from .method import FiniteCheck, GradientMethod, Run
 from .sweep import Sweep, attach
 from .totals import Totals

@@ -21,11 +21,10 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import numpy as np
 from torch import Tensor
 
-from ..execution import Transposed
-from ..plan import Plan
+from ..form import Point
+from ..plan import Plan, Transposed
 from ..prediction import Linear
-from ..process import Schedule
-from ..solvers.form import Point
+from ..schedule import Schedule
 from .exact import ExactSweep
 from .method import Run
 from .trajectory import FLOW, solution_points

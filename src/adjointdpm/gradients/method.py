@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser
-from ..execution import Draws
-from ..plan import Plan
+from ..plan import Draws, Plan
 
 
 @dataclass(frozen=True)

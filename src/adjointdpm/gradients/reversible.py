@@ -17,12 +17,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..execution import Call, execute
-from ..plan import Plan
-from ..process import Schedule
-from ..solvers.reversible import TABLEAUS, Reversal, reversal
+from ..plan import Call, Plan, execute
+from ..schedule import Schedule
+from ..solvers import TABLEAUS, Reversal, reversal
 from .method import FiniteCheck, GradientMethod, Run
-from .recompute import Network
+from .network import Network
 from .steps import Step, StepTranspose
 from .sweep import Sweep, attach
 from .trajectory import solution_points

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..execution import execute, transpose
-from ..program import Program
+from ..plan import Program, execute, transpose
 from .method import FiniteCheck
-from .recompute import Network
+from .network import Network
 from .totals import Totals
 
 

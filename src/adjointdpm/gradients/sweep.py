@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..execution import State, execute
+from ..plan import State, execute
 from .method import FiniteCheck, Run
-from .recompute import Network
+from .network import Network
 
 
 class Sweep(ABC):

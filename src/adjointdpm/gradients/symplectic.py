@@ -22,8 +22,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..plan import Plan
-from ..program import Program, Term, Value
+from ..plan import Plan, Program, Term, Value
 from ..solvers import CALLS_PER_STEP
 from .method import FiniteCheck, GradientMethod, Run
 from .steps import Step, StepTranspose

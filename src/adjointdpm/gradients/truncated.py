@@ -15,7 +15,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..execution import transpose
+from ..plan import transpose
 from .exact import ExactSweep
 from .method import GradientMethod, Run
 from .sweep import attach

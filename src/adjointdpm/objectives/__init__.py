@@ -1,7 +1,7 @@
 """Differentiable metrics of pictures, and the preprocessing that they need."""
 
+from ..features import Preprocessing
 from .classifier import ClassifierLogProbability, ImageClassifier
-from .preprocessing import Preprocessing
 from .similarity import PictureDistance
 from .views import RandomViews
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .preprocessing import Preprocessing
+from ..features import Preprocessing
 
 
 class ImageClassifier(nn.Module):

@@ -19,13 +19,11 @@ from diffusers.image_processor import VaeImageProcessor
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..decoding import Clamp, bounded_decode, to_unit_range
 from ..gradients import Backprop, Exact, GradientMethod, Truncated
-from ..gradients.memory import parse_bytes
-from .bounded import bounded_decode
-from .decode import Clamp, to_unit_range
-from .interception import Handler, intercepted, own_class
+from ..memory import parse_bytes
+from ..recompute import Handler, Recompute, intercepted, is_offloaded, own_class
 from .low_memory import check_offload
-from .recomputing import Recompute, is_offloaded
 
 NOT_DIFFERENTIABLE = ("pil", "np")
 

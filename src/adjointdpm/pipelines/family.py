@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from torch import nn
 
+from ..decoding import Decoder
 from ..denoiser import GuidanceScale
 from ..gradients import GradientMethod
 from ..plan import Plan
-from .decode import Decoder
 
 
 @dataclass(frozen=True)

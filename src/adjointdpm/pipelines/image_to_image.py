@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..decoding import Decoder
 from ..denoiser import Denoiser
 from ..gradients import GradientMethod
 from ..plan import Plan
 from ..sampler import Sampler
-from .decode import Decoder
 from .families.pixel import PixelDecoder
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 import torch
 
-from ..formats import refuse_pickle
-from ..formats.files import PICKLED
+from ..formats import PICKLED, refuse_pickle
 
 REFUSED = {
     "token": (

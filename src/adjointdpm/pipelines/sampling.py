@@ -13,8 +13,8 @@ from torch import Tensor
 from ..denoiser import Denoiser
 from ..gradients import Backprop
 from ..plan import Plan
-from ..process import Schedule
 from ..sampler import Sampler
+from ..schedule import Schedule
 from .family import Parts, SamplingConfig
 from .image_to_image import ImageToImageSampler, first_timestep, start_of
 

@@ -1,5 +1,11 @@
-"""What a run has to show, as a folder that opens in any browser."""
+"""What a run has to show: parts of pages, plots and pictures."""
 
-from .demo import write_demo_report
+from .pictures import contact_sheet, data_uri, to_pil
+from .plots import curves_svg
 
-__all__ = ["write_demo_report"]
+__all__ = [
+    "contact_sheet",
+    "curves_svg",
+    "data_uri",
+    "to_pil",
+]

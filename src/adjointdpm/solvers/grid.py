@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 from diffusers.schedulers import AysSchedules
 
-from ..process import Schedule
-from .form import Point
+from ..form import Point
+from ..schedule import Schedule
 
 Spacing = Callable[[Schedule, int, int], np.ndarray]
 """``(schedule, number of times, steps to cover) -> times``, descending from the noisy end."""

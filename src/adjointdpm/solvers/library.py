@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from ..form import Form, FormName, Point
 from ..plan import Plan
 from ..prediction import check_prediction_type
-from ..process import Schedule
+from ..schedule import Schedule
 from .exponential import deis, dpm_multistep, dpm_singlestep, dpm_solver, unipc
-from .form import Form, FormName, Point
 from .grid import grid
 from .implicit import adams_moulton
 from .model import Model

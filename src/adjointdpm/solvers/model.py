@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ..form import Form, Point
 from ..prediction import to_noise, to_sample
-from ..process import Schedule
-from .form import Form, Point
+from ..schedule import Schedule
 from .tape import Row, Tape
 
 NOISE, DATA = Form("noise"), Form("data")

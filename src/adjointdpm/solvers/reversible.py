@@ -14,9 +14,9 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from ..form import Form, Point
 from ..plan import Plan
-from ..process import Schedule
-from .form import Form, Point
+from ..schedule import Schedule
 from .model import DATA, Model, first_order, transfer
 from .runge_kutta import (
     BOGACKI_SHAMPINE,

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from .form import Form, Point
+from ..form import Form, Point
 from .model import DATA, Model, log_snr, spans_finite
 from .tape import Row
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ...decoding import Decoder
 from ...plan import Plan
-from ..decode import Decoder
 from ..family import Family, Parts, SamplingConfig, Size
 from . import stable_diffusion, stable_diffusion_xl
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..decode import Decoder
+from ...decoding import Decoder
 from ..family import Family, Parts, SamplingConfig, Size
 from .transformers import Transformer
 

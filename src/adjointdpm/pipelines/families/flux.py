@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..decode import Decoder
+from ...decoding import Decoder
 from ..family import Family, Parts, SamplingConfig, Size
 from .shifting import dynamic_shift, linear_sigmas
 from .transformers import pack, unpack

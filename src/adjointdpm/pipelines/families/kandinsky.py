@@ -7,7 +7,7 @@ from typing import Any
 from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
-from ..decode import Decoder
+from ...decoding import Decoder
 from ..family import Family, Parts, SamplingConfig, Size
 
 DEFAULT_SIZE = 512

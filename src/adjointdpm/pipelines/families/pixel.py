@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..decode import Clamp, Decoder, to_unit_range
+from ...decoding import Clamp, Decoder, to_unit_range
 from ..family import Family, Parts, SamplingConfig, Size
 from .stable_diffusion import unet_shape
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..decode import Decoder
+from ...decoding import Decoder
 from ..family import Family, Parts, SamplingConfig
 from .transformers import Transformer, encode_masked_prompt, latent_shape
 

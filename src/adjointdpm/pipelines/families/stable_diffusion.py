@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..decode import Decoder
+from ...decoding import Decoder
 from ..family import Family, Parts, SamplingConfig, Size
 from .ip_adapter import image_prompt
 

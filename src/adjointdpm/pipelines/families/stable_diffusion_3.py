@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..decode import Decoder
+from ...decoding import Decoder
 from ..family import Family, Parts, SamplingConfig, Size
 from .shifting import dynamic_shift
 from .transformers import Transformer, latent_shape

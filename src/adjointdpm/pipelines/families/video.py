@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..decode import Decoder
+from ...decoding import Decoder
 from ..family import Size
 
 

@@ -19,9 +19,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
-from ..gradients.memory import SavedBytes
-from ..gradients.recompute import Environment, leaves_of
-from ..gradients.settings import Settings, Snapshot
+from ..memory import SavedBytes
+from .environment import Environment
+from .reach import leaves_of
+from .settings import Settings, Snapshot
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..denoiser import Denoiser
-from ..plan import Plan
+from .denoiser import Denoiser
 from .form import Form, FormName, Point
-from .library import build_on
-from .runge_kutta import BOGACKI_SHAMPINE, DORMAND_PRINCE, HEUN, Tableau, step
+from .plan import Plan
+from .solvers import BOGACKI_SHAMPINE, DORMAND_PRINCE, HEUN, Tableau, build_on, step
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ..prediction import Linear, to_noise, to_sample
-from ..process import Schedule
+from .prediction import Linear, to_noise, to_sample
+from .schedule import Schedule
 
 FormName = Literal["noise", "data", "flow", "angle"]
 

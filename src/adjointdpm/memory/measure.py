@@ -1,9 +1,10 @@
-"""Counts the bytes of living tensors, as operators make them and as they die."""
+"""How many bytes live at once, and how many autograd saves."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,3 +72,33 @@ def peak_bytes(run: Callable[[], Any]) -> int:
     with LiveMemory() as memory:
         run()
     return memory.peak
+
+
+class SavedBytes:
+    """Counts the bytes that autograd saves in a block, each storage once.
+
+    Args:
+        besides: tensors that are alive anyway, whose storage does not count.
+    """
+
+    def __init__(self, besides: Iterable[Tensor]) -> None:
+        self._seen = {tensor.untyped_storage()._cdata for tensor in besides}
+        self.total = 0
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count within a block."""
+        # Detached, since a saved output that held itself would never be freed.
+        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
+            yield
+
+    def has(self, tensor: Tensor) -> bool:
+        """Return whether a tensor was saved, or is one of those that do not count."""
+        return tensor.untyped_storage()._cdata in self._seen
+
+    def _pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self._seen:
+            self._seen.add(storage._cdata)
+            self.total += storage.nbytes()
+        return tensor.detach()

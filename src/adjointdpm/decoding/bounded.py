@@ -19,9 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..gradients.recompute import is_compiled
-from .interception import intercepted
-from .recomputing import Recompute, refuse_moving_weights
+from ..recompute import Recompute, intercepted, is_compiled, refuse_moving_weights
 
 
 @contextmanager

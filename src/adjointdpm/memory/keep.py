@@ -1,10 +1,9 @@
-"""Where latents are kept, how many bytes a graph holds, and how many a person allows."""
+"""Where latents are kept, and how many bytes a person allows."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -52,33 +51,3 @@ def parse_bytes(budget: int | str) -> int:
             f"memory budget {budget!r} is not understood; write 4GiB, 500MB or a number"
         )
     return int(float(match[1]) * UNITS[match[2]])
-
-
-class SavedBytes:
-    """Counts the bytes that autograd saves in a block, each storage once.
-
-    Args:
-        besides: tensors that are alive anyway, whose storage does not count.
-    """
-
-    def __init__(self, besides: Iterable[Tensor]) -> None:
-        self._seen = {tensor.untyped_storage()._cdata for tensor in besides}
-        self.total = 0
-
-    @contextmanager
-    def counting(self) -> Iterator[None]:
-        """Count within a block."""
-        # Detached, since a saved output that held itself would never be freed.
-        with torch.autograd.graph.saved_tensors_hooks(self._pack, lambda tensor: tensor):
-            yield
-
-    def has(self, tensor: Tensor) -> bool:
-        """Return whether a tensor was saved, or is one of those that do not count."""
-        return tensor.untyped_storage()._cdata in self._seen
-
-    def _pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in self._seen:
-            self._seen.add(storage._cdata)
-            self.total += storage.nbytes()
-        return tensor.detach()

@@ -10,9 +10,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..tasks.demo import DemoResult, Row, Story
-from .pictures import contact_sheet, data_uri, to_pil
-from .plots import curves_svg
+from ...report import contact_sheet, curves_svg, data_uri, to_pil
+from .run import DemoResult, Row, Story
 
 ENLARGE = 4
 
@@ -46,14 +45,14 @@ def write_demo_report(result: DemoResult, command: str) -> Path:
     (folder / "numbers.json").write_text(numbers + "\n", encoding="utf-8")
 
     environment = Environment(
-        loader=PackageLoader("adjointdpm", "report"),
+        loader=PackageLoader("adjointdpm", "jobs/demo"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters.update(data_uri=data_uri, percent=percent, duration=duration)
-    page = environment.get_template("demo.html").render(
+    page = environment.get_template("page.html").render(
         result=result,
         noise=_summary(result.noise),
         embedding=_summary(result.embedding),

@@ -5,85 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from .noise import CounterNoise
-from .program import Program, Row, Value
+from .recurrence import Program, Row, Value
 
 Call = Callable[[int, Tensor], Tensor]
 """``(k, input) -> output`` of network call k."""
 Pullback = Callable[[int, Tensor], Tensor | None]
 """``(k, adjoint of output k) -> adjoint of input k``, or None where nobody needs it."""
-
-
-class Draws:
-    """The noises drawn on the way, in the order of the plan, each made when it is first needed.
-
-    Args:
-        like: a latent of the shape, dtype and device of a draw.
-        generator: where the noise comes from; a list gives each sample of the batch its own, and
-            a `CounterNoise` computes any draw from its number.
-        given: (num_draws, batch, ...) noises to use in place of drawing.
-    """
-
-    def __init__(
-        self,
-        like: Tensor,
-        generator: torch.Generator | list[torch.Generator] | CounterNoise | None = None,
-        given: Tensor | None = None,
-    ) -> None:
-        self._like, self._generator, self.given = like, generator, given
-        self._next = 0
-        self._states: list[list[torch.Generator]] | None = None
-
-    def record(self) -> None:
-        """Note the generator's state before each draw, so that any draw can be asked for again."""
-        self._states = []
-
-    def __call__(self, index: int) -> Tensor:
-        """Return draw ``index``; indices must ascend where a generator with a state draws."""
-        if self.given is not None:
-            return self.given[index]
-        if isinstance(self._generator, CounterNoise):
-            return self._generator(index, self._like)
-        if index < self._next:
-            if self._states is None:
-                raise ValueError(f"draw {index} was asked for after draw {self._next - 1}")
-            generators = [_copy(generator) for generator in self._states[index]]
-            return self._draw(generators if len(generators) > 1 else generators[0])
-        while True:
-            if self._states is not None:
-                self._states.append([_copy(generator) for generator in self._generators()])
-            noise = self._draw(self._generator)
-            self._next += 1
-            if self._next > index:
-                return noise
-
-    def _draw(self, generator: Any) -> Tensor:
-        like = self._like
-        return randn_tensor(like.shape, generator, like.device, like.dtype)
-
-    def _generators(self) -> list[torch.Generator]:
-        if isinstance(self._generator, list):
-            return self._generator
-        if isinstance(self._generator, torch.Generator):
-            return [self._generator]
-        device = self._like.device
-        if device.type == "cpu":
-            return [torch.default_generator]
-        own = torch.Generator(device)
-        own.set_state(torch.get_device_module(device).get_rng_state(device))
-        return [own]
-
-
-def _copy(generator: torch.Generator) -> torch.Generator:
-    twin = torch.Generator(generator.device)
-    twin.set_state(generator.get_state())
-    return twin
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from ..adaptive import drift_of, first_step
 from ..denoiser import Denoiser
+from ..form import Form, FormName, Point
 from ..prediction import to_noise, to_sample
-from ..process import Schedule
-from .adaptive import drift_of, first_step
-from .form import Form, FormName, Point
+from ..schedule import Schedule
 
 OdeForm = Literal["x", "noise", "data", "flow", "angle"]
 Gradient = Literal["adjoint", "backprop"]

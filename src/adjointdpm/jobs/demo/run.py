@@ -18,16 +18,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..assets import Default, load_default
-from ..certificate import Certificate, certify
-from ..gradients import Exact
-from ..objectives import ClassifierLogProbability, RandomViews
-from ..pipelines import Decoder, encode_prompt, from_pipeline
-from ..sampler import Sampler
-from .optimize import History, OptimizeConfig, optimize
-from .reading import Reading, read_pictures
-from .resources import choose_device, environment, peak_memory
-from .typical import project_to_typical
+from ...assets import Default, load_default
+from ...certificate import Certificate, certify
+from ...decoding import Decoder
+from ...evaluation import Reading, read_pictures
+from ...gradients import Exact
+from ...objectives import ClassifierLogProbability, RandomViews
+from ...pipelines import encode_prompt, from_pipeline
+from ...runs import History, OptimizeConfig, choose_device, environment, optimize, peak_memory
+from ...sampler import Sampler
+from ...variables import project_to_typical
 
 NUM_FRAMES = 5
 UNSEEN_SEED = 1_000_000

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..assets import load_default
-from ..certificate import Certificate, Derivatives, certify
-from ..gradients import (
+from ...assets import load_default
+from ...certificate import Certificate, Derivatives, certify
+from ...gradients import (
     Backprop,
     CoarseAdjoint,
     ContinuousAdjoint,
@@ -22,9 +22,9 @@ from ..gradients import (
     Symplectic,
     Truncated,
 )
-from ..objectives import ClassifierLogProbability
-from ..pipelines import encode_prompt, from_pipeline, load_pipeline
-from .resources import choose_device
+from ...objectives import ClassifierLogProbability
+from ...pipelines import encode_prompt, from_pipeline, load_pipeline
+from ...runs import choose_device
 
 METHODS: dict[str, Callable[[int | None], GradientMethod]] = {
     "exact": lambda num_steps: Exact(),

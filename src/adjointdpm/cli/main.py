@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from .version import __version__
+from ..version import __version__
 
 TRACEBACK_VARIABLE = "ADJOINTDPM_TRACEBACK"
 FRIENDLY = (ValueError, OSError, FloatingPointError, torch.OutOfMemoryError)
@@ -42,7 +42,7 @@ class Command:
 
 
 def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
-    from .tasks.demo import DemoConfig
+    from ..jobs.demo import DemoConfig
 
     defaults: dict[str, Any] = {field.name: field.default for field in fields(DemoConfig)}
 
@@ -71,8 +71,7 @@ def _add_demo_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_demo(arguments: argparse.Namespace) -> int:
-    from .report import write_demo_report
-    from .tasks.demo import DemoConfig, run_demo
+    from ..jobs.demo import DemoConfig, run_demo, write_demo_report
 
     _quieten_libraries()
     names = {field.name for field in fields(DemoConfig)}
@@ -100,7 +99,7 @@ def _run_demo(arguments: argparse.Namespace) -> int:
 
 
 def _add_certify_arguments(parser: argparse.ArgumentParser) -> None:
-    from .tasks.certify import METHODS, CertifyConfig
+    from ..jobs.certify import METHODS, CertifyConfig
 
     defaults = {field.name: field.default for field in fields(CertifyConfig)}
     for name, kind, text in (
@@ -134,7 +133,7 @@ def _add_certify_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_certify(arguments: argparse.Namespace) -> int:
-    from .tasks.certify import CertifyConfig, run_certify
+    from ..jobs.certify import CertifyConfig, run_certify
 
     _quieten_libraries()
     names = {field.name for field in fields(CertifyConfig)}

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 
-from ..gradients.live_memory import LiveMemory
+from ..memory import LiveMemory
+from ..recompute import through_float16
 from .bounded import bounded_decode
-from .float16 import through_float16
 
 Clamp = Literal["straight_through", "hard", "none"]
 

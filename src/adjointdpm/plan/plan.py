@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from .prediction import check_prediction_type, output_of
-from .probe import read_scheduler
-from .process import Schedule
-from .program import Program, compress
+from ..prediction import check_prediction_type, output_of
+from ..schedule import Schedule
+from .recurrence import Program, compress
+from .scheduler import read_scheduler
 
 
 @dataclass(frozen=True, eq=False)

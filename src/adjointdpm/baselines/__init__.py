@@ -1,0 +1,7 @@
+"""Other people's solvers, for comparison."""
+
+from .torchdiffeq import odeint
+
+__all__ = [
+    "odeint",
+]

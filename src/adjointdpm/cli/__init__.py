@@ -1,0 +1,7 @@
+"""The one command, ``adjointdpm``."""
+
+from .main import main
+
+__all__ = [
+    "main",
+]

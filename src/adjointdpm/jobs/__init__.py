@@ -1,0 +1,1 @@
+"""What people do with a gradient through sampling, one package each."""

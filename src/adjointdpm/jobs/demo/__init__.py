@@ -1,0 +1,10 @@
+"""The demo."""
+
+from .page import write_demo_report
+from .run import DemoConfig, run_demo
+
+__all__ = [
+    "DemoConfig",
+    "run_demo",
+    "write_demo_report",
+]

@@ -1,0 +1,7 @@
+"""What is optimised."""
+
+from .latent import project_to_typical
+
+__all__ = [
+    "project_to_typical",
+]
