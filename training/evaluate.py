@@ -290,7 +290,7 @@ def write_sheets(folder: Path, subject: Subject, drawn: Drawn) -> None:
     step = max(1, len(captions) // SHEET_CAPTIONS)
     rows = many[::step][:SHEET_CAPTIONS, :SHEET_DRAWS]
     noises = [str(k + 1) for k in range(rows.shape[1])]
-    title = "captions, each from the same number of noises"
+    title = f"captions, each from {len(noises)} noises"
     write_contact_sheet(
         folder / "draws.png",
         noises,
@@ -305,10 +305,8 @@ def main() -> None:
     parser.add_argument("--data_dir", type=Path, default=Path("training/runs/data"))
     parser.add_argument("--output_dir", type=Path, default=Path("docs/model"))
     parser.add_argument("--num_inference_steps", type=int, default=25)
-    parser.add_argument("--guidance_scale", type=float, default=3.0)
-    parser.add_argument(
-        "--compare_guidance", type=float, nargs="*", default=[1.0, 1.5, 2.0, 3.0, 5.0]
-    )
+    parser.add_argument("--guidance_scale", type=float, default=2.0)
+    parser.add_argument("--compare_guidance", type=float, nargs="*", default=[1.0, 1.5, 2.0, 3.0])
     parser.add_argument("--eval_batch_size", type=int, default=32)
     parser.add_argument("--wordless_draws", type=int, default=32, help="per style")
     parser.add_argument("--diversity_draws", type=int, default=16, help="per caption")
