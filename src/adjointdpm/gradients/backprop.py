@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..plan import execute
-from .method import FiniteCheck, GradientMethod, Run
-from .sweep import Caller
+from .method import GradientMethod, Run
+from .sweep import run_plainly
 
 
 @dataclass(frozen=True)
@@ -17,14 +16,4 @@ class Backprop(GradientMethod):
 
     def sample(self, run: Run) -> Tensor:
         """Return the sample with the full autograd graph behind it."""
-        check = FiniteCheck("the output", run.plan.timesteps, run.check_finite)
-        times, caller = run.plan.timesteps.tolist(), Caller(run.denoiser)
-
-        def call(k: int, x: Tensor) -> Tensor:
-            output = caller(x, times[k], run.cond, alone=False)
-            check.record(k, output)
-            return output
-
-        sample = execute(run.plan.program, call, run.noise, run.draws)
-        check.raise_if_not_finite()
-        return sample
+        return run_plainly(run)
