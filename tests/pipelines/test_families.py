@@ -259,6 +259,7 @@ def test_the_stock_call_is_differentiable(pipes, found, case):
     found[case.name].stock_call = True
 
 
+@pytest.mark.last
 def test_the_table_in_the_docs(found, request):
     """docs/pipelines.md is what the tests found; ``pytest --write_docs`` writes it anew."""
     if any(not one.tolerances for one in found.values()):
