@@ -49,7 +49,7 @@ def certify(
         derivatives: ``central`` differences, or ``forward`` mode differentiation, which has no
             truncation error but needs a network whose operators have it.
         by_step: also compare the adjoints of the state along the trajectory, to see where an error
-            arises. Not for `Backprop`, which has no sweep of its own, nor for samplers that draw.
+            arises. Not for samplers that draw.
         seed: of the directions, and of what a stochastic sampler draws.
         **cond: conditioning, as the sampler takes it.
 
@@ -109,6 +109,6 @@ def certify(
         exact_seconds=exact.seconds,
         peak_memory=subject.peak_memory(),
         derivatives=derivatives,
-        reconstruction_error=subject.reconstruction_error(judged, exact),
+        reconstruction_error=judged.notes.round_trip,
         by_step=subject.by_step(judged, exact) if by_step else (),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -21,6 +23,10 @@ class Backprop(GradientMethod):
         times, caller = run.plan.timesteps.tolist(), Caller(run.denoiser)
 
         def call(k: int, x: Tensor) -> Tensor:
+            if run.observer is not None and x.requires_grad:
+                # A view of its own: x has the adjoints of other rows of the table as well.
+                x = x.view_as(x)
+                x.register_hook(partial(run.observer.on_product, k))
             output = caller(x, times[k], run.cond, alone=False)
             check.record(k, output)
             return output
@@ -28,3 +34,13 @@ class Backprop(GradientMethod):
         sample = execute(run.plan.program, call, run.noise, run.draws)
         check.raise_if_not_finite()
         return sample
+
+    @property
+    def graph_budget(self) -> float:
+        """Infinity: all graphs are kept."""
+        return math.inf
+
+    @property
+    def needs_plan(self) -> bool:
+        """No: autograd follows whatever runs."""
+        return False
