@@ -7,6 +7,7 @@ from .image_to_image import ImageToImageSampler
 from .loading import load_pipeline
 from .lora import add_lora
 from .low_memory import check_offload
+from .quiet import quieten_libraries
 
 __all__ = [
     "FAMILIES",
@@ -19,4 +20,5 @@ __all__ = [
     "from_pipeline",
     "latent_shape",
     "load_pipeline",
+    "quieten_libraries",
 ]
