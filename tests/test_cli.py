@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 from safetensors.torch import load_file
@@ -11,7 +12,10 @@ from tiny_pipeline import write_assets
 
 import adjointdpm as adp
 from adjointdpm.assets import ASSETS_VARIABLE
+from adjointdpm.cli.arguments import parse
+from adjointdpm.cli.commands import COMMANDS
 from adjointdpm.cli.main import main
+from adjointdpm.jobs.demo import DemoConfig
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +82,52 @@ def test_error_is_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("ADJOINTDPM_TRACEBACK", "1")
     with pytest.raises(FileNotFoundError):
         main(["demo", "--output_dir", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["demo", "--sed", "4"], "did you mean seed?"),
+        (["demo", "--noise_targets", "taxi"], "did you mean noise_target,"),
+        (["demo", "--see", "4"], "unrecognized arguments: --see 4"),  # nothing is abbreviated
+        (["demo", "--seed", "x"], 'key "seed": Expected a'),
+        (["certify", "--method", "magic"], "Literal['exact', 'backprop'"),
+        (["certify", "extra"], "unrecognized arguments: extra"),
+        (["--sed"], "unrecognized arguments: --sed"),
+        (["demos"], "invalid choice: 'demos'"),
+    ],
+)
+def test_what_is_typed_wrong_is_named(capsys, typed, message):
+    with pytest.raises(SystemExit) as stop:
+        main(typed)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_settings_from_a_file(tmp_path, capsys):
+    file = tmp_path / "run.yaml"
+    file.write_text("seed: 5\nguidance_scale: 3\nmemory_budget: null\n")
+    typed = ["--config", str(file), "--seed", "6", "--progress_bar", "false"]
+    config = parse("adjointdpm demo", "The demo.", DemoConfig, typed)
+    assert config == DemoConfig(seed=6, guidance_scale=3.0, memory_budget=None, progress_bar=False)
+    for text, message in (("sed: 5", "did you mean seed?"), ("seed: five", "Got value: five")):
+        file.write_text(text)
+        with pytest.raises(SystemExit):
+            main(["demo", "--config", str(file)])
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=list(COMMANDS))
+def test_every_setting_is_an_argument_with_help(command, capsys):
+    """The dataclass is the one place: its defaults are the command's, its docstring the help."""
+    config = command.config()
+    assert parse("x", "x", config, []) == config()
+    with pytest.raises(SystemExit):
+        parse("x", "x", config, ["--help"])
+    shown = capsys.readouterr().out
+    for field in fields(config):
+        assert re.search(rf"--{field.name} [^\n]*\n? +\S", shown), field.name
+    assert parse("x", "x", config, [f"--{f.name}" for f in fields(config) if f.type == "bool"])
 
 
 @pytest.mark.parametrize(

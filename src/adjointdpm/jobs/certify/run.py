@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...assets import load_default
-from ...certificate import Certificate, Derivatives, certify
+from ...certificate import Certificate, certify
 from ...gradients import (
     Backprop,
     CoarseAdjoint,
@@ -25,8 +23,9 @@ from ...gradients import (
 from ...objectives import ClassifierLogProbability
 from ...pipelines import encode_prompt, from_pipeline, load_pipeline
 from ...runs import choose_device
+from .config import CertifyConfig, Method
 
-METHODS: dict[str, Callable[[int | None], GradientMethod]] = {
+METHODS: dict[Method, Callable[[int | None], GradientMethod]] = {
     "exact": lambda num_steps: Exact(),
     "backprop": lambda num_steps: Backprop(),
     "continuous": lambda num_steps: ContinuousAdjoint(num_steps=num_steps),
@@ -37,49 +36,6 @@ METHODS: dict[str, Callable[[int | None], GradientMethod]] = {
     "truncated": lambda num_steps: Truncated(num_steps or 1),
 }
 """The gradient methods, each from a number of reverse steps where it has one."""
-
-
-@dataclass(frozen=True)
-class CertifyConfig:
-    """What is certified.
-
-    Args:
-        method: one of `METHODS`.
-        num_steps: reverse steps of ``continuous``, ``resolved``, ``coarse`` and ``truncated``.
-        pipeline: folder of a diffusers pipeline, or its id on the hub (see `load_pipeline`); the
-            embedded model by default.
-        prompt: what the model is asked for.
-        target: label that the embedded classifier is to see; other pipelines are judged by the
-            mean square of the picture.
-        num_inference_steps: sampling steps.
-        guidance_scale: weight of classifier-free guidance.
-        num_directions: random directions in which the derivative is measured.
-        derivatives: measured by ``central`` differences, or by ``forward`` mode.
-        by_step: also compare the adjoints along the trajectory.
-        seed: of the noise and the directions.
-        device: where to run; a GPU if there is one, by default.
-    """
-
-    method: str = "exact"
-    num_steps: int | None = None
-    pipeline: str | Path | None = None
-    prompt: str = "thing, style noto"
-    target: str = "rocket"
-    num_inference_steps: int = 25
-    guidance_scale: float = 3.0
-    num_directions: int = 2
-    derivatives: Derivatives = "central"
-    by_step: bool = False
-    seed: int = 0
-    device: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
-        if self.method in ("coarse", "truncated") and self.num_steps is None:
-            raise ValueError(f"method {self.method} needs num_steps")
-        if self.method == "backprop" and self.by_step:
-            raise ValueError("backprop has no reverse sweep of its own, so no by_step")
 
 
 class _MeanSquare(nn.Module):
