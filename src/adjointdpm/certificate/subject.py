@@ -47,6 +47,7 @@ class Subject:
         self, sampler: Sampler, noise: Tensor, objective: Objective, seed: int, cond: dict[str, Any]
     ) -> None:
         self._sampler = copy.deepcopy(sampler).double()
+        _copy_hooks(sampler, self._sampler)
         self._method, self._plan = sampler.gradient, sampler.plan
         self.reference = self._method.reference_plan(self._plan, sampler.denoiser.schedule)
         """The plan whose exact gradient is the measure."""
@@ -60,7 +61,7 @@ class Subject:
         self.targets: dict[str, list[Tensor]] = {"noise": [self._noise]}
         for path, leaf in pytree.tree_flatten_with_path(self._cond)[0]:
             if isinstance(leaf, Tensor) and leaf.requires_grad:
-                self.targets[pytree.keystr(path).strip("[]'")] = [leaf]
+                self.targets[".".join(str(getattr(key, "key", key)) for key in path)] = [leaf]
         weights: list[Tensor] = [p for p in self._sampler.parameters() if p.requires_grad]
         if weights:
             self.targets["weights"] = weights
@@ -118,6 +119,10 @@ class Subject:
                 f"by_step needs a deterministic sampler, but {self._plan.name} draws noise"
             )
 
+    def norm(self, name: str) -> float:
+        """Return the norm of a target; 1 for one that is zero."""
+        return float(torch.cat([t.detach().flatten() for t in self.targets[name]]).norm()) or 1.0
+
     def by_step(self, judged: Gradient, exact: Gradient) -> tuple[StepCertificate, ...]:
         """Compare the adjoints of the state on the way from the image to the noise."""
         schedule, notes = self._sampler.denoiser.schedule, judged.notes
@@ -158,6 +163,17 @@ class Subject:
         pairs = [(x, trajectory(point)) for point, x, _ in notes.steps if point.sigma > 0]
         return [float((x - expected).norm() / expected.norm()) for x, expected in pairs]
 
+    def has_forward_mode(self) -> bool:
+        """Return whether the whole run can be differentiated in forward mode."""
+        (noise,) = self.targets["noise"]
+        try:
+            self.forward_derivative("noise", torch.zeros(noise.numel()).to(noise))
+        except (NotImplementedError, RuntimeError) as error:
+            if not any(word in str(error) for word in ("forward AD", "forward mode", "jvp")):
+                raise
+            return False
+        return True
+
     def forward_derivative(self, name: str, direction: Tensor) -> float:
         """Return the derivative along a direction, by forward mode through the whole run."""
         self._sampler.gradient, self._sampler.plan = Backprop(), self.reference
@@ -184,8 +200,9 @@ class Subject:
             return 0.0 if tangent is None else float(tangent)
 
     @torch.no_grad()
-    def central_difference(self, tensors: list[Tensor], direction: Tensor, length: float) -> float:
+    def central_difference(self, name: str, direction: Tensor, length: float) -> float:
         """Return the derivative along a direction, from two sampling runs."""
+        tensors = self.targets[name]
         self._sampler.gradient, self._sampler.plan = Backprop(), self.reference
         parts = direction.split([tensor.numel() for tensor in tensors])
         values = []
@@ -197,6 +214,13 @@ class Subject:
             for tensor, original in zip(tensors, originals, strict=True):
                 tensor.copy_(original)
         return float((values[0] - values[1]) / (2 * length))
+
+
+def _copy_hooks(original: nn.Module, copied: nn.Module) -> None:
+    """Let what hooks do to the gradients of weights be done to those of their copies."""
+    for parameter, twin in zip(original.parameters(), copied.parameters(), strict=True):
+        for hook in (parameter._backward_hooks or {}).values():
+            twin.register_hook(hook)
 
 
 def _leaf(tensor: Tensor) -> Tensor:
