@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..adaptive import PAIRS, attempts
-from ..form import Form, FormName, Point
+from ..adaptive import attempts
+from ..form import ANGLE, FLOW, Form, FormName, Point, SamplingOde
 from ..plan import Draws, execute
-from ..solvers import ODE_SOLVERS, integrate
+from ..solvers import ODE_SOLVERS, PAIRS, integrate
 from .method import FiniteCheck, GradientMethod, Run
-from .sweep import FLOW, Sweep, Totals, Trajectory, attach, solution_points
+from .sweep import Sweep, Totals, Trajectory, attach, solution_points
 
 
 @dataclass(frozen=True)
@@ -163,7 +163,7 @@ class ContinuousAdjointSweep(Sweep):
         between = [
             points[round(i)]
             if abs(i - round(i)) < 1e-9
-            else Form("angle").point(schedule, float(np.interp(i, range(len(points)), angles)))
+            else ANGLE.point(schedule, float(np.interp(i, range(len(points)), angles)))
             for i in at.tolist()
         ]
         return opening + between
@@ -200,7 +200,7 @@ class _Solve:
         """Return d(state)/dtau in a form, and the products for conditioning and weights."""
         scale, a = form.scale(point), state[-1]
         x = scale * state[0] if self._trajectory is None else self._trajectory(point)
-        x_weight, output_weight = form.drift(self._run.denoiser.prediction_type, point)
+        x_weight, output_weight = self._ode(form).weights(point)
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             output = self._network.rerun(0, x, point.t)
@@ -271,17 +271,17 @@ class _Solve:
                     self._observe_form(form, attempt.end, u * units)
         return _from_form(form, points[-1], u * units)
 
-    def _point(self, form: Form) -> Callable[[float], Point]:
-        known = {form.tau(point): point for point in self._points}
-        return lambda tau: known.get(tau) or form.point(self._run.denoiser.schedule, tau)
+    def _ode(self, form: Form) -> SamplingOde:
+        denoiser = self._run.denoiser
+        return SamplingOde(form, denoiser.schedule, denoiser.prediction_type, self._points)
 
     def _drift(self, form: Form) -> Callable[[Tensor, float], tuple[Tensor, list[Tensor | None]]]:
-        point = self._point(form)
-        return lambda u, tau: self.slope(form, point(tau), u)
+        ode = self._ode(form)
+        return lambda u, tau: self.slope(form, ode.point(tau), u)
 
     def _observe_form(self, form: Form, tau: float, u: Tensor) -> None:
         if self._run.observer is not None:
-            point = self._point(form)(tau)
+            point = self._ode(form).point(tau)
             self.observe(point, _from_form(form, point, u))
 
 
@@ -337,7 +337,7 @@ def _from_form(form: Form, point: Point, state: Tensor) -> Tensor:
 
 def _chosen_form(method: ContinuousAdjoint, points: Sequence[Point]) -> Form:
     """Return the form, finite at both ends: the clean image is left by a step of its own."""
-    form = FLOW if method.form == "auto" else Form(method.form)
+    form = FLOW if method.form == "auto" else Form.named(method.form)
     ends = points[0], points[-2] if points[-1].sigma == 0 else points[-1]
     if not all(math.isfinite(form.tau(point)) and form.scale(point) for point in ends):
         raise ValueError(
