@@ -21,6 +21,8 @@ FLOORS = [
     "memory",
     "recompute",
     "plan",
+    "conditioning",
+    "guidance",
     "denoiser",
     "solvers",
     "adaptive",
