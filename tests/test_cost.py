@@ -23,7 +23,7 @@ from adjointdpm import (
     Truncated,
     solvers,
 )
-from adjointdpm.gradients.checkpoints import repeated_calls
+from adjointdpm.gradients.sweep.checkpoints import repeated_calls
 from adjointdpm.memory.measure import peak_bytes
 
 STEPS = 12

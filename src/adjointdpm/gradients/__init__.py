@@ -5,10 +5,9 @@ from .coarse import CoarseAdjoint
 from .continuous import ContinuousAdjoint
 from .exact import Exact
 from .method import GradientMethod, Run
-from .network import Network
 from .reversible import Reversible
+from .sweep import Network, Trajectory, solution_points
 from .symplectic import Symplectic
-from .trajectory import Trajectory, solution_points
 from .truncated import Truncated
 
 __all__ = [

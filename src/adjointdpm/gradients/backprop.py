@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..plan import execute
 from .method import FiniteCheck, GradientMethod, Run
-from .network import Caller
+from .sweep import Caller
 
 
 @dataclass(frozen=True)

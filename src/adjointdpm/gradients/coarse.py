@@ -26,8 +26,7 @@ from ..schedule import Schedule
 from ..solvers import SOLVERS, build_on
 from .interpolated import InterpolatedSweep, SparseSweep, irregular_calls
 from .method import GradientMethod, Run
-from .sweep import attach
-from .trajectory import solution_points
+from .sweep import attach, solution_points
 
 SOLVER = "unipc_bh2_2"
 """Whose transpose is taken for samplers with several network calls a step."""

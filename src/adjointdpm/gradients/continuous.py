@@ -24,9 +24,7 @@ from ..form import Form, FormName, Point
 from ..plan import Draws, execute
 from ..solvers import ODE_SOLVERS, integrate
 from .method import FiniteCheck, GradientMethod, Run
-from .sweep import Sweep, attach
-from .totals import Totals
-from .trajectory import FLOW, Trajectory, solution_points
+from .sweep import FLOW, Sweep, Totals, Trajectory, attach, solution_points
 
 OnStep = Callable[[Point, Tensor, Tensor], None]
 """``(point, x, adjoint of x)``"""

@@ -27,7 +27,7 @@ from ..prediction import Linear
 from ..schedule import Schedule
 from .exact import ExactSweep
 from .method import Run
-from .trajectory import FLOW, solution_points
+from .sweep import FLOW, solution_points
 
 IRREGULAR = 4.0
 """How many times the step in the flow form's time the weight of a call may be, or the inverse."""

@@ -21,10 +21,7 @@ from ..plan import Call, Plan, execute
 from ..schedule import Schedule
 from ..solvers import TABLEAUS, Reversal, reversal
 from .method import FiniteCheck, GradientMethod, Run
-from .network import Network
-from .steps import Step, StepTranspose
-from .sweep import Sweep, attach
-from .trajectory import solution_points
+from .sweep import Network, Step, StepTranspose, Sweep, attach, solution_points
 
 Family = Literal["mccallum_foster", "bdia", "belm"]
 Pair = tuple[Tensor, Tensor]

@@ -25,8 +25,7 @@ from torch import Tensor
 from ..plan import Plan, Program, Term, Value
 from ..solvers import CALLS_PER_STEP
 from .method import FiniteCheck, GradientMethod, Run
-from .steps import Step, StepTranspose
-from .sweep import Sweep, attach
+from .sweep import Step, StepTranspose, Sweep, attach
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from ..decoding import Clamp, bounded_decode, to_unit_range
 from ..gradients import Backprop, Exact, GradientMethod, Truncated
 from ..memory import parse_bytes
 from ..recompute import Handler, Recompute, intercepted, is_offloaded, own_class
-from .low_memory import check_offload
+from .diffusers_private import announced_steps
+from .offloading import check_offload
 
 NOT_DIFFERENTIABLE = ("pil", "np")
 
@@ -264,7 +265,7 @@ class _Steps:
 
     @property
     def _early(self) -> bool:
-        total = getattr(self._pipe, "_num_timesteps", None)
+        total = announced_steps(self._pipe)
         if total is None:
             raise ValueError(
                 f"{type(self._pipe).__name__} does not say how many steps it takes, so Truncated "
@@ -289,7 +290,7 @@ class _Steps:
 
     def check_count(self) -> None:
         """Raise if the number of steps was not the one that was announced."""
-        total = self._pipe._num_timesteps
+        total = announced_steps(self._pipe)
         if self._done != total:
             raise ValueError(
                 f"{type(self._pipe).__name__} announced {total} steps and took {self._done}, so "

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..plan import Program, execute, transpose
-from .method import FiniteCheck
+from ...plan import Program, execute, transpose
+from ..method import FiniteCheck
 from .network import Network
 from .totals import Totals
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..form import Form, Point
-from ..plan import Plan
-from ..schedule import Schedule
+from ...form import Form, Point
+from ...plan import Plan
+from ...schedule import Schedule
 
 FLOW = Form("flow")
 """The form of the ODE that is finite everywhere."""

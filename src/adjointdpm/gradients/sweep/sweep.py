@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..plan import State, execute
-from .method import FiniteCheck, Run
+from ...plan import State, execute
+from ..method import FiniteCheck, Run
 from .network import Network
 
 
