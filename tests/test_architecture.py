@@ -24,6 +24,8 @@ FLOORS = [
     "memory",
     "recompute",
     "plan",
+    "conditioning",
+    "guidance",
     "denoiser",
     "solvers",
     "adaptive",
