@@ -159,7 +159,7 @@ def _measure(run: Run) -> CallCost:
         weights[:] = [g.nbytes for g in gradients[len(network.cond) :] if g is not None]
 
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), network.undisturbed():
         forward_bytes = peak_on(device, forward)
         recording_bytes = peak_on(device, record)
         product_bytes = peak_on(device, product)

@@ -15,7 +15,6 @@ from ..denoiser import Denoiser
 from ..gradients import GradientMethod
 from ..plan import Plan
 from ..sampler import Sampler
-from .families.pixel import PixelDecoder
 
 
 class ImageToImageSampler(Sampler):
@@ -97,7 +96,7 @@ def first_timestep(
         scheduler: of the pipeline.
         num_inference_steps: of the whole way from noise.
         strength: the share of them to take.
-        rounds_up: whether part of a step counts as one; see `Parts`.
+        rounds_up: whether part of a step counts as one; see `Family`.
 
     Raises:
         ValueError: the strength is not in (0, 1], or leaves no step.
@@ -147,8 +146,6 @@ def to_latents(decoder: Decoder, images: Tensor) -> Tensor:
     Raises:
         ValueError: the autoencoder has no encoder, or is not called in the common way.
     """
-    if isinstance(decoder, PixelDecoder):
-        return 2 * images - 1
     vae = decoder.vae
     if not hasattr(vae, "encode") or type(decoder).decode is not Decoder.decode:
         raise ValueError(

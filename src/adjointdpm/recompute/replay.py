@@ -221,6 +221,15 @@ class Replay:
     def _versions(self, weights: StandIns) -> list[tuple[int, torch.dtype]]:
         return [] if self._moves else versions([*weights.originals, *self._buffers])
 
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Leave buffers and settings at the end of a block as they were at its start."""
+        _, buffers = self._places.tensors()
+        copies = [buffer.detach().clone() for buffer in buffers]
+        now = self._settings.now()
+        with self._settings.restored(now), in_their_places(self._places.buffers, copies):
+            yield
+
     def changed_since(self, record: Record) -> list[str]:
         """Return the names of weights and buffers that were written into, or cast, since a call."""
         if self._moves:

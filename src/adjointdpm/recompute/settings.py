@@ -125,7 +125,8 @@ class Settings:
             if _same([now], [value]):
                 continue
             if i < switched:
-                self._switched[i].set_processor(value)
+                part: Any = self._switched[i]
+                part.set_processor(value)
             else:
                 _assign(*self._places[i - switched], now, value)
 

@@ -282,6 +282,12 @@ class Network:
             self._arrivals.close()
             self._arrivals = None
 
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Leave buffers and settings at the end of a block as they were at its start."""
+        with self._replay.undisturbed():
+            yield
+
     def _new_comparison(self) -> Comparison:
         records, replay = self._records, self._replay
         return Comparison(lambda: replay.explain(records[max(records)]))

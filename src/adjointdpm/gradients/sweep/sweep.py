@@ -52,6 +52,12 @@ class Sweep(ABC):
         """Return the sample; called with grad mode off."""
         return run_checked(self.run, self.call, self.visit)
 
+    def tell(self, k: int, product: Tensor | None) -> Tensor | None:
+        """Tell the observer of the product of call k, and return it."""
+        if product is not None and self.run.observer is not None:
+            self.run.observer.on_product(k, product)
+        return product
+
     @abstractmethod
     def backward(
         self, adjoint: Tensor, noise_needed: bool, draws_needed: bool
