@@ -21,9 +21,11 @@ from .pipelines import (
     differentiable,
     encode_image,
     encode_prompt,
+    freeze,
     from_pipeline,
     latent_shape,
     load_pipeline,
+    trainable,
 )
 from .plan import CounterNoise, Plan
 from .sampler import Sampler, sample_each
@@ -54,6 +56,7 @@ __all__ = [
     "encode_image",
     "encode_prompt",
     "formats",
+    "freeze",
     "from_pipeline",
     "latent_shape",
     "load_default",
@@ -61,4 +64,5 @@ __all__ = [
     "objectives",
     "sample_each",
     "solvers",
+    "trainable",
 ]

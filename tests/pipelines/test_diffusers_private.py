@@ -1,4 +1,4 @@
-"""What is not promised by the libraries that pipelines are made with is used in named places only."""
+"""What other libraries do not promise to keep is used in named places only."""
 
 from __future__ import annotations
 

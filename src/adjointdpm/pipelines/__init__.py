@@ -7,6 +7,7 @@ from .loading import load_pipeline
 from .lora import add_lora
 from .offloading import check_offload
 from .registry import FAMILIES
+from .trained import freeze, trainable
 
 __all__ = [
     "FAMILIES",
@@ -16,7 +17,9 @@ __all__ = [
     "differentiable",
     "encode_image",
     "encode_prompt",
+    "freeze",
     "from_pipeline",
     "latent_shape",
     "load_pipeline",
+    "trainable",
 ]
