@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .adaptive import sample_of
 from .cost import Cost, predict
 from .denoiser import Denoiser
-from .gradients import Exact, GradientMethod, Run
+from .gradients import Exact, GradientMethod, Observer, Run
 from .plan import CounterNoise, Draws, Plan
 
 
@@ -31,6 +31,7 @@ class Sampler(nn.Module):
         adjoint_scale: with ``auto`` the adjoint is scaled by a power of two where it goes through a
             network in float16 (weights or autocast), where it might else underflow; None leaves
             it. Networks of other dtypes, and `Backprop`, are not concerned.
+        observer: is told what reverse sweeps find, see `Observer`.
 
     Raises:
         ValueError: the plan was made for another prediction type than the denoiser's.
@@ -55,6 +56,7 @@ class Sampler(nn.Module):
         *,
         check_finite: bool = True,
         adjoint_scale: Literal["auto"] | None = "auto",
+        observer: Observer | None = None,
     ) -> None:
         super().__init__()
         if plan.prediction_type not in (None, denoiser.prediction_type):
@@ -74,6 +76,7 @@ class Sampler(nn.Module):
         self.gradient = gradient if gradient is not None else Exact()
         self.check_finite = check_finite
         self.adjoint_scale = adjoint_scale
+        self.observer = observer
 
     def forward(
         self,
@@ -171,6 +174,7 @@ class Sampler(nn.Module):
             cond=cond,
             check_finite=self.check_finite,
             adjoint_scale=self.adjoint_scale,
+            observer=self.observer,
         )
 
     def extra_repr(self) -> str:

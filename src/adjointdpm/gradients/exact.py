@@ -60,6 +60,16 @@ class Exact(GradientMethod):
         """Return the method without offloading on a CPU, whose memory is the host's."""
         return replace(self, offload=self.offload and device.type != "cpu")
 
+    @property
+    def graph_budget(self) -> float:
+        """The memory budget in bytes."""
+        return 0.0 if self.memory_budget is None else parse_bytes(self.memory_budget)
+
+    @property
+    def needs_plan(self) -> bool:
+        """Whether latents are put aside, which the sampler's table tells how to bring back."""
+        return self.offload or self.max_latents is not None
+
 
 class ExactSweep(Sweep):
     """The forward pass that stores inputs and the transposed sweep that uses them."""
@@ -147,7 +157,7 @@ class ExactSweep(Sweep):
         return transpose(
             self.run.plan.program,
             adjoint,
-            lambda k, a: self.pull_back(k, a, input_needed=k > 0 or noise_needed),
+            lambda k, a: self.tell(k, self.pull_back(k, a, input_needed=k > 0 or noise_needed)),
         )
 
     def backward(

@@ -6,6 +6,7 @@ from .image_to_image import ImageToImageSampler
 from .loading import load_pipeline
 from .lora import add_lora
 from .offloading import check_offload
+from .quiet import quieten_libraries
 from .registry import FAMILIES
 from .trained import freeze, trainable
 
@@ -21,5 +22,6 @@ __all__ = [
     "from_pipeline",
     "latent_shape",
     "load_pipeline",
+    "quieten_libraries",
     "trainable",
 ]

@@ -61,6 +61,12 @@ class Sweep(ABC):
             self.network.check_reachable(leaf, output)
         return leaf, output
 
+    def tell(self, k: int, product: Tensor | None) -> Tensor | None:
+        """Tell the observer of the product of call k, and return it."""
+        if product is not None and self.run.observer is not None:
+            self.run.observer.on_product(k, product)
+        return product
+
     @abstractmethod
     def backward(
         self, adjoint: Tensor, noise_needed: bool, draws_needed: bool
