@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,7 @@ class Sampler(nn.Module):
 
     Raises:
         ValueError: the plan was made for another prediction type than the denoiser's.
+        TypeError: ``gradient`` is not a gradient method.
 
     >>> from adjointdpm import Schedule, solvers
     >>> schedule = Schedule.vp_linear()
@@ -73,6 +74,10 @@ class Sampler(nn.Module):
                 f"{plan.name} was made for prediction_type={plan.prediction_type!r}, but the "
                 f"denoiser's network predicts {denoiser.prediction_type!r}; build both with the "
                 "same prediction_type"
+            )
+        if not isinstance(gradient, GradientMethod | None):
+            raise TypeError(
+                f"gradient must be a gradient method such as adp.Exact(), not {gradient!r}"
             )
         if adjoint_scale not in ("auto", None):
             raise ValueError(f"adjoint_scale must be 'auto' or None, not {adjoint_scale!r}")
@@ -130,6 +135,11 @@ class Sampler(nn.Module):
         except FloatingPointError as error:
             self._blame_inputs(run, error)
             raise
+
+    if TYPE_CHECKING:
+
+        def __call__(self, noise: Tensor, **arguments: Any) -> Tensor:  # noqa: D102
+            ...
 
     def cost(
         self,
