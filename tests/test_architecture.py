@@ -47,7 +47,7 @@ FLOORS = [
 LAZY_FACES = {"solvers"}
 """Faces that hand on names of upper rooms when they are asked for, since users know them there."""
 
-DIFFUSERS = {"plan/scheduler.py", "plan/draws.py", "solvers/grid.py", "runs/machine.py",
+DIFFUSERS = {"plan/scheduler.py", "runs/machine.py",
              "cli/main.py", "pipelines", "formats", "assets"}  # fmt: skip
 
 FILES = sorted(p for p in SOURCE.rglob("*.py") if p != SOURCE / "__init__.py")
