@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -135,11 +135,6 @@ class Sampler(nn.Module):
         except FloatingPointError as error:
             self._blame_inputs(run, error)
             raise
-
-    if TYPE_CHECKING:
-
-        def __call__(self, noise: Tensor, **arguments: Any) -> Tensor:  # noqa: D102
-            ...
 
     def cost(
         self,

@@ -131,8 +131,9 @@ def _refusal(scheduler: Any) -> ValueError | None:
     if not str(variance).startswith("learned"):
         return None
     return ValueError(
-        f"{name} has variance_type={variance!r}: the noise that it draws is scaled by the network's "
-        f"output, so there is no table of numbers for it. Make the plan from {name}.from_config("
+        f"{name} has variance_type={variance!r}: the noise that it draws is scaled by the "
+        f"network's output, so there is no table of numbers for it. Make the plan from "
+        f"{name}.from_config("
         "scheduler.config, variance_type=...) with a fixed variance and cut the predicted variance "
         "off the network's output, or use adjointdpm.differentiable(pipe) for the pipeline's own "
         "loop"
