@@ -6,7 +6,9 @@ from .image_to_image import ImageToImageSampler
 from .loading import load_pipeline
 from .lora import add_lora
 from .offloading import check_offload
+from .quiet import quieten_libraries
 from .registry import FAMILIES
+from .trained import freeze, trainable
 
 __all__ = [
     "FAMILIES",
@@ -16,7 +18,10 @@ __all__ = [
     "differentiable",
     "encode_image",
     "encode_prompt",
+    "freeze",
     "from_pipeline",
     "latent_shape",
     "load_pipeline",
+    "quieten_libraries",
+    "trainable",
 ]
