@@ -33,15 +33,15 @@ class DemoConfig:
 
     output_dir: str | Path = "adjointdpm-demo"
     seed: int = 3
-    noise_prompt: str = "car"
-    noise_target: str = "fire engine"
-    embedding_prompt: str = "red apple"
-    embedding_target: str = "strawberry"
-    max_train_steps: int = 20
-    num_inference_steps: int = 15
-    guidance_scale: float = 2.0
+    noise_prompt: str = "apple"
+    noise_target: str = "green apple"
+    embedding_prompt: str = "thing"
+    embedding_target: str = "pineapple"
+    max_train_steps: int = 60
+    num_inference_steps: int = 6
+    guidance_scale: float = 1.0
     noise_learning_rate: float = 0.05
-    embedding_learning_rate: float = 0.15
+    embedding_learning_rate: float = 0.05
     batch_size: int = 4
     memory_budget: str | None = "1GiB"
     device: str | None = None
