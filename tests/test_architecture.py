@@ -18,6 +18,7 @@ SOURCE = Path(adjointdpm.__file__).parent
 
 FLOORS = [
     "version",
+    "storage",
     "schedule",
     "prediction",
     "form",

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ..objectives import ImageClassifier
+from ..pipelines import load_pipeline
 
 ASSETS_VARIABLE = "ADJOINTDPM_ASSETS"
 PIPELINE_FOLDER = "emoji-diffusion"
@@ -117,11 +118,13 @@ def load_default(folder: str | Path | None = None, device: str | torch.device = 
     Args:
         folder: see `assets_folder`.
         device: where to put the models.
-    """
-    from diffusers import StableDiffusionPipeline
 
+    Raises:
+        FileNotFoundError: the folder holds no such model.
+        ValueError: weights are pickled; only safetensors files are read.
+    """
     path = assets_folder(folder)
-    pipeline = StableDiffusionPipeline.from_pretrained(
+    pipeline = load_pipeline(
         path / PIPELINE_FOLDER,
         dtype=torch.float32,
         safety_checker=None,

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from .files import replacing
+from ..storage import replacing
 from .model_card import Artefact, write_model_card
 from .provenance import Provenance
 

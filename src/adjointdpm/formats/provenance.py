@@ -13,8 +13,10 @@ import torch
 import transformers
 
 from ..version import __version__
+from .files import Fields, check_fields, metadata_of
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+FIELDS: Fields = {"base_model": str, "revision": str, "pipeline_class": str, "versions": dict}
 SNAPSHOT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\]|$)")
 
 
@@ -73,9 +75,17 @@ class Provenance:
         return {"provenance": {**asdict(self), "versions": dict(self.versions)}}
 
     @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> Provenance:
-        """Return what `to_fields` wrote; nothing known, for files that others wrote."""
-        return cls(**fields.get("provenance", {"versions": {}}))
+    def from_fields(cls, fields: Mapping[str, Any], path: Path) -> Provenance:
+        """Return what `to_fields` wrote.
+
+        Raises:
+            ValueError: the metadata of the file at ``path`` are of another form.
+        """
+        check_fields(path, fields, {"provenance": dict})
+        found = fields["provenance"] or {}
+        check_fields(path, found, FIELDS)
+        with metadata_of(path):
+            return cls(**found)
 
 
 def _cached_revision(pipe: Any) -> str | None:

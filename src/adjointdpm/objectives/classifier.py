@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..features import Preprocessing
+from ..formats import refuse_pickled_weights
 
 
 class ImageClassifier(nn.Module):
@@ -29,10 +30,17 @@ class ImageClassifier(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ImageClassifier:
-        """Load a folder written by ``save_pretrained``, in float32, frozen, in evaluation mode."""
+        """Load a folder written by ``save_pretrained``, in float32, frozen, in evaluation mode.
+
+        Raises:
+            ValueError: the weights are pickled; only safetensors files are read.
+        """
         from transformers import AutoModelForImageClassification  # slow to import
 
-        model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32)
+        refuse_pickled_weights(folder)
+        model = AutoModelForImageClassification.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
         return cls(model.eval().requires_grad_(False), Preprocessing.from_pretrained(folder))
 
     @property
