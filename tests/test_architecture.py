@@ -25,6 +25,8 @@ FLOORS = [
     "memory",
     "recompute",
     "plan",
+    "conditioning",
+    "guidance",
     "denoiser",
     "solvers",
     "adaptive",
@@ -54,8 +56,7 @@ LAZY_FACES = {"solvers"}
 LAZY = "__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)"
 """All the code of a face that imports nothing before it must; its stub says what it hands on."""
 
-DIFFUSERS = {"plan/scheduler.py", "plan/draws.py", "solvers/grid.py", "pipelines", "formats",
-             "assets"}  # fmt: skip
+DIFFUSERS = {"plan/scheduler.py", "pipelines", "formats", "assets"}
 
 FILES = sorted(p for p in SOURCE.rglob("*.py") if p != SOURCE / "__init__.py")
 FACES = [path for path in FILES if path.name == "__init__.py"]
@@ -210,6 +211,52 @@ def test_diffusers_stays_in_its_rooms(path: Path) -> None:
         if isinstance(node, ast.ImportFrom) and not node.level:
             names = [node.module or ""]
         assert not any(n.split(".")[0] == "diffusers" for n in names), f"{_id(path)}: {names}"
+
+
+METHODS = {
+    cls.__name__
+    for cls in (getattr(adjointdpm, name) for name in adjointdpm.__all__)
+    if isinstance(cls, type)
+    and issubclass(cls, adjointdpm.GradientMethod)
+    and cls is not adjointdpm.GradientMethod
+}
+"""The concrete gradient methods."""
+
+
+def _asked_types(tree: ast.Module) -> Iterator[str]:
+    """Yield the names that a module compares types with."""
+    for node in ast.walk(tree):
+        asked: list[ast.expr] = []
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {
+            "isinstance",
+            "issubclass",
+        }:
+            asked = node.args[1:]
+        elif isinstance(node, ast.Compare) and "type(" in ast.unparse(node.left):
+            asked = node.comparators
+        elif isinstance(node, ast.MatchClass):
+            asked = [node.cls]
+        for part in (part for tree in asked for part in ast.walk(tree)):
+            if isinstance(part, ast.Name | ast.Attribute):
+                yield part.id if isinstance(part, ast.Name) else part.attr
+
+
+@pytest.mark.parametrize("path", FILES, ids=_id)
+def test_nobody_asks_which_gradient_method_it_is(path: Path) -> None:
+    """What a method is like, it says itself: a new one is one new file."""
+    if _room(_name(path)) == "gradients" and len(_name(path).split(".")) > 1:
+        return
+    asked = METHODS.intersection(_asked_types(ast.parse(path.read_text())))
+    assert not asked, f"{_id(path)} tests for {asked}: ask the method (gradients/method.py)"
+
+
+def test_that_test_can_fail() -> None:
+    for text in (
+        "isinstance(m, (Exact, str))",
+        "type(m) in (adp.Exact,)",
+        "isinstance(m, a.Exact)",
+    ):
+        assert set(_asked_types(ast.parse(text))) & METHODS == {"Exact"}
 
 
 def test_nothing_is_called_utils() -> None:

@@ -46,18 +46,23 @@ def test_module_runs():
 def test_certify(capsys, tmp_path, monkeypatch, tiny_assets, method):
     monkeypatch.setenv(ASSETS_VARIABLE, str(tiny_assets))
     flags = ["--method", method, "--num_inference_steps", "3", "--json", str(tmp_path / "c.json")]
-    assert main(["certify", *flags]) == 0
-    assert "encoder_hidden_states" in capsys.readouterr().out
+    status = main(["certify", *flags])
+    printed = capsys.readouterr()
+    assert "encoder_hidden_states" in printed.out
+    assert "the gradient by plain autograd ..." in printed.err
     found = json.loads((tmp_path / "c.json").read_text())
     error = max(target["relative_error"] for target in found["targets"])
-    assert (error == 0) == (method == "exact")
+    assert (error < 1e-10) == (method == "exact")
+    assert status == (0 if error <= 0.1 else 1)
+    assert found["passed"] == (status == 0)
+    assert f"verdict: {found['verdict']}" in printed.out
 
 
 def test_certify_by_step(capsys, tmp_path, monkeypatch, tiny_assets):
     monkeypatch.setenv(ASSETS_VARIABLE, str(tiny_assets))
     flags = ["--num_inference_steps", "4", "--json", str(tmp_path / "c.json")]
     flags += ["--method", "resolved", "--by_step", "--derivatives", "forward"]
-    assert main(["certify", *flags]) == 0
+    assert main(["certify", *flags, "--max_error", "1e9"]) == 0
     printed = capsys.readouterr().out
     assert "adjoint off by" in printed
     assert "misses the start of the run by" in printed
@@ -67,8 +72,12 @@ def test_certify_by_step(capsys, tmp_path, monkeypatch, tiny_assets):
 
 
 def test_certify_needs_its_numbers(capsys):
-    assert main(["certify", "--method", "backprop", "--by_step"]) == 1
-    assert "no by_step" in capsys.readouterr().err
+    assert main(["certify", "--method", "exact", "--num_steps", "5"]) == 1
+    assert "exact takes no num_steps" in capsys.readouterr().err
+    assert main(["certify", "--pipeline", "folder", "--target", "car"]) == 1
+    assert "leave target out" in capsys.readouterr().err
+    assert main(["certify", "--num_directions", "0"]) == 1
+    assert "at least 1" in capsys.readouterr().err
     assert main(["certify", "--method", "coarse"]) == 1
     assert "needs num_steps" in capsys.readouterr().err
 

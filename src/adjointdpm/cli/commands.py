@@ -5,6 +5,7 @@ Nothing is imported before it is needed: the settings alone for the help, torch 
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -74,11 +75,15 @@ def _run_certify(config: CertifyConfig, command_line: str) -> int:
     from ..pipelines import quieten_libraries
 
     quieten_libraries()
-    certificate = run_certify(config)
+    certificate = run_certify(config, progress=_tell)
     print(certificate)
     if config.json is not None:
         config.json.write_text(certificate.to_json() + "\n")
-    return 0
+    return 0 if certificate.passed else 1
+
+
+def _tell(what: str) -> None:
+    print(f"{what} ...", file=sys.stderr, flush=True)
 
 
 COMMANDS = {
@@ -88,7 +93,7 @@ COMMANDS = {
         _run_demo,
     ),
     "certify": Command(
-        "measure how good a gradient is, against the exact one and central differences",
+        "measure how good a gradient is, against plain autograd and measured derivatives",
         _certify_config,
         _run_certify,
     ),

@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ...assets import load_default
-from ...certificate import Certificate, certify
+from ...certificate import Certificate, Progress, certify
 from ...gradients import (
     Backprop,
     CoarseAdjoint,
@@ -21,7 +22,7 @@ from ...gradients import (
     Truncated,
 )
 from ...objectives import ClassifierLogProbability
-from ...pipelines import encode_prompt, from_pipeline, load_pipeline
+from ...pipelines import encode_prompt, from_pipeline, latent_shape, load_pipeline
 from ...runs import choose_device
 from .config import CertifyConfig, Method
 
@@ -38,13 +39,21 @@ METHODS: dict[Method, Callable[[int | None], GradientMethod]] = {
 """The gradient methods, each from a number of reverse steps where it has one."""
 
 
+TARGET = "rocket"
+"""What the embedded classifier is to see where nothing else is asked for."""
+
+
 class _MeanSquare(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return images.square().mean()
 
 
-def run_certify(config: CertifyConfig) -> Certificate:
-    """Certify a gradient method on a pipeline, for the noise and the prompt's embedding.
+def run_certify(config: CertifyConfig, progress: Progress | None = None) -> Certificate:
+    """Certify a gradient method on a pipeline, for the noise and the prompt's conditioning.
+
+    Args:
+        config: settings.
+        progress: is told in words what comes next.
 
     Raises:
         ValueError: a setting that the pipeline or the classifier does not know.
@@ -53,8 +62,8 @@ def run_certify(config: CertifyConfig) -> Certificate:
     metric: nn.Module = _MeanSquare()
     pipe: Any
     if config.pipeline is None:
-        default = load_default(device=device)
-        pipe, metric = default.pipeline, ClassifierLogProbability(default.classifier, config.target)
+        default, target = load_default(device=device), config.target or TARGET
+        pipe, metric = default.pipeline, ClassifierLogProbability(default.classifier, target)
     else:
         pipe = load_pipeline(config.pipeline).to(device)
     sampler, decode = from_pipeline(
@@ -65,20 +74,25 @@ def run_certify(config: CertifyConfig) -> Certificate:
     )
     for module in (sampler, decode, metric):
         module.requires_grad_(False)
-    # The straight-through clamp departs from the derivative on purpose; the true one is compared.
-    decode.clamp = "hard"
-    cond = encode_prompt(pipe, config.prompt, guidance=config.guidance_scale > 1)
-    cond = {name: tensor.detach().requires_grad_() for name, tensor in cond.items()}
-    unet = pipe.unet.config
-    shape = (1, unet.in_channels, unet.sample_size, unet.sample_size)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(config.seed)).to(device)
+    # A straight-through clamp departs from the derivative on purpose, and a hard one has a kink in
+    # every white pixel: what is judged is the gradient of the sampler.
+    decode.clamp = "none"
+    cond = encode_prompt(pipe, config.prompt, guidance=config.guidance_scale > 1.0)
+    generator = torch.Generator().manual_seed(config.seed)
     return certify(
         sampler,
-        noise,
+        torch.randn(latent_shape(pipe), generator=generator).to(device),
         nn.Sequential(decode, metric),
         num_directions=config.num_directions,
         derivatives=config.derivatives,
         by_step=config.by_step,
+        max_error=config.max_error,
+        checkpoint=config.checkpoint,
         seed=config.seed,
-        **cond,
+        progress=progress,
+        **pytree.tree_map_only(Tensor, _leaf, cond),
     )
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_(tensor.is_floating_point())

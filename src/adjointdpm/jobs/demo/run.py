@@ -202,6 +202,7 @@ def certify_gradient(studio: Studio) -> Certificate:
         objective,
         num_directions=3,
         step=1e-6,
+        derivatives="central",
         seed=studio.config.seed,
         **cond,
     )
