@@ -94,3 +94,12 @@ def test_code_beside_the_weights_does_not_run(tmp_path):
     config["auto_map"] = {"AutoModelForImageClassification": "mine.Mine"}
     (folder / "judge" / "config.json").write_text(json.dumps(config))
     assert adp.load_default(folder).judge.labels == LABELS
+
+
+def test_a_prompt_of_words_that_no_caption_had(tmp_path):
+    concepts = adp.load_default(write_assets(tmp_path / "assets")).concepts
+    assert concepts.prompt("apple", "noto") == "apple, style noto"
+    with pytest.warns(UserWarning, match="no caption with the name 'aple'.* apple"):
+        assert concepts.prompt("aple", "noto") == "aple, style noto"
+    with pytest.warns(UserWarning, match="no caption with the style 'nato'.* noto"):
+        concepts.prompt("apple", "nato")

@@ -76,7 +76,8 @@ def load_learned_embeds(
 
     Args:
         folder_or_file: the file, or a folder with a learned_embeds.safetensors.
-        token: its name, where another is wanted or the file has none (SDXL files of others).
+        token: name of the word, where another is wanted or the file has none (SDXL files that
+            other programs wrote).
 
     Returns:
         What `save_learned_embeds` took, vectors as (num_vectors, dim).

@@ -40,7 +40,7 @@ class Artefact:
         title: the heading, as plain text.
         description: one or two sentences, as plain text.
         snippet: Python that loads and uses it; ``pipe`` is the base model's pipeline there.
-        tags: those of the hub.
+        tags: tags for the hub.
     """
 
     title: str

@@ -37,12 +37,12 @@ class Noise:
     Args:
         noise: (batch, ...) the latent, as the sampler and ``pipe(latents=noise)`` take it.
         draws: (num_draws, batch, ...) the noises that a stochastic sampler draws on the way.
-        num_inference_steps: of the scheduler.
+        num_inference_steps: number of sampling steps.
         guidance_scale: weight of classifier-free guidance.
         prompt: what the picture is of.
         negative_prompt: what guidance led away from.
         plan: name of the plan, where it is not the scheduler's.
-        seed: of what was drawn at random.
+        seed: seed of all that was drawn at random.
         scheduler_config: the scheduler's config with its class; see `scheduler_config`.
         provenance: the model that draws the picture.
     """

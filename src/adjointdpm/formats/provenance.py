@@ -36,9 +36,9 @@ class Provenance:
 
     Args:
         base_model: id of the model on the hub, or the name of its folder.
-        revision: its commit on the hub.
+        revision: commit of the model on the hub.
         pipeline_class: name of the diffusers pipeline.
-        versions: of the libraries.
+        versions: versions of the libraries, by name.
     """
 
     base_model: str | None = None
@@ -55,7 +55,7 @@ class Provenance:
         Args:
             pipe: the pipeline.
             base_model: id on the hub, where the pipeline was loaded from a copy in a folder.
-            revision: its commit, where it is not the one in the hub's cache.
+            revision: commit of the model, where it is not the one in the hub's cache.
         """
         if base_model is None:
             name = str(pipe.config.get("_name_or_path") or "")

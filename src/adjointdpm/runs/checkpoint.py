@@ -66,8 +66,8 @@ class RunState:
 
     Args:
         variables: what is optimised, by name.
-        optimizer: with its moments.
-        generator: the one that the loss draws from.
+        optimizer: the optimiser, with its moments.
+        generator: what the loss draws from.
         history: losses and timings.
     """
 

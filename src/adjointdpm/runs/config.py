@@ -16,7 +16,8 @@ class OptimizeConfig:
 
     Args:
         learning_rate: the optimiser's step size.
-        optimizer: see `build_optimizer`; ``adamw8bit`` saves memory where many weights are trained.
+        optimizer: name of the optimiser; ``adamw8bit`` saves memory where many weights are
+            trained. See `build_optimizer`.
         lr_scheduler: ``constant``, or ``cosine`` to let the learning rate fall to zero at
             ``max_train_steps``.
         max_train_steps: number of updates.
