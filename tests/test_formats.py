@@ -547,7 +547,8 @@ def test_metadata_of_another_form_are_refused(tmp_path, noise, kind, missing):
                 refused += 1
             else:  # text is text, and a number a number
                 assert not missing
-                assert value in ("x", [], -1.5, {}), (name, value, loaded)
+                any_object = name in ("scheduler_config", "versions") and isinstance(value, dict)
+                assert any_object or value in ("x", [], -1.5), (name, value, loaded)
         place[name] = right
     assert refused == len(places) if missing else refused > 6 * len(places)
 

@@ -263,6 +263,9 @@ def test_a_run_that_wrote_nothing_leaves_nothing(tmp_path, stop):
     with pytest.raises(stop):
         interrupted(tmp_path / "a", ["x.txt"])
     assert contents(tmp_path) == ["a", "a/run.json", "a/x.txt"]
+    with pytest.raises(stop), run_folder(tmp_path / "a", "test", overwrite=True):
+        raise stop
+    assert contents(tmp_path) == []
 
 
 def test_folders_that_cannot_be_written(tmp_path):

@@ -44,6 +44,8 @@ def run_folder(
     folder = Path(path)
     _check_free(folder, overwrite)
     made = [part for part in (folder, *folder.parents) if not part.exists()]
+    if (folder / MARKER).is_file():
+        made = [folder]  # as good as made: it is emptied
     try:
         _check_writable(folder, room)
         _empty(folder)
@@ -105,5 +107,5 @@ def _remove_unused(folder: Path, made: list[Path]) -> None:
         return
     (folder / MARKER).unlink(missing_ok=True)
     for part in made:
-        if part.is_dir():
+        if part.is_dir() and not part.is_symlink():
             os.rmdir(part)
