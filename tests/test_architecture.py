@@ -136,6 +136,14 @@ def test_other_rooms_are_entered_by_their_face(path: Path) -> None:
         assert where.is_dir() or where.with_suffix(".py").is_file()
 
 
+@pytest.mark.parametrize("path", [p for p in FILES if _room(_name(p)) == "jobs"], ids=_id)
+def test_jobs_do_not_import_jobs(path: Path) -> None:
+    package = _name(path).split(".")[:2]
+    for module in _imports(path):
+        if _room(module) == "jobs":
+            assert module.split(".")[:2] == package, f"{_id(path)} imports {module}"
+
+
 def test_no_circle_inside_a_room() -> None:
     graph = {_name(p): {m for m in _imports(p) if m != _name(p)} for p in FILES if p not in FACES}
     try:

@@ -90,6 +90,7 @@ def save_lora(
 def unwrapped(module: Any) -> Any:
     """Return the module within one that ``torch.compile`` or data parallelism wraps.
 
+    >>> import torch
     >>> linear = nn.Linear(2, 2)
     >>> unwrapped(torch.compile(linear)) is linear
     True
