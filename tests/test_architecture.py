@@ -21,6 +21,7 @@ FLOORS = [
     "memory",
     "recompute",
     "plan",
+    "per_step",
     "conditioning",
     "guidance",
     "denoiser",

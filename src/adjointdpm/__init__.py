@@ -15,6 +15,7 @@ from .gradients import (
     Symplectic,
     Truncated,
 )
+from .per_step import PerStep
 from .pipelines import (
     ImageToImageSampler,
     add_lora,
@@ -41,6 +42,7 @@ __all__ = [
     "Exact",
     "GradientMethod",
     "ImageToImageSampler",
+    "PerStep",
     "Plan",
     "Reversible",
     "Sampler",

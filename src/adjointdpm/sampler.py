@@ -7,13 +7,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from .adaptive import sample_of
-from .conditioning import check_conditioning, is_dense, layout_of, named_leaves
+from .conditioning import check_conditioning, is_dense, layout_of, named_leaves, sample_of
 from .cost import Cost, predict
 from .denoiser import Denoiser
 from .gradients import Exact, GradientMethod, Run
 from .guidance import GuidanceScale, check_guidance_scale
+from .per_step import PerStep, on_steps
 from .plan import CounterNoise, Draws, Plan
 
 Generator = torch.Generator | Sequence[torch.Generator] | CounterNoise
@@ -111,7 +112,7 @@ class Sampler(nn.Module):
             guidance_scale: in place of the denoiser's own, see `Denoiser`; a tensor can receive a
                 gradient.
             **cond: the network's conditioning, any nest of tensors; ``negative_<name>`` for the
-                unconditional pass of guidance.
+                unconditional pass of guidance, `PerStep` for what changes on the way.
 
         Returns:
             (batch, ...) samples, in float32 or the noise's own dtype if that is float64.
@@ -182,12 +183,14 @@ class Sampler(nn.Module):
         if draws is not None:
             draws = self._checked_draws(draws, noise)
         check_conditioning(cond, noise.device)
+        cond = self._with_guidance(cond, guidance_scale, noise)
+        plan = self.plan
         return Run(
             denoiser=self.denoiser,
-            plan=self.plan,
+            plan=plan,
             noise=noise,
             draws=Draws(noise, _checked_generator(generator, len(noise)), draws),
-            cond=self._with_guidance(cond, guidance_scale, noise),
+            cond=on_steps(cond, plan.timesteps[list(plan.step_starts or ())].tolist(), plan.name),
             check_finite=self.check_finite,
             adjoint_scale=self.adjoint_scale,
         )
@@ -211,13 +214,17 @@ class Sampler(nn.Module):
         """
         own = self.denoiser.guidance_scale
         check_guidance_scale(own if guidance_scale is None else guidance_scale)
-        if guidance_scale is None and isinstance(own, Tensor) and not isinstance(own, nn.Parameter):
+        is_input = isinstance(own, Tensor | PerStep) and not isinstance(own, nn.Parameter)
+        if guidance_scale is None and is_input:
             guidance_scale = own
         if guidance_scale is None:
             return cond
-        if isinstance(guidance_scale, Tensor):
-            guidance_scale = guidance_scale.to(noise.device, noise.dtype)
-        return {**cond, "guidance_scale": guidance_scale}
+        return {
+            **cond,
+            "guidance_scale": pytree.tree_map_only(
+                Tensor, lambda scale: scale.to(noise.device, noise.dtype), guidance_scale
+            ),
+        }
 
     def _blame_inputs(self, run: Run, error: FloatingPointError) -> None:
         """Say so where what the sampler was given is not finite itself."""

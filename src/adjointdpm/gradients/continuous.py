@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..adaptive import PAIRS, attempts
 from ..form import Form, FormName, Point
+from ..per_step import refuse_gradient_by_step
 from ..plan import Draws, execute
 from ..solvers import ODE_SOLVERS, integrate
 from .method import FiniteCheck, GradientMethod, Run
@@ -100,6 +101,7 @@ class ContinuousAdjoint(GradientMethod):
 
     def sample(self, run: Run) -> Tensor:
         """Return the sample, with this method as its one autograd node."""
+        refuse_gradient_by_step(run.cond, "ContinuousAdjoint")
         return attach(ContinuousAdjointSweep(run, self))
 
 
