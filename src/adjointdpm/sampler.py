@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 from .conditioning import check_conditioning, is_dense, layout_of, named_leaves, sample_of
 from .cost import Cost, predict
 from .denoiser import Denoiser
-from .gradients import Exact, GradientMethod, Run
+from .gradients import Exact, GradientMethod, Observer, Run
 from .guidance import GuidanceScale, check_guidance_scale
 from .per_step import PerStep, on_steps
 from .plan import CounterNoise, Draws, Plan
@@ -37,6 +37,7 @@ class Sampler(nn.Module):
         adjoint_scale: with ``auto`` the adjoint is scaled by a power of two where it goes through a
             network in float16 (weights or autocast), where it might else underflow; None leaves
             it. Networks of other dtypes, and `Backprop`, are not concerned.
+        observer: is told what reverse sweeps find, see `Observer`.
 
     Raises:
         ValueError: the plan was made for another prediction type than the denoiser's.
@@ -60,6 +61,7 @@ class Sampler(nn.Module):
         *,
         check_finite: bool = True,
         adjoint_scale: Literal["auto"] | None = "auto",
+        observer: Observer | None = None,
     ) -> None:
         super().__init__()
         # What torch.compile made of a denoiser is none, and hands on its attributes.
@@ -80,6 +82,7 @@ class Sampler(nn.Module):
         self.gradient = gradient if gradient is not None else Exact()
         self.check_finite = check_finite
         self.adjoint_scale = adjoint_scale
+        self.observer = observer
 
     def __call__(self, /, *args: Any, **arguments: Any) -> Tensor:
         """Return the samples; see `forward`."""
@@ -193,6 +196,7 @@ class Sampler(nn.Module):
             cond=on_steps(cond, plan.timesteps[list(plan.step_starts or ())].tolist(), plan.name),
             check_finite=self.check_finite,
             adjoint_scale=self.adjoint_scale,
+            observer=self.observer,
         )
 
     def _checked_draws(self, draws: Tensor, noise: Tensor) -> Tensor:

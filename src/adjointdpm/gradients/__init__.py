@@ -4,7 +4,8 @@ from .backprop import Backprop
 from .coarse import CoarseAdjoint
 from .continuous import ContinuousAdjoint
 from .exact import Exact
-from .method import GradientMethod, Run
+from .method import Cut, GradientMethod, Run
+from .observer import Observer
 from .reversible import Reversible
 from .sweep import Network, Trajectory, solution_points
 from .symplectic import Symplectic
@@ -14,9 +15,11 @@ __all__ = [
     "Backprop",
     "CoarseAdjoint",
     "ContinuousAdjoint",
+    "Cut",
     "Exact",
     "GradientMethod",
     "Network",
+    "Observer",
     "Reversible",
     "Run",
     "Symplectic",

@@ -9,8 +9,9 @@ started is measured every time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal, get_args
 
@@ -21,7 +22,7 @@ from ..plan import Call, Plan, execute
 from ..schedule import Schedule
 from ..solvers import TABLEAUS, Reversal, reversal
 from .method import FiniteCheck, GradientMethod, Run
-from .sweep import Network, Step, StepTranspose, Sweep, attach, solution_points
+from .sweep import Step, StepTranspose, Sweep, attach, solution_points
 
 Family = Literal["mccallum_foster", "bdia", "belm"]
 Pair = tuple[Tensor, Tensor]
@@ -31,8 +32,8 @@ Pair = tuple[Tensor, Tensor]
 class Reversible(GradientMethod):
     """A reversible sampler on the plan's grid of times, and its exact gradient with nothing stored.
 
-    The sampler is another than the plan's, of which only the times are used: `plan` gives its
-    table. States are kept in float64, so that walking back gives the same inputs to the network;
+    The sampler is another than the plan's, of which only the times are used; `reference_plan` gives
+    its table. States are kept in float64, so that walking back gives the network the same inputs;
     the network runs in its own dtype. The last step to a clean image cannot be undone: it is a step
     of DDIM from the end of the pair.
 
@@ -46,27 +47,26 @@ class Reversible(GradientMethod):
         solver: the one-step method of ``mccallum_foster``, such as ``euler`` (DDIM) or ``heun``.
         tolerance: the largest distance between the reconstructed noise and the noise that was
             given, relative to the norm of the latter, over the samples of the batch.
-        on_round_trip: is called with that distance at the end of every reverse sweep.
+            An observer's ``on_round_trip`` is told the distance.
 
     Raises:
         ValueError: an unknown word or a number out of its range.
         RuntimeError: in ``backward``, when the distance is above the tolerance.
 
     >>> from adjointdpm import Denoiser, Sampler, Schedule, solvers
-    >>> schedule, errors = Schedule.vp_linear(), []
+    >>> schedule = Schedule.vp_linear()
     >>> plan = solvers.build("ddim", schedule, num_inference_steps=10)
-    >>> method = Reversible(on_round_trip=errors.append)
+    >>> sampler = Sampler(Denoiser(lambda x, t: x, schedule), plan, Reversible(tolerance=1e-9))
     >>> noise = torch.randn(2, 3, requires_grad=True)
-    >>> Sampler(Denoiser(lambda x, t: x, schedule), plan, method)(noise).sum().backward()
-    >>> errors[0] < 1e-9
-    True
+    >>> sampler(noise).sum().backward()
+    >>> noise.grad.shape
+    torch.Size([2, 3])
     """
 
     family: Family = "mccallum_foster"
     coupling: float = 0.999
     solver: str = "euler"
     tolerance: float = 1e-3
-    on_round_trip: Callable[[float], None] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.family not in get_args(Family):
@@ -85,13 +85,12 @@ class Reversible(GradientMethod):
         if not self.tolerance > 0:
             raise ValueError(f"tolerance must be positive, not {self.tolerance}")
 
-    def plan(self, plan: Plan, schedule: Schedule) -> Plan:
-        """Return the table of the reversible sampler that takes the place of a plan.
+    def unguarded(self) -> Reversible:
+        """Return the method with no bound on how far the walk back misses its start."""
+        return replace(self, tolerance=math.inf)
 
-        Args:
-            plan: gives the times.
-            schedule: the denoiser's.
-        """
+    def reference_plan(self, plan: Plan, schedule: Schedule) -> Plan:
+        """Return the table of the reversible sampler that takes the place of a plan."""
         return self._reversal(plan, schedule).plan()
 
     def _reversal(self, plan: Plan, schedule: Schedule) -> Reversal:
@@ -110,15 +109,17 @@ class Reversible(GradientMethod):
     def sample(self, run: Run) -> Tensor:
         """Return the sample, with this method as its one autograd node."""
         sweep = ReversibleSweep(run, self, self._reversal(run.plan, run.denoiser.schedule))
-        return attach(sweep) if torch.is_grad_enabled() else sweep.walk(sweep.network.run)[0]
+        if torch.is_grad_enabled():
+            return attach(sweep)
+        return sweep.walk(sweep.network.run_without_graph)[0]
 
 
 class ReversibleSweep(Sweep):
     """The forward run, of which only the last pair of states is kept, and the walk back."""
 
     def __init__(self, run: Run, method: Reversible, reversal: Reversal) -> None:
-        super().__init__(run)
-        self.network = Network(run.denoiser, reversal.timesteps, run.cond, run.adjoint_scale)
+        # Reconstructed inputs are as good as the round trip, and so are the answers to them.
+        super().__init__(run, reversal.timesteps, tolerance=10 * method.tolerance)
         self._method, self._reversal = method, reversal
         calls = [part.num_calls for part in reversal.parts]
         self._steps = [
@@ -131,7 +132,7 @@ class ReversibleSweep(Sweep):
 
     def call(self, k: int, x: Tensor) -> Tensor:
         """Run call k; nothing of it is stored."""
-        return self.first_call(x)[1].detach() if k == 0 else self.network.run(k, x)
+        return self.network.run(k, x)
 
     def forward(self) -> Tensor:
         """Return the sample and keep the pair of states that the walk back starts from."""
@@ -165,36 +166,35 @@ class ReversibleSweep(Sweep):
 
     def backward(
         self, adjoint: Tensor, noise_needed: bool, draws_needed: bool
-    ) -> tuple[Tensor | None, Tensor | None, Sequence[Tensor | None]]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Undo the changes from the last to the first, and apply the transpose of each."""
         assert self._end is not None
         run, newest = self.run, self._reversal.newest
         check = FiniteCheck("the adjoint at the input", self._reversal.timesteps, run.check_finite)
-        transposed = StepTranspose(self.network, run.noise.dtype, check)
+        transposed = StepTranspose(self.network, run.noise.dtype, check, self.tell)
         pair = list(self._end)
         adjoints = [torch.zeros_like(state) for state in pair]
         adjoints[newest] += adjoint
-        with self.network.summing(transposed.totals):
-            if self._reversal.closing is not None:
-                closing = self._steps[-1]
-                _, pulled, _ = transposed(
-                    closing, pair[newest], adjoints[newest], input_needed=noise_needed
-                )
-                adjoints[newest] = torch.zeros_like(pair[newest]) if pulled is None else pulled
-            changes = list(zip(self._reversal.shears, self._steps, strict=False))
-            for shear, step in reversed(changes):
-                target, other = shear.target, 1 - shear.target
-                change, pulled, _ = transposed(
-                    step, pair[other], adjoints[target], input_needed=noise_needed
-                )
-                pair[target] = (pair[target] - change) / shear.weight
-                if pulled is not None:
-                    adjoints[other] = adjoints[other] + pulled
-                adjoints[target] = shear.weight * adjoints[target]
+        if self._reversal.closing is not None:
+            closing = self._steps[-1]
+            _, pulled, _ = transposed(
+                closing, pair[newest], adjoints[newest], input_needed=noise_needed
+            )
+            adjoints[newest] = torch.zeros_like(pair[newest]) if pulled is None else pulled
+        changes = list(zip(self._reversal.shears, self._steps, strict=False))
+        for shear, step in reversed(changes):
+            target, other = shear.target, 1 - shear.target
+            change, pulled, _ = transposed(
+                step, pair[other], adjoints[target], input_needed=noise_needed
+            )
+            pair[target] = (pair[target] - change) / shear.weight
+            if pulled is not None:
+                adjoints[other] = adjoints[other] + pulled
+            adjoints[target] = shear.weight * adjoints[target]
         check.raise_if_not_finite()
         self._judge(pair)
         noise = self._reversal.scale * (adjoints[0] + adjoints[1])
-        return noise.to(run.noise.dtype) if noise_needed else None, None, transposed.totals.values
+        return noise.to(run.noise.dtype) if noise_needed else None, None
 
     def _judge(self, pair: Sequence[Tensor]) -> None:
         """Measure how far the reconstructed start is from the noise; refuse what is too far."""
@@ -205,8 +205,8 @@ class ReversibleSweep(Sweep):
         norm = start.norm(dim=1).clamp_min(self._reversal.scale)
         distances = [(state.flatten(1) - start).norm(dim=1) / norm for state in pair]
         error, tolerance = float(torch.stack(distances).max()), self._method.tolerance
-        if self._method.on_round_trip is not None:
-            self._method.on_round_trip(error)
+        if self.run.observer is not None:
+            self.run.observer.on_round_trip(error)
         if not error <= tolerance:
             raise RuntimeError(
                 f"{self._reversal.name} could not be walked backwards: the reconstructed noise is "

@@ -8,7 +8,6 @@ import torch
 from accelerate.hooks import CpuOffload
 from torch import nn
 
-from ..gradients import Backprop, GradientMethod
 from ..sampler import Sampler
 from .diffusers_private import hooks
 
@@ -75,16 +74,12 @@ def _refuse_what_breaks(sampler: Any, args: Any) -> None:
             "pipe.remove_all_hooks() and move the network to the device; LoRA adapters "
             "(add_lora), gradient checkpointing and an 8-bit optimiser save memory there"
         )
-    if any(isinstance(hook, CpuOffload) for hook in moving) and _keeps_graphs(sampler.gradient):
+    if any(isinstance(hook, CpuOffload) for hook in moving) and sampler.gradient.keeps_graphs:
         raise ValueError(
             f"{sampler.gradient} keeps graphs of the network, which is moved away while they still "
             "need its weights (enable_model_cpu_offload). Use Exact() without a memory budget, or "
             "pipe.enable_sequential_cpu_offload()"
         )
-
-
-def _keeps_graphs(method: GradientMethod) -> bool:
-    return isinstance(method, Backprop) or bool(getattr(method, "memory_budget", None))
 
 
 def _moving_hooks(component: nn.Module) -> list[Any]:
