@@ -33,6 +33,7 @@ FLOORS = [
     "baselines",
     "gradients",
     "cost",
+    "path",
     "sampler",
     "certificate",
     "decoding",

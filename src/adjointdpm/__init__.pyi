@@ -16,6 +16,7 @@ from .gradients import (
     Symplectic,
     Truncated,
 )
+from .path import Trajectory
 from .per_step import PerStep
 from .pipelines import (
     ImageToImageSampler,
@@ -50,6 +51,7 @@ __all__ = [
     "Sampler",
     "Schedule",
     "Symplectic",
+    "Trajectory",
     "Truncated",
     "__version__",
     "add_lora",

@@ -154,7 +154,7 @@ def _measure(run: Run) -> CallCost:
 
     def product() -> None:
         with network.reversing():
-            network.pull_back(*network.run_with_graph(0, x), adjoint)
+            network.pull_back(*network.run_with_graph(0, x), [adjoint])
             gradients = network.gradients()
         weights[:] = [g.nbytes for g in gradients[len(network.cond) :] if g is not None]
 

@@ -210,8 +210,8 @@ class _Solve:
         scale, a = form.scale(point), state[-1]
         x = scale * state[0] if self._trajectory is None else self._trajectory(point)
         x_weight, output_weight = self._ode(form).weights(point)
-        x, output = self._network.rerun_with_graph(0, x, point.t)
-        pulled = self._network.pull_back(x, output, output_weight * a)
+        x, (output,) = self._network.rerun_with_graph(0, x, point.t)
+        pulled = self._network.pull_back(x, [output], [output_weight * a])
         gradients = self._network.gradients()
         slopes = [(-scale * x_weight) * a if pulled is None else -scale * (x_weight * a + pulled)]
         if self._trajectory is None:
