@@ -34,6 +34,7 @@ def build_sampler(family: Family, request: SamplingRequest) -> Sampler:
             "true_cfg_scale is for pipelines whose network takes guidance_scale as an input, as "
             "that of Flux does; the weight of this one's two passes is guidance_scale"
         )
+    network = family.network(request)  # first, since it refuses schedulers by their names
     scheduler = request.scheduler
     clipping = _clipping(scheduler)
     arguments = {"eta": request.eta} if _takes(scheduler.step, "eta") else {}
@@ -64,7 +65,7 @@ def build_sampler(family: Family, request: SamplingRequest) -> Sampler:
         guidance_scale = max(guidance_scale, 1.0)  # less is none, as in diffusers
     by_time = family.guidance_scale(request)
     denoiser = Denoiser(
-        family.network(request),
+        network,
         schedule,
         prediction_type,
         guidance_scale=guidance_scale if by_time is None else by_time,
