@@ -4,6 +4,7 @@ from .backprop import Backprop
 from .coarse import CoarseAdjoint
 from .continuous import ContinuousAdjoint
 from .exact import Exact
+from .interpolated import InaccurateGradientWarning
 from .method import Cut, GradientMethod, Run
 from .observer import Observer
 from .reversible import Reversible
@@ -18,6 +19,7 @@ __all__ = [
     "Cut",
     "Exact",
     "GradientMethod",
+    "InaccurateGradientWarning",
     "Network",
     "Observer",
     "Reversible",
