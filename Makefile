@@ -9,7 +9,10 @@ LOCKED := requirements/locked.txt
 OLDEST := requirements/oldest.txt
 OLDEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/torch==\1/p' pyproject.toml)
 
-.PHONY: setup demo test lint lock test-newest test-oldest clean
+# One process a core, each with one thread; a file of tests stays in one process.
+PYTEST := python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
+.PHONY: setup demo test test-shuffled test-newest test-oldest lint lock clean
 
 setup: $(VENV)/.installed
 
@@ -38,7 +41,11 @@ demo: setup
 	$(BIN)/adjointdpm demo --output_dir adjointdpm-demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/$(PYTEST)
+
+# In random order, with as many threads as OMP_NUM_THREADS says: no test depends on either.
+test-shuffled: setup
+	$(BIN)/$(PYTEST) -p randomly
 
 lint: setup
 	$(BIN)/ruff check .
@@ -61,14 +68,14 @@ test-newest:
 	$(call fresh_venv,build/newest)
 	build/newest/bin/python -m pip install --quiet --upgrade -e ".[dev]"
 	build/newest/bin/python -m pip list
-	build/newest/bin/python -m pytest
+	build/newest/bin/$(PYTEST)
 
 # The oldest that pyproject.toml admits.
 test-oldest:
 	$(call fresh_venv,build/oldest)
 	$(call install_locked,build/oldest,$(OLDEST),$(OLDEST_TORCH))
 	build/oldest/bin/python -m pip list
-	build/oldest/bin/python -m pytest
+	build/oldest/bin/$(PYTEST)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -67,9 +67,9 @@ def family_of(pipe: Any) -> Family:
         if cls.__name__ in FAMILIES:
             return FAMILIES[cls.__name__](pipe)
     raise ValueError(
-        f"{own.__name__} has no adapter. Its stock call can be differentiated all the same: with "
-        'adp.differentiable(pipe): images = pipe(..., output_type="pt").images. Or build the '
-        "sampler from its parts: Sampler(Denoiser(network, Schedule.from_config("
-        "pipe.scheduler.config), prediction_type), Plan.from_scheduler(pipe.scheduler, steps)). "
-        f"from_pipeline knows {', '.join(sorted(FAMILIES))}"
+        f"{own.__name__} has no adapter; known are {', '.join(sorted(FAMILIES))}. The stock call "
+        "of any pipeline can be differentiated all the same: with adp.differentiable(pipe): "
+        'images = pipe(..., output_type="pt").images. Or build the sampler from its parts: '
+        "Sampler(Denoiser(network, Schedule.from_config(pipe.scheduler.config), prediction_type), "
+        "Plan.from_scheduler(pipe.scheduler, steps))"
     )
