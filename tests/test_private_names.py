@@ -30,6 +30,7 @@ TORCH = {
     "_compiled_call_impl",  # of a module that was compiled in place
     "_current_graph_task_id",  # which run of backward this is
     "_foreach_add_",
+    "_lazy_clone",  # a copy that is made when one of the two is written into
     "_orig_mod",  # what torch.compile wrapped
     "_python_dispatch",
     "_pytree",

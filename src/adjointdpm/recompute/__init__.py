@@ -3,7 +3,7 @@
 from .call import Recompute, is_offloaded, refuse_moving_weights
 from .environment import Environment, is_compiled
 from .float16 import through_float16
-from .interception import Handler, intercepted, own_class
+from .interception import Handler, inherited, intercepted, own_class
 from .reach import leaves_of
 from .settings import Settings
 
@@ -12,6 +12,7 @@ __all__ = [
     "Handler",
     "Recompute",
     "Settings",
+    "inherited",
     "intercepted",
     "is_compiled",
     "is_offloaded",
