@@ -28,7 +28,7 @@ from adjointdpm.solvers import Form
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 from mixtures import GaussianMixture
 
-NOISE_FORM = Form("noise")
+NOISE_FORM = Form.named("noise")
 CALLS_A_STEP = {"euler": 1, "heun": 2}
 GUIDANCE_SCALE = 3.0
 PROMPT, TARGET = "thing, style noto", "rocket"

@@ -11,7 +11,7 @@ import torch
 from mixtures import PROCESSES, GaussianMixture, dense_sample
 
 from adjointdpm import Backprop, Denoiser, Exact, Sampler, Schedule, sample_each, solvers
-from adjointdpm.adaptive import PAIRS
+from adjointdpm.solvers import PAIRS
 from adjointdpm.solvers.runge_kutta import step
 
 MIXTURE = GaussianMixture()

@@ -16,39 +16,17 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from .denoiser import Denoiser
-from .form import Form, FormName, Point
+from .form import Form, FormName, Point, SamplingOde
 from .plan import Plan
-from .solvers import BOGACKI_SHAMPINE, DORMAND_PRINCE, HEUN, Tableau, build_on, step
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A Runge-Kutta method and the weights of its error estimate.
-
-    Args:
-        tableau: the method that is advanced with.
-        error: weights of the difference to the embedded method, on the stages and, where there is
-            one more of them, on the slope at the end of the step.
-        error_order: order of the estimate in the step length: one more than the lower order.
-    """
-
-    tableau: Tableau
-    error: tuple[float, ...]
-    error_order: int
-
-
-PAIRS: dict[str, Pair] = {
-    "heun": Pair(HEUN, (-1 / 2, 1 / 2), 2),
-    "bs3": Pair(BOGACKI_SHAMPINE, (-5 / 72, 1 / 12, 1 / 9, -1 / 8), 3),
-    "dopri5": Pair(
-        DORMAND_PRINCE,
-        (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40),
-        5,
-    ),
-}
-"""Heun-Euler 2(1), Bogacki-Shampine 3(2), Dormand-Prince 5(4) (Hairer et al., II.4 and II.5)."""
-
-SAFETY, MIN_FACTOR, MAX_FACTOR = 0.9, 0.2, 5.0
+from .solvers import (
+    PAIRS,
+    EmbeddedPair,
+    build_on,
+    first_guess,
+    first_step_length,
+    step,
+    step_factor,
+)
 
 
 @overload
@@ -159,10 +137,11 @@ def find_steps(
         raise ValueError(f"final_sigmas_type must be zero or sigma_min, not {final_sigmas_type!r}")
     schedule = denoiser.schedule
     start, end = Point.at(schedule, schedule.t_max), Point.at(schedule, schedule.t_min)
-    chosen = Form(form or "data")
-    if not (math.isfinite(chosen.tau(start)) and math.isfinite(chosen.tau(end))):
-        raise ValueError(f"the {chosen.name} form is not finite on this schedule; use another")
-    drift = drift_of(denoiser, chosen, [start, end], cond)
+    form = form or "data"
+    chosen = Form.named(form)
+    chosen.check_finite(start, end)
+    ode = SamplingOde(chosen, schedule, denoiser.prediction_type, (start, end))
+    drift = drift_of(ode, denoiser, cond)
     noise = noise.to(torch.promote_types(noise.dtype, torch.float32))
     u = noise * (schedule.init_noise_sigma(start.t) / chosen.scale(start))
     tried = [
@@ -175,32 +154,21 @@ def find_steps(
     points = [start, *(chosen.point(schedule, tau) for tau in accepted[:-1]), end]
     if final_sigmas_type == "zero" and end.sigma > 0:
         points.append(Point(schedule.t_min, 1.0, 0.0))
-    plan = build_on(solver, schedule, points, denoiser.prediction_type, form=chosen.name)
+    plan = build_on(solver, schedule, points, denoiser.prediction_type, form=form)
     rejected = len(tried) - len(accepted)
     name = f"adaptive {solver} ({len(accepted)} steps accepted, {rejected} rejected)"
     return replace(plan, name=name)
 
 
-def drift_of(
-    denoiser: Denoiser, form: Form, points: list[Point], cond: dict[str, Any]
-) -> Callable[..., Tensor]:
-    """Return the sampling ODE in a form as a function of tensors, ``drift(u, tau)``.
+def drift_of(ode: SamplingOde, denoiser: Denoiser, cond: dict[str, Any]) -> Callable[..., Tensor]:
+    """Return the sampling ODE as a function of tensors, ``drift(u, tau)``.
 
     Args:
+        ode: its coordinates.
         denoiser: the network.
-        form: of the ODE.
-        points: where the time is known exactly; elsewhere it is found from tau.
         cond: conditioning.
     """
-    known = {form.tau(point): point for point in points}
-
-    def drift(u: Tensor, tau: float, **_: Any) -> Tensor:
-        point = known.get(tau) or form.point(denoiser.schedule, tau)
-        x = form.scale(point) * u
-        a, b = form.drift(denoiser.prediction_type, point)
-        return a * x + b * denoiser(x, point.t, **cond)
-
-    return drift
+    return ode.drift(lambda x, point, **_: denoiser(x, point.t, **cond))
 
 
 @dataclass(frozen=True)
@@ -219,7 +187,7 @@ class Attempt:
 
 
 def attempts(
-    pair: Pair,
+    pair: EmbeddedPair,
     drift: Callable[..., Any],
     u: Any,
     start: float,
@@ -274,17 +242,13 @@ def attempts(
         scale = atol + rtol * torch.maximum(u.abs(), ahead.abs())
         error = max(_rms(difference / scale), 1e-10)
         yield Attempt(following, ahead, error <= 1)
-        h = following - tau
-        if error <= 1:
-            if last:
-                return
-            tau, u, slope = following, ahead, closing
-            factor = SAFETY * error ** (-0.7 / k) * previous ** (0.4 / k)
-            previous = error
-        else:
+        h = (following - tau) * step_factor(error, previous, k)
+        if error > 1:
             rejected += 1
-            factor = min(SAFETY * error ** (-1 / k), 1.0) if math.isfinite(error) else MIN_FACTOR
-        h *= min(max(factor, MIN_FACTOR), MAX_FACTOR)
+        elif last:
+            return
+        else:
+            tau, u, slope, previous = following, ahead, closing, error
     raise RuntimeError(
         f"{max_steps} steps were not enough (tau = {tau:g} of {end:g}, {rejected} rejected); "
         "raise the tolerances or max_steps"
@@ -302,16 +266,11 @@ def first_step(
     k: int,
 ) -> float:
     """Return a first step by Hairer et al., II.4: two slopes tell the scale of the second one."""
-    scale = atol + rtol * u.abs()
+    scale, span = atol + rtol * u.abs(), abs(end - start)
     size, steepness = _rms(u / scale), _rms(slope / scale)
-    small = min(size, steepness) < 1e-5
-    guess = math.copysign(
-        min(1e-6 if small else 0.01 * size / steepness, abs(end - start)), end - start
-    )
+    guess = math.copysign(first_guess(size, steepness, span), end - start)
     bend = _rms((drift(u + guess * slope, start + guess) - slope) / scale) / abs(guess)
-    steepest = max(steepness, bend)
-    h = max(1e-6, 1e-3 * abs(guess)) if steepest <= 1e-15 else (0.01 / steepest) ** (1 / k)
-    return math.copysign(min(100 * abs(guess), h, abs(end - start)), end - start)
+    return math.copysign(first_step_length(steepness, bend, abs(guess), span, k), end - start)
 
 
 def _rms(values: Tensor) -> float:

@@ -8,7 +8,6 @@ There is no plan here: the result is the solver's own, and so is its gradient.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,8 +19,7 @@ from torch.utils import _pytree as pytree
 
 from ..adaptive import drift_of, first_step
 from ..denoiser import Denoiser
-from ..form import Form, FormName, Point
-from ..prediction import to_noise, to_sample
+from ..form import DATA, Form, Point, SamplingOde
 from ..schedule import Schedule
 
 OdeForm = Literal["x", "noise", "data", "flow", "angle"]
@@ -125,10 +123,10 @@ def odeint(
             f"{method} takes fixed steps: give it the points to step through, such as "
             "grid=adjointdpm.solvers.grid(schedule, num_inference_steps)"
         )
-    ode = _ode(denoiser, form, points, cond)
-    drift = _Drift(denoiser, ode.drift)
+    ode = _ode(denoiser, form, points)
+    drift = _Drift(denoiser, drift_of(ode, denoiser, cond))
     # torchdiffeq takes its time in float64 and hands it on in the latent's dtype.
-    taus = torch.tensor([ode.tau(p) for p in points], dtype=torch.float64, device=noise.device)
+    taus = torch.tensor([ode.form.tau(p) for p in points], dtype=torch.float64, device=noise.device)
     settings: dict[str, Any] = {
         "method": method,
         "options": _options(method, options, taus),
@@ -145,68 +143,52 @@ def odeint(
         raise ValueError("arguments of the adjoint are for gradient='adjoint'")
     noise = noise.to(torch.promote_types(noise.dtype, torch.float32))
     start, last = points[0], points[-1]
-    u = noise * (schedule.init_noise_sigma(start.t) / ode.scale(start))
+    u = noise * (schedule.init_noise_sigma(start.t) / ode.form.scale(start))
     if gradient == "backprop" and method in ADAPTIVE:
         # torchdiffeq differentiates its own choice of a first step: not of any use, and wrong where
         # the drift has no derivative in time. Given as a number, it is a constant.
         settings["options"].setdefault("first_step", _constant_first_step(drift, u, taus, settings))
     u = solve(drift, u, taus[[0, -1]], **settings, **torchdiffeq_arguments)[-1]
-    x = ode.scale(last) * u
+    x = ode.form.scale(last) * u
     if final_sigmas_type == "zero":
         drift.num_calls += 1
-        a, b = to_sample(denoiser.prediction_type, last.alpha, last.sigma)
+        a, b = DATA.drift(denoiser.prediction_type, last)
         x = a * x + b * denoiser(x, last.t, **cond)
     return Solution(x, drift.num_calls, lambda: drift.num_calls)
 
 
 @dataclass(frozen=True)
-class _Ode:
-    """An ODE with its own time and scale."""
-
-    drift: Callable[..., Tensor]
-    tau: Callable[[Point], float]
-    scale: Callable[[Point], float]
-
-
-def _ode(
-    denoiser: Denoiser, form: OdeForm | None, points: Sequence[Point], cond: dict[str, Any]
-) -> _Ode:
-    if form == "x":
-        return _Ode(_drift_in_x(denoiser, cond), lambda point: point.t, lambda point: 1.0)
-    chosen = _form(form, points)
-    return _Ode(drift_of(denoiser, chosen, list(points), cond), chosen.tau, chosen.scale)
-
-
-def _form(form: FormName | None, points: Sequence[Point]) -> Form:
-    chosen = Form(form) if form else Form.finite(points[0], points[-1])
-    if not all(math.isfinite(chosen.tau(point)) for point in (points[0], points[-1])):
-        raise ValueError(f"the {chosen.name} form is not finite on this schedule; use another")
-    return chosen
-
-
-def _drift_in_x(denoiser: Denoiser, cond: dict[str, Any]) -> Callable[..., Tensor]:
-    """Return ``dx/dt = alpha'(t) x_0 + sigma'(t) eps``, the probability-flow ODE as it stands.
+class _StateForm(Form):
+    """The ODE as it stands, ``dx/dt = alpha'(t) x_0 + sigma'(t) eps``, in x and the network's time.
 
     In the usual form ``f(t) x + g(t)^2 / (2 sigma) eps`` (arXiv 2011.13456, eq. 13) x_0 is written
     with x and eps, which divides by alpha.
     """
-    schedule = denoiser.schedule
 
-    def drift(x: Tensor, t: float) -> Tensor:
-        t = min(max(t, schedule.t_min), schedule.t_max)
-        output = denoiser(x, t, **cond)
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        alpha_rate, sigma_rate = rates(schedule, t)
-        # The rate of alpha is written with x_0 only where it is not zero: eps says nothing of x_0
-        # where no data is left, and need not for variance-exploding processes.
-        c, d = to_noise(denoiser.prediction_type, alpha, sigma)
-        slope = (sigma_rate * c) * x + (sigma_rate * d) * output
-        if alpha_rate:
-            a, b = to_sample(denoiser.prediction_type, alpha, sigma)
-            slope = slope + (alpha_rate * a) * x + (alpha_rate * b) * output
-        return slope
+    schedule: Schedule
+    name = "x"
 
-    return drift
+    def tau(self, point: Point) -> float:
+        return point.t
+
+    def scale(self, point: Point) -> float:
+        return 1.0
+
+    def slope(self, point: Point) -> tuple[float, float]:
+        return rates(self.schedule, point.t)
+
+    def point(self, schedule: Schedule, tau: float) -> Point:
+        return Point.at(schedule, min(max(tau, schedule.t_min), schedule.t_max))
+
+
+def _ode(denoiser: Denoiser, form: OdeForm | None, points: Sequence[Point]) -> SamplingOde:
+    ends = points[0], points[-1]
+    if form == "x":
+        chosen: Form = _StateForm(denoiser.schedule)
+    else:
+        chosen = Form.named(form) if form else Form.finite(*ends)
+    chosen.check_finite(*ends)
+    return SamplingOde(chosen, denoiser.schedule, denoiser.prediction_type, points)
 
 
 def rates(schedule: Schedule, t: float) -> tuple[float, float]:

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..adaptive import PAIRS, attempts
-from ..form import Form, FormName, Point
+from ..adaptive import attempts
+from ..form import ANGLE, FLOW, Form, FormName, Point, SamplingOde
 from ..plan import Draws, execute
-from ..solvers import ODE_SOLVERS, integrate
+from ..solvers import ODE_SOLVERS, PAIRS, integrate
 from .method import FiniteCheck, GradientMethod, Run
-from .sweep import FLOW, Sweep, Totals, Trajectory, attach, solution_points
+from .sweep import Sweep, Totals, Trajectory, attach, solution_points
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,11 @@ class ContinuousAdjointSweep(Sweep):
         self._starts = frozenset(run.plan.step_starts or ())
         self._recorded: list[tuple[Tensor, Tensor]] = []
         self._sample: Tensor | None = None
+        self._totals = Totals([])
 
     def call(self, k: int, x: Tensor) -> Tensor:
         """Run call k; store its input and output where it is a point of the trajectory."""
-        output = self.first_call(x)[1].detach() if k == 0 else self.network.run(k, x)
+        output = self.network.run(k, x)
         if self._method.trajectory == "recorded" and k in self._starts:
             self._recorded.append((x, output))
         return output
@@ -127,7 +128,7 @@ class ContinuousAdjointSweep(Sweep):
 
     def backward(
         self, adjoint: Tensor, noise_needed: bool, draws_needed: bool
-    ) -> tuple[Tensor | None, Tensor | None, Sequence[Tensor | None]]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Solve the adjoint ODE from the sample to the noise."""
         assert self._sample is not None
         points, sample = self._reverse_points(), self._sample.detach()
@@ -148,7 +149,13 @@ class ContinuousAdjointSweep(Sweep):
             start = self.run.noise.detach() * float(self.run.plan.table[0, 0])
             self.run.observer.on_round_trip(float((state[0] - start).norm() / start.norm()))
         noise = state[-1] * float(self.run.plan.table[0, 0])
-        return noise if noise_needed else None, None, solve.totals.values
+        self._totals = solve.totals
+        return noise if noise_needed else None, None
+
+    def gradients(self) -> Sequence[Tensor | None]:
+        """Return the weighted sums of the products."""
+        totals, self._totals = self._totals, Totals([])
+        return totals.values
 
     def _reverse_points(self) -> list[Point]:
         """Return the points of the reverse sweep, from the sample's end to the noise's."""
@@ -163,7 +170,7 @@ class ContinuousAdjointSweep(Sweep):
         between = [
             points[round(i)]
             if abs(i - round(i)) < 1e-9
-            else Form("angle").point(schedule, float(np.interp(i, range(len(points)), angles)))
+            else ANGLE.point(schedule, float(np.interp(i, range(len(points)), angles)))
             for i in at.tolist()
         ]
         return opening + between
@@ -200,11 +207,10 @@ class _Solve:
         """Return d(state)/dtau in a form, and the products for conditioning and weights."""
         scale, a = form.scale(point), state[-1]
         x = scale * state[0] if self._trajectory is None else self._trajectory(point)
-        x_weight, output_weight = form.drift(self._run.denoiser.prediction_type, point)
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            output = self._network.rerun(0, x, point.t)
-        pulled, gradients = self._network.pull_back(x, output, output_weight * a, input_needed=True)
+        x_weight, output_weight = self._ode(form).weights(point)
+        x, output = self._network.rerun_with_graph(0, x, point.t)
+        pulled = self._network.pull_back(x, output, output_weight * a)
+        gradients = self._network.gradients()
         slopes = [(-scale * x_weight) * a if pulled is None else -scale * (x_weight * a + pulled)]
         if self._trajectory is None:
             slopes = [x_weight * x.detach() + output_weight * output.detach(), *slopes]
@@ -271,17 +277,17 @@ class _Solve:
                     self._observe_form(form, attempt.end, u * units)
         return _from_form(form, points[-1], u * units)
 
-    def _point(self, form: Form) -> Callable[[float], Point]:
-        known = {form.tau(point): point for point in self._points}
-        return lambda tau: known.get(tau) or form.point(self._run.denoiser.schedule, tau)
+    def _ode(self, form: Form) -> SamplingOde:
+        denoiser = self._run.denoiser
+        return SamplingOde(form, denoiser.schedule, denoiser.prediction_type, self._points)
 
     def _drift(self, form: Form) -> Callable[[Tensor, float], tuple[Tensor, list[Tensor | None]]]:
-        point = self._point(form)
-        return lambda u, tau: self.slope(form, point(tau), u)
+        ode = self._ode(form)
+        return lambda u, tau: self.slope(form, ode.point(tau), u)
 
     def _observe_form(self, form: Form, tau: float, u: Tensor) -> None:
         if self._run.observer is not None:
-            point = self._point(form)(tau)
+            point = self._ode(form).point(tau)
             self.observe(point, _from_form(form, point, u))
 
 
@@ -337,7 +343,7 @@ def _from_form(form: Form, point: Point, state: Tensor) -> Tensor:
 
 def _chosen_form(method: ContinuousAdjoint, points: Sequence[Point]) -> Form:
     """Return the form, finite at both ends: the clean image is left by a step of its own."""
-    form = FLOW if method.form == "auto" else Form(method.form)
+    form = FLOW if method.form == "auto" else Form.named(method.form)
     ends = points[0], points[-2] if points[-1].sigma == 0 else points[-1]
     if not all(math.isfinite(form.tau(point)) and form.scale(point) for point in ends):
         raise ValueError(

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..form import Form
+from .embedded import PAIRS, EmbeddedPair, first_guess, first_step_length, step_factor
 from .grid import SPACINGS, grid
 from .library import (
     CALLS_PER_STEP,
@@ -40,19 +41,24 @@ __all__ = [
     "HEUN",
     "NOISE_SOLVERS",
     "ODE_SOLVERS",
+    "PAIRS",
     "SOLVERS",
     "SPACINGS",
     "STOCHASTIC_SOLVERS",
     "TABLEAUS",
+    "EmbeddedPair",
     "Form",
     "Reversal",
     "Tableau",
     "adaptive",
     "build",
     "build_on",
+    "first_guess",
+    "first_step_length",
     "grid",
     "integrate",
     "odeint",
     "reversal",
     "step",
+    "step_factor",
 ]

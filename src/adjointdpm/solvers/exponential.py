@@ -18,8 +18,8 @@ from typing import Literal
 
 import numpy as np
 
-from ..form import Point
-from .model import NOISE, Answer, Model, first_order, log_snr, spans_finite, transfer
+from ..form import NOISE, Point
+from .model import Answer, Model, first_order, log_snr, spans_finite, transfer
 from .multistep import gauss_legendre, lagrange_integrals
 from .tape import Row
 

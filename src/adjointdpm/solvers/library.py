@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from ..form import Form, FormName, Point
+from ..form import DATA, NOISE, Form, FormName, Point
 from ..plan import Plan
 from ..prediction import check_prediction_type
 from ..schedule import Schedule
@@ -24,7 +24,6 @@ from .runge_kutta import (
     MIDPOINT,
     RALSTON,
     RK4,
-    Drift,
     runge_kutta,
 )
 from .stochastic import ddim, edm_churn, sde_dpmpp_2m
@@ -192,13 +191,13 @@ def build_on(
     if solver in DIFFUSION_SOLVERS:
         if form in ("flow", "angle"):
             raise ValueError(f"{solver} has a noise and a data form, but no {form} form")
-        own = Form(form or ("noise" if solver in NOISE_SOLVERS else "data"))
+        own = Form.named(form) if form else NOISE if solver in NOISE_SOLVERS else DATA
         model = Model(tape, schedule, prediction_type, own)
         sample = DIFFUSION_SOLVERS[solver](model, points, x, **options)
     else:
-        chosen = Form(form) if form else Form.finite(points[0], points[-1])
-        integrator = partial(ODE_SOLVERS[solver], **options)
-        sample = _integrate_form(integrator, chosen, tape, schedule, points, prediction_type, x)
+        chosen = Form.named(form) if form else Form.finite(points[0], points[-1])
+        model = Model(tape, schedule, prediction_type, chosen)
+        sample = _integrate_form(partial(ODE_SOLVERS[solver], **options), model, points, x)
     return tape.plan(sample, name=solver, prediction_type=prediction_type)
 
 
@@ -217,38 +216,16 @@ def _check_options(solver: str, options: Mapping[str, Any]) -> None:
 
 
 def _integrate_form(
-    integrator: Callable[..., Row],
-    form: Form,
-    tape: Tape,
-    schedule: Schedule,
-    points: Sequence[Point],
-    prediction_type: str,
-    x: Row,
+    integrator: Callable[..., Row], model: Model, points: Sequence[Point], x: Row
 ) -> Row:
-    """Return the sample of an ODE method in a form."""
-    drift = _drift(tape, form, schedule, points, prediction_type)
-    taus = [form.tau(point) for point in points]
+    """Return the sample of an ODE method in the model's form, on the points."""
+    form, open_end = model.form, points[-1].sigma == 0
+    form.check_finite(points[0], points[-2] if open_end and form == DATA else points[-1])
+    drift, taus = model.drift(form, *points), [form.tau(point) for point in points]
     u = x / form.scale(points[0])
-    open_end = points[-1].sigma == 0
-    if open_end and form.name == "data":
+    if open_end and form == DATA:
         # The clean image is at infinity: the limit of an Euler step there is the predicted x_0.
         u = integrator(drift, taus[:-1], u)
         return points[-1].alpha * drift(u, taus[-2])
     u = integrator(drift, taus, u, open_end=open_end)
     return form.scale(points[-1]) * u
-
-
-def _drift(
-    tape: Tape, form: Form, schedule: Schedule, points: Sequence[Point], prediction_type: str
-) -> Drift:
-    """Return the sampling ODE in a form, as a function of rows that records its network calls."""
-    # On the grid the times are exact; only stages between grid points go through the inverse.
-    on_grid: dict[float, Point] = {form.tau(point): point for point in points}
-
-    def drift(u: Row, tau: float, **marks: Any) -> Row:
-        point = on_grid.get(tau) or form.point(schedule, tau)
-        x = form.scale(point) * u
-        a, b = form.drift(prediction_type, point)
-        return a * x + b * tape.call(x, point.t, **marks)
-
-    return drift

@@ -1,4 +1,4 @@
-"""The network as solvers written in x ask it, and the first-order step that all of them share.
+"""The network as solvers ask it, and the first-order step that all of them share.
 
 Exponential solvers integrate the prediction p of a form (x_0 in the data form, eps in the noise
 form) against an exponential of ``lambda = log(alpha / sigma)``. Both forms are one formula: with
@@ -11,12 +11,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..form import Form, Point
-from ..prediction import to_noise, to_sample
+from ..form import DATA, NOISE, Form, Point, SamplingOde
 from ..schedule import Schedule
+from .runge_kutta import Drift
 from .tape import Row, Tape
-
-NOISE, DATA = Form("noise"), Form("data")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,8 +28,7 @@ class Answer:
 
     def predict(self, form: Form) -> Row:
         """Return the predicted eps for the noise form, x_0 for the data form."""
-        convert = to_noise if form == NOISE else to_sample
-        a, b = convert(self.prediction_type, self.point.alpha, self.point.sigma)
+        a, b = form.drift(self.prediction_type, self.point)
         return a * self.x + b * self.output
 
 
@@ -43,7 +40,7 @@ class Model:
         tape: where calls are recorded.
         schedule: the process.
         prediction_type: what the network's output is.
-        form: ``noise`` to integrate eps, ``data`` to integrate x_0.
+        form: in which it integrates: the noise form for eps, the data form for x_0.
     """
 
     tape: Tape
@@ -55,6 +52,11 @@ class Model:
         """Call the network with the input ``x`` at a point."""
         output = self.tape.call(x, point.t, starts_step=starts_step)
         return Answer(point, x, output, self.prediction_type)
+
+    def drift(self, form: Form, *points: Point) -> Drift:
+        """Return the sampling ODE in a form, with ``points`` whose times are known exactly."""
+        ode = SamplingOde(form, self.schedule, self.prediction_type, points)
+        return ode.drift(lambda x, point, **marks: self.tape.call(x, point.t, **marks))
 
     def between(self, start: Point, end: Point, fraction: float) -> Point:
         """Return the point at a fraction of the way from ``start`` to ``end`` in log-SNR."""

@@ -14,10 +14,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from ..form import Form, Point
+from ..form import DATA, Form, Point
 from ..plan import Plan
 from ..schedule import Schedule
-from .model import DATA, Model, first_order, transfer
+from .model import Model, first_order, transfer
 from .runge_kutta import (
     BOGACKI_SHAMPINE,
     DORMAND_PRINCE,
@@ -131,15 +131,9 @@ class _Recorder:
 
     def increment(self, tableau: Tableau, form: Form, start: Point, end: Point) -> Plan:
         """Return the plan of ``u(end) - u(start)`` by one Runge-Kutta step, from x at the start."""
-        ends = {form.tau(point): point for point in (start, end)}
 
         def function(model: Model, x: Row) -> Row:
-            def drift(u: Row, tau: float, *, starts_step: bool = True) -> Row:
-                point = ends.get(tau) or form.point(self.schedule, tau)
-                stage = form.scale(point) * u
-                a, b = form.drift(self.prediction_type, point)
-                return a * stage + b * model(stage, point, starts_step=starts_step).output
-
+            drift = model.drift(form, start, end)
             u, tau = x / form.scale(start), form.tau(start)
             return step(tableau, drift, u, tau, form.tau(end) - tau)[0] - u
 

@@ -10,8 +10,9 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from ..form import Form, Point
-from .model import DATA, Model, log_snr, spans_finite
+from ..form import DATA, NOISE, Form, Point
+from .model import Model, log_snr, spans_finite
+from .runge_kutta import EULER, HEUN, step
 from .tape import Row
 
 ROUNDING = 1e-9
@@ -30,7 +31,7 @@ def ddim(model: Model, points: Sequence[Point], x: Row, *, eta: float = 0.0) -> 
         here = model(x, start)
         renewed = eta * end.sigma * math.sqrt(1 - _remaining(start, end) ** 2)
         kept = math.sqrt(end.sigma**2 - renewed**2)
-        x = end.alpha * here.predict(DATA) + kept * here.predict(Form("noise"))
+        x = end.alpha * here.predict(DATA) + kept * here.predict(NOISE)
         if renewed:
             x = x + renewed * model.tape.draw()
     return x
@@ -102,14 +103,8 @@ def edm_churn(
 
 
 def _heun_step(model: Model, form: Form, start: Point, end: Point, x: Row) -> Row:
-    def slope(x: Row, point: Point, *, starts_step: bool) -> Row:
-        a, b = form.drift(model.prediction_type, point)
-        return a * x + b * model(x, point, starts_step=starts_step).output
-
-    h = form.tau(end) - form.tau(start)
-    u, first = x / form.scale(start), slope(x, start, starts_step=True)
-    ahead = u + h * first
-    if end.sigma > 0:
-        second = slope(form.scale(end) * ahead, end, starts_step=False)
-        ahead = u + h * 0.5 * (first + second)
-    return form.scale(end) * ahead
+    """Return Heun's step, or where it ends at the clean image Euler's."""
+    drift = model.drift(form, start, end)
+    u, tau = x / form.scale(start), form.tau(start)
+    tableau = HEUN if end.sigma > 0 else EULER
+    return form.scale(end) * step(tableau, drift, u, tau, form.tau(end) - tau)[0]

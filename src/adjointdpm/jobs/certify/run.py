@@ -77,7 +77,7 @@ def run_certify(config: CertifyConfig, progress: Progress | None = None) -> Cert
     # A straight-through clamp departs from the derivative on purpose, and a hard one has a kink in
     # every white pixel: what is judged is the gradient of the sampler.
     decode.clamp = "none"
-    cond = encode_prompt(pipe, config.prompt, guidance=sampler.denoiser.guidance_scale != 1.0)
+    cond = encode_prompt(pipe, config.prompt, guidance=config.guidance_scale > 1.0)
     generator = torch.Generator().manual_seed(config.seed)
     return certify(
         sampler,
