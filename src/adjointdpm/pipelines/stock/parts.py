@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline, ModelMixin
 from torch import nn
 
 from ...formats import unwrapped
+from ...recompute import refuse_caches
 
 
 def pipes_of(pipe: Any) -> list[Any]:
@@ -67,11 +68,7 @@ def denoisers(pipe: Any, names: Sequence[str] | None) -> list[nn.Module]:
             raise ValueError(
                 f"{type(pipe).__name__} has no module {name!r}; it has {', '.join(components)}"
             )
-        if getattr(unwrapped(module), "is_cache_enabled", False):
-            raise ValueError(
-                f"{name} reuses outputs of earlier calls (enable_cache), so that a call cannot be "
-                f"run again alone. Turn it off with pipe.{name}.disable_cache()"
-            )
+        refuse_caches(module, f"pipe.{name}")
         found.append(module)
     if not found:
         raise ValueError(
