@@ -37,6 +37,7 @@ OTHERS = {
     "_foreach_add_",
     "_foreach_norm",
     "_get_sequence_nr",
+    "_lazy_clone",  # a copy that is made when one of the two is written into
     "_orig_mod",  # what torch.compile wrapped
     "_parameters",
     "_python_dispatch",

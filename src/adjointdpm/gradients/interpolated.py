@@ -131,7 +131,7 @@ class InterpolatedSweep(SparseSweep):
 
     def backward(
         self, adjoint: Tensor, noise_needed: bool, draws_needed: bool
-    ) -> tuple[Tensor | None, Tensor | None, Sequence[Tensor | None]]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Run the transposed program, and judge it by the products that were taken."""
         self._error = InterpolationError(self._interpolated)
         found = super().backward(adjoint, noise_needed, draws_needed)
