@@ -22,7 +22,14 @@ from torch.utils import _pytree as pytree
 
 from ..decoding import Clamp, bounded_decode, to_unit_range
 from ..gradients import Cut, Exact, GradientMethod
-from ..recompute import Handler, Recompute, intercepted, is_offloaded, own_class
+from ..recompute import (
+    Handler,
+    Recompute,
+    intercepted,
+    is_offloaded,
+    own_class,
+    refuse_caches,
+)
 from .diffusers_private import announced_steps
 from .offloading import check_offload
 
@@ -84,10 +91,13 @@ def differentiable(
     check_offload(pipe)
     gradient = gradient if gradient is not None else Exact()
     _check_method(gradient)
-    _denoisers(pipe, denoisers)
+    modules = _denoisers(pipe, denoisers)
+    plain = gradient.graph_budget == math.inf
+    if not plain:
+        for module in modules:
+            refuse_caches(module)
     methods = _without_no_grad(own_class(pipe))
     call = methods.pop("__call__", own_class(pipe).__call__)
-    plain = gradient.graph_budget == math.inf
 
     def sample(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         _check_output_type(call, pipe, args, kwargs)
@@ -131,7 +141,7 @@ def _in_place_of(pipe: Any, method: Callable[..., Any]) -> Handler:
 def _network_handlers(
     modules: Sequence[nn.Module], gradient: GradientMethod, steps: _Steps | None
 ) -> dict[tuple[Any, str], Handler]:
-    recompute = Recompute(int(gradient.graph_budget))
+    recompute = Recompute(int(gradient.graph_budget), copies=True)
 
     def handler(module: nn.Module) -> Handler:
         def run(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -227,11 +237,6 @@ def _denoisers(pipe: Any, names: Sequence[str] | None) -> list[nn.Module]:
         if not isinstance(module, nn.Module):
             raise ValueError(
                 f"{type(pipe).__name__} has no module {name!r}; it has {', '.join(components)}"
-            )
-        if getattr(_original(module), "is_cache_enabled", False):
-            raise ValueError(
-                f"{name} reuses outputs of earlier calls (enable_cache), so that a call cannot be "
-                f"run again alone. Turn it off with pipe.{name}.disable_cache()"
             )
     if not denoisers:
         raise ValueError(

@@ -36,21 +36,18 @@ def refuse_sharded_weights(owner: nn.Module) -> None:
             )
 
 
-def refuse_caches(owner: nn.Module, name: str) -> None:
+def refuse_caches(owner: nn.Module) -> None:
     """Raise if parts of a diffusers model reuse what they computed in earlier calls.
-
-    Args:
-        owner: the model.
-        name: how the person knows it.
 
     Raises:
         ValueError: caching is on.
     """
     for part in owner.modules():
+        name = type(part).__name__
         if getattr(part, "is_cache_enabled", False):
             raise ValueError(
                 f"{name} reuses outputs of earlier calls (enable_cache), so that a call cannot be "
-                f"run again alone. Turn it off with {name}.disable_cache(), or use adp.Backprop()"
+                f"run again alone. Turn it off with its disable_cache(), or use adp.Backprop()"
             )
         hooks: dict[str, Any] = getattr(getattr(part, "_diffusers_hook", None), "hooks", {})
         for hook_name, hook in hooks.items():

@@ -19,7 +19,6 @@ from ...recompute import (
     leaves_of,
     num_nodes_made,
     power_above,
-    refuse_sharded_weights,
     strangers,
 )
 from .totals import Arrivals
@@ -99,7 +98,6 @@ class Network:
         adjoint_scale: Literal["auto"] | None = "auto",
         tolerance: float | None = None,
     ) -> None:
-        refuse_sharded_weights(denoiser)
         self._denoiser = denoiser
         self._caller = Caller(denoiser)
         self._timesteps = timesteps
