@@ -307,6 +307,58 @@ def test_lora_of_a_transformer(tmp_path):
         assert not torch.allclose(other.transformer(**inputs).sample, expected, atol=1e-2)
 
 
+def distributed(module):
+    """A module wrapped for training on several machines, of which there is one."""
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        return torch.nn.parallel.DistributedDataParallel(module)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda module: torch.compile(module, backend="eager"),
+        distributed,
+        lambda module: torch.compile(distributed(module), backend="eager"),
+    ],
+    ids=["compiled", "distributed", "both"],
+)
+def test_lora_of_a_wrapped_network(tmp_path, fresh, noise, wrap):
+    pipe, other = fresh(), fresh()
+    add_lora(pipe, rank=4)
+    trained(pipe.unet)
+    expected = picture(pipe, noise)
+    pipe.unet = wrap(pipe.unet)
+    formats.save_lora(pipe, tmp_path)
+    other.load_lora_weights(tmp_path)
+    assert not any(weight.is_meta for weight in other.unet.parameters())
+    torch.testing.assert_close(picture(other, noise), expected, rtol=0, atol=0)
+
+
+def test_lora_of_compiled_blocks(tmp_path, fresh, noise):
+    pipe, other = fresh(), fresh()
+    add_lora(pipe, rank=4)
+    trained(pipe.unet)
+    expected = picture(pipe, noise)
+    for i, block in enumerate(pipe.unet.up_blocks):
+        pipe.unet.up_blocks[i] = torch.compile(block, backend="eager")
+    formats.save_lora(pipe, tmp_path)
+    other.load_lora_weights(tmp_path)
+    torch.testing.assert_close(picture(other, noise), expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("call", [add_lora, lambda pipe: formats.save_lora(pipe, "nowhere")])
+def test_lora_without_peft(pipe, monkeypatch, call):
+    for name in ("peft", "peft.utils"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=r"pip install 'adjointdpm\[lora\]'"):
+        call(pipe)
+
+
 def test_one_of_several_adapters(tmp_path, pipe):
     with pytest.raises(ValueError, match="call add_lora first"):
         formats.save_lora(pipe, tmp_path)

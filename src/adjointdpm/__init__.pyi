@@ -22,9 +22,11 @@ from .pipelines import (
     differentiable,
     encode_image,
     encode_prompt,
+    freeze,
     from_pipeline,
     latent_shape,
     load_pipeline,
+    trainable,
 )
 from .plan import CounterNoise, Plan
 from .sampler import Sampler, sample_each
@@ -56,6 +58,7 @@ __all__ = [
     "encode_image",
     "encode_prompt",
     "formats",
+    "freeze",
     "from_pipeline",
     "gradients",
     "latent_shape",
@@ -65,4 +68,5 @@ __all__ = [
     "pipelines",
     "sample_each",
     "solvers",
+    "trainable",
 ]

@@ -40,6 +40,7 @@ class Sampler(nn.Module):
 
     Raises:
         ValueError: the plan was made for another prediction type than the denoiser's.
+        TypeError: ``gradient`` is not a gradient method.
 
     >>> from adjointdpm import Schedule, solvers
     >>> schedule = Schedule.vp_linear()
@@ -73,6 +74,10 @@ class Sampler(nn.Module):
                 f"{plan.name} was made for prediction_type={plan.prediction_type!r}, but the "
                 f"denoiser's network predicts {denoiser.prediction_type!r}; build both with the "
                 "same prediction_type"
+            )
+        if not isinstance(gradient, GradientMethod | None):
+            raise TypeError(
+                f"gradient must be a gradient method such as adp.Exact(), not {gradient!r}"
             )
         if adjoint_scale not in ("auto", None):
             raise ValueError(f"adjoint_scale must be 'auto' or None, not {adjoint_scale!r}")

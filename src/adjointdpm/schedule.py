@@ -193,18 +193,26 @@ def _betas(config: Mapping[str, Any], steps: int) -> np.ndarray:
 def _unshifted_betas(config: Mapping[str, Any], steps: int) -> np.ndarray:
     if config.get("trained_betas") is not None:
         return np.asarray(config["trained_betas"], dtype=np.float64)
-    name, start, end = config["beta_schedule"], config["beta_start"], config["beta_end"]
+    name = config["beta_schedule"]
+    if name == "squaredcos_cap_v2":  # has no ends of its own: UnCLIP's config names none
+        grid = np.arange(steps + 1) / steps
+        s = PAPER_COSINE_OFFSET
+        alpha_bar = np.cos((grid + s) / (1 + s) * math.pi / 2) ** 2
+        return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    missing = {"beta_start", "beta_end"} - set(config)
+    if missing:
+        raise ValueError(
+            f"the config of {config.get('_class_name', 'this scheduler')} has beta_schedule="
+            f"{name!r} but no {' and no '.join(sorted(missing))}; pass the betas themselves to "
+            "Schedule.from_betas"
+        )
+    start, end = config["beta_start"], config["beta_end"]
     if name == "linear":
         return np.linspace(start, end, steps)
     if name == "scaled_linear":
         return np.linspace(start**0.5, end**0.5, steps) ** 2
     if name == "sigmoid":
         return (end - start) / (1 + np.exp(-np.linspace(-6, 6, steps))) + start
-    if name == "squaredcos_cap_v2":
-        grid = np.arange(steps + 1) / steps
-        s = PAPER_COSINE_OFFSET
-        alpha_bar = np.cos((grid + s) / (1 + s) * math.pi / 2) ** 2
-        return np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
     raise ValueError(
         f"beta_schedule {name!r} is not known; pass the betas themselves to Schedule.from_betas"
     )

@@ -16,6 +16,7 @@ from .offloading import check_offload, guard_offload
 from .registry import family_of
 from .requests import PromptRequest, SamplingRequest, Size
 from .sampling import build_sampler
+from .trained import warn_of_untrained
 
 
 def from_pipeline(
@@ -40,8 +41,8 @@ def from_pipeline(
 
     ``decode(sampler(noise, **encode_prompt(pipe, prompt)))`` gives the pictures that
     ``pipe(prompt, latents=noise)`` gives, and every step of it can be differentiated. The modules
-    are those of the pipeline itself, not copies: freeze what is not trained with
-    ``pipe.unet.requires_grad_(False)``, since weight gradients cost as much as all others together.
+    are those of the pipeline itself, not copies. Say what is trained with `freeze` or `trainable`:
+    weight gradients cost as much as all others together, and ``from_pretrained`` asks for all.
 
     Args:
         pipe: the pipeline; see `FAMILIES` for the classes that are known.
@@ -73,6 +74,7 @@ def from_pipeline(
     """
     family = family_of(pipe)
     check_offload(pipe)
+    warn_of_untrained(pipe, stacklevel=2)
     request = SamplingRequest(
         scheduler=scheduler if scheduler is not None else pipe.scheduler,
         num_inference_steps=num_inference_steps,

@@ -4,6 +4,7 @@ from .draws import CounterNoise, Draws
 from .execution import Call, State, Transposed, advance, begin, execute, pulled_calls, transpose
 from .plan import Plan
 from .recurrence import Program, Term, Value
+from .scheduler import SchedulerRun, first_timestep
 
 __all__ = [
     "Call",
@@ -11,6 +12,7 @@ __all__ = [
     "Draws",
     "Plan",
     "Program",
+    "SchedulerRun",
     "State",
     "Term",
     "Transposed",
@@ -18,6 +20,7 @@ __all__ = [
     "advance",
     "begin",
     "execute",
+    "first_timestep",
     "pulled_calls",
     "transpose",
 ]

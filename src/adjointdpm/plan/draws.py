@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 
@@ -68,6 +66,8 @@ class Draws:
         generator: torch.Generator | list[torch.Generator] | CounterNoise | None = None,
         given: Tensor | None = None,
     ) -> None:
+        if isinstance(generator, list) and len(generator) not in (1, len(like)):
+            raise ValueError(f"give one generator a sample: {len(like)}, not {len(generator)}")
         self._like, self._generator, self.given = like, generator, given
         self._next = 0
         self._states: list[list[torch.Generator]] | None = None
@@ -85,8 +85,7 @@ class Draws:
         if index < self._next:
             if self._states is None:
                 raise ValueError(f"draw {index} was asked for after draw {self._next - 1}")
-            generators = [_copy(generator) for generator in self._states[index]]
-            return self._draw(generators if len(generators) > 1 else generators[0])
+            return self._draw([_copy(generator) for generator in self._states[index]])
         while True:
             if self._states is not None:
                 self._states.append([_copy(generator) for generator in self._generators()])
@@ -95,9 +94,14 @@ class Draws:
             if self._next > index:
                 return noise
 
-    def _draw(self, generator: Any) -> Tensor:
+    def _draw(self, generator: torch.Generator | list[torch.Generator] | None) -> Tensor:
         like = self._like
-        return randn_tensor(like.shape, generator, like.device, like.dtype)
+        if not isinstance(generator, list):
+            return _normal(generator, like)
+        if len(generator) == 1:
+            return _normal(generator[0], like)
+        rows = like.split(1)
+        return torch.cat([_normal(own, row) for own, row in zip(generator, rows, strict=True)])
 
     def _generators(self) -> list[torch.Generator]:
         if isinstance(self._generator, list):
@@ -110,6 +114,13 @@ class Draws:
         own = torch.Generator(device)
         own.set_state(torch.get_device_module(device).get_rng_state(device))
         return [own]
+
+
+def _normal(generator: torch.Generator | None, like: Tensor) -> Tensor:
+    """Return noise in the shape, dtype and device of ``like``, made where the generator is."""
+    device = like.device if generator is None else generator.device
+    noise = torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype)
+    return noise.to(like.device)
 
 
 def _copy(generator: torch.Generator) -> torch.Generator:

@@ -17,8 +17,8 @@ import numpy as np
 
 from ..prediction import check_prediction_type, output_of
 from ..schedule import Schedule
+from .probe import read_scheduler
 from .recurrence import Program, compress
-from .scheduler import read_scheduler
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,7 +166,8 @@ class Plan:
         (10, 3)
         """
         probe = read_scheduler(
-            scheduler, num_inference_steps, timesteps, sigmas, step_arguments, begin,
+            scheduler, num_inference_steps, timesteps=timesteps, sigmas=sigmas,
+            step_arguments=step_arguments, begin=begin,
             **set_timesteps_arguments,
         )  # fmt: skip
         return cls(

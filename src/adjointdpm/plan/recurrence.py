@@ -34,6 +34,8 @@ class Term(NamedTuple):
 
 
 Row = tuple[Term, ...]
+NOTHING: Row = (Term(Value("noise"), 0.0),)
+"""The row of a value that is zero, whatever the others are."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +120,14 @@ def _direct_terms(coefficients: np.ndarray, num_calls: int) -> Row:
     return tuple(Term(value(column), float(coefficients[column])) for column in columns)
 
 
+def _least_squares(rows: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Return the weights of the rows whose sum is nearest to the target."""
+    if len(rows) == 1:  # nearly always, and a hundred times faster than a decomposition
+        size = float(rows[0] @ rows[0])
+        return np.array([float(rows[0] @ target) / size if size else 0.0])
+    return np.linalg.lstsq(rows.T, target, rcond=1e-10)[0]
+
+
 def _windowed_row(
     table: np.ndarray, k: int, first: int, recalled: range, births: np.ndarray
 ) -> Row | None:
@@ -126,7 +136,7 @@ def _windowed_row(
     target, inputs = table[k], table[recalled.start : recalled.stop]
     old = births <= first
     scale = np.abs(target).max()
-    weights = np.linalg.lstsq(inputs[:, old].T, target[old], rcond=1e-10)[0]
+    weights = _least_squares(inputs[:, old], target[old])
     if np.abs(weights @ inputs[:, old] - target[old]).max(initial=0.0) > TOLERANCE * scale:
         return None
     direct = np.where(old, 0.0, target - weights @ inputs)
@@ -160,13 +170,14 @@ def compress(table: np.ndarray, num_calls: int) -> Program:
         A program whose `Program.expand` is the table to rounding.
     """
     num_draws = table.shape[1] - 1 - num_calls
-    dense = [_direct_terms(row, num_calls) for row in table]
+    dense = [_direct_terms(row, num_calls) or NOTHING for row in table]
     # The first input that sees a column; an output is there from the call after it.
     births = np.where((table != 0).any(axis=0), (table != 0).argmax(axis=0), len(table))
     births[1 : 1 + num_calls] = np.arange(1, num_calls + 1)
     rows = [dense[0]]
     for k in range(1, num_calls + 1):
-        rows.append(_shortest_row(table, k, births) or dense[k])
+        row = _shortest_row(table, k, births)
+        rows.append(dense[k] if row is None else row or NOTHING)
     program = Program(tuple(rows), num_draws)
     error = np.abs(program.expand() - table).max() / np.abs(table).max()
     return program if error < 1e-9 else Program(tuple(dense), num_draws)

@@ -6,10 +6,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import numpy as np
-from diffusers.schedulers import AysSchedules
 
 from ..form import Point
 from ..schedule import Schedule
+from .align_your_steps import (
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_XL,
+    STABLE_VIDEO_DIFFUSION,
+    FittedSteps,
+)
 
 Spacing = Callable[[Schedule, int, int], np.ndarray]
 """``(schedule, number of times, steps to cover) -> times``, descending from the noisy end."""
@@ -64,12 +69,12 @@ def _exponential(schedule: Schedule, count: int, steps: int) -> np.ndarray:
     return schedule.time(np.geomspace(high, low, count))
 
 
-def _ays(table: str, schedule: Schedule, count: int, steps: int) -> np.ndarray:
-    whole = AysSchedules.get(f"{table}Timesteps")
+def _ays(fitted: FittedSteps, schedule: Schedule, count: int, steps: int) -> np.ndarray:
+    whole = fitted.timesteps
     if whole is not None and count == len(whole) and schedule.t_max == 999 and schedule.t_min == 0:
         return np.array(whole, dtype=float)
     # For other numbers of steps the paper interpolates the ten log-linearly.
-    ratios = np.array(AysSchedules[f"{table}Sigmas"][:-1])
+    ratios = np.array(fitted.ratios)
     at = np.linspace(0, len(ratios) - 1, count)
     times = schedule.time(np.exp(np.interp(at, np.arange(len(ratios)), np.log(ratios))))
     return np.clip(times, schedule.t_min, schedule.t_max)
@@ -83,9 +88,9 @@ SPACINGS: dict[str, Spacing] = {
     "karras": _karras,
     "exponential": _exponential,
     "log_snr": _exponential,
-    "ays_sd": partial(_ays, "StableDiffusion"),
-    "ays_sdxl": partial(_ays, "StableDiffusionXL"),
-    "ays_svd": partial(_ays, "StableDiffusionVideo"),
+    "ays_sd": partial(_ays, STABLE_DIFFUSION),
+    "ays_sdxl": partial(_ays, STABLE_DIFFUSION_XL),
+    "ays_svd": partial(_ays, STABLE_VIDEO_DIFFUSION),
 }
 """Known spacings.
 
@@ -109,6 +114,16 @@ def _shifted(schedule: Schedule, times: np.ndarray, shift: float) -> np.ndarray:
             "another spacing, such as karras, to move the steps of this schedule"
         )
     return schedule.time(shift * schedule.ratio(times))
+
+
+def _at_the_ends(schedule: Schedule, times: np.ndarray) -> np.ndarray:
+    """Return the times with those at an end of the schedule, but for rounding, exactly there.
+
+    A start that holds no data must not become one that holds 1e-15 of it.
+    """
+    for end in (schedule.t_max, schedule.t_min):
+        times = np.where(np.isclose(times, end, rtol=1e-12, atol=0.0), end, times)
+    return times
 
 
 def grid(
@@ -152,7 +167,7 @@ def grid(
         times = SPACINGS[spacing](schedule, count, num_inference_steps)
         if spacing == "leading":
             times = times + steps_offset
-        times = _shifted(schedule, times, shift)
+        times = _at_the_ends(schedule, _shifted(schedule, times, shift))
     if len(times) < (1 if to_zero else 2):
         raise ValueError("there is no step to take: give more timesteps")
     if (np.diff(times) >= 0).any():

@@ -1,0 +1,185 @@
+"""Reading the table of coefficients out of a diffusers scheduler, by running its own ``step``.
+
+Each network input and the sample is a linear combination of the initial noise, the network outputs
+and the drawn noises. Run on one-hot vectors in place of those, a scheduler writes down its own
+coefficients. Nothing of it is reimplemented, and a ``step`` that is not linear is found out.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from .scheduler import SchedulerRun
+
+LINEARITY_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What a scheduler says of itself.
+
+    Args:
+        timesteps: the time that the network is given, for each call.
+        table: (num_calls + 1, 1 + num_calls + num_draws), float64.
+        num_draws: how many noises the scheduler draws.
+        prediction_type: what it takes the network's output for, where its config says so.
+    """
+
+    timesteps: np.ndarray
+    table: np.ndarray
+    num_draws: int
+    prediction_type: str | None
+
+
+class _Instrument(TorchFunctionMode):
+    """Hands out prepared tensors where the scheduler draws noise, and keeps float64 throughout.
+
+    The mode is local to the thread and to the block, so nothing of torch or diffusers is patched.
+    """
+
+    def __init__(self, shape: torch.Size, draw: Callable[[int], Tensor]) -> None:
+        super().__init__()
+        self.shape, self.draw, self.num_draws = shape, draw, 0
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in (torch.randn, torch.randn_like):
+            self.num_draws += 1
+            return self.draw(self.num_draws - 1)
+        is_state = bool(args) and isinstance(args[0], Tensor) and args[0].shape == self.shape
+        if is_state and func in (Tensor.to, Tensor.float, Tensor.half):
+            # Some schedulers cast to float32 inside `step`: the coefficients are wanted unrounded.
+            return args[0]
+        return func(*args, **kwargs)
+
+
+def _check_linear_settings(scheduler: Any) -> None:
+    """Raise where the config itself says that ``step`` is more than a linear combination."""
+    name = type(scheduler).__name__
+    for setting, denoiser_setting in [
+        ("clip_sample", "clip_sample=True"),
+        ("clip_denoised", "clip_sample=True"),
+        ("thresholding", "thresholding=True"),
+    ]:
+        if scheduler.config.get(setting):
+            raise ValueError(
+                f"{name} has {setting}=True, which is not linear in the network's output. Make the "
+                f"plan from {name}.from_config(scheduler.config, {setting}=False) and clip x_0 in "
+                f"the denoiser: Denoiser(..., {denoiser_setting})"
+            )
+
+
+def _prediction_type(scheduler: Any) -> str | None:
+    """Return what the scheduler takes the network's output for, where it is one of the four words.
+
+    A config that was made from another scheduler's can carry a ``prediction_type`` that this class
+    never looks at.
+    """
+    config, settings = scheduler.config, inspect.signature(type(scheduler).__init__).parameters
+    if "sigma_data" in config:
+        return None  # EDM's preconditioned output is none of the four
+    if "prediction_type" in settings:
+        return str(config["prediction_type"])
+    flow = "shift" in settings and not config.get("invert_sigmas")
+    return "flow_prediction" if flow else None
+
+
+def read_scheduler(scheduler: Any, *steps: Any, **arguments: Any) -> Probe:
+    """Read off the coefficients of a scheduler.
+
+    Args:
+        scheduler: what is read.
+        *steps: as for `SchedulerRun`.
+        **arguments: as for `SchedulerRun`.
+
+    Raises:
+        ValueError: the scheduler cannot be driven as asked, or its ``step`` is not linear in the
+            network's output.
+    """
+    run = SchedulerRun(scheduler, *steps, **arguments)
+    _check_linear_settings(scheduler)
+    try:
+        rows, num_draws = _on_units(run, 0)
+        if num_draws:
+            rows, _ = _on_units(run, num_draws)
+    except ValueError as error:
+        raise _refusal(scheduler) or error from error.__cause__
+    table = torch.cat([row.reshape(1, -1) for row in rows]).numpy()
+    _check_finite(run, scheduler, table)
+    _check_linear(run, table, num_draws)
+    times = run.timesteps.to(torch.float64).numpy()
+    return Probe(times, table, num_draws, _prediction_type(scheduler))
+
+
+def _refusal(scheduler: Any) -> ValueError | None:
+    """Return why a scheduler could not be run on latents alone, where its config tells."""
+    name, variance = type(scheduler).__name__, scheduler.config.get("variance_type")
+    if not str(variance).startswith("learned"):
+        return None
+    return ValueError(
+        f"{name} has variance_type={variance!r}: the noise that it draws is scaled by the "
+        f"network's output, so there is no table of numbers for it. Make the plan from "
+        f"{name}.from_config("
+        "scheduler.config, variance_type=...) with a fixed variance and cut the predicted variance "
+        "off the network's output, or use adjointdpm.differentiable(pipe) for the pipeline's own "
+        "loop"
+    )
+
+
+def _instrumented(run: SchedulerRun, values: Tensor, num_draws: int) -> tuple[list[Tensor], int]:
+    """Run on given values for the noise, the outputs and the draws; count the draws."""
+    first_draw = 1 + run.num_calls
+    with _Instrument(
+        values[0].shape, lambda j: values[first_draw + j] if j < num_draws else 0 * values[0]
+    ) as instrument:
+        rows = run(values[0], lambda k, _: values[1 + k])
+    return rows, instrument.num_draws
+
+
+def _on_units(run: SchedulerRun, num_draws: int) -> tuple[list[Tensor], int]:
+    units = torch.eye(1 + run.num_calls + num_draws, dtype=torch.float64)
+    return _instrumented(run, units[:, None, None, None, :], num_draws)
+
+
+def _check_finite(run: SchedulerRun, scheduler: Any, table: np.ndarray) -> None:
+    finite = np.isfinite(table).all(axis=1)
+    if not finite.all():
+        call = max(int(np.argmin(finite)) - 1, 0)
+        raise ValueError(
+            f"{run.name} has coefficients that are not finite from network call {call} on "
+            f"(timestep {float(run.timesteps[call]):g}): this scheduler cannot start or end where "
+            f"it is set to with prediction_type={scheduler.config.get('prediction_type')!r} (look "
+            "at rescale_betas_zero_snr and final_sigmas_type)"
+        )
+
+
+def _check_linear(run: SchedulerRun, table: np.ndarray, num_draws: int) -> None:
+    """Raise unless a run on random latents, far outside [-1, 1], is what the table says."""
+    generator = torch.Generator().manual_seed(0)
+    shape = (table.shape[1], 1, 1, 4, 4)
+    values = 10 * torch.randn(shape, dtype=torch.float64, generator=generator)
+    rows, _ = _instrumented(run, values, num_draws)
+    expected = torch.einsum("kj,j...->k...", torch.from_numpy(table), values)
+    error = (torch.stack(rows) - expected).abs().amax() / expected.abs().amax()
+    if not error < LINEARITY_TOLERANCE:
+        raise ValueError(
+            f"{run.name}.step is not linear in the network's outputs (a run on random latents is "
+            f"off its own coefficients by {float(error):.1e}), so there is no plan for it. If it "
+            "clips or thresholds, turn that off in the scheduler and use "
+            "Denoiser(clip_sample=True) or Denoiser(thresholding=True); else differentiate the "
+            "pipeline's own loop: adjointdpm.differentiable(pipe)"
+        )
