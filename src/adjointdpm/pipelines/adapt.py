@@ -76,8 +76,9 @@ def from_pipeline(
     """
     family = family_of(pipe)
     check_offload(pipe)
-    for name, module in modules_of(pipe).items():
-        refuse_caches(module, f"pipe.{name}")
+    if gradient is None or not gradient.keeps_graphs:
+        for name, module in modules_of(pipe).items():
+            refuse_caches(module, f"pipe.{name}")
     warn_of_untrained(pipe, stacklevel=2)
     request = SamplingRequest(
         scheduler=scheduler if scheduler is not None else pipe.scheduler,

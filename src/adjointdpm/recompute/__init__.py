@@ -13,7 +13,6 @@ from .wrappers import (
     is_offloaded,
     refuse_caches,
     refuse_moving_weights,
-    refuse_sharded_weights,
 )
 
 __all__ = [
@@ -36,7 +35,6 @@ __all__ = [
     "power_above",
     "refuse_caches",
     "refuse_moving_weights",
-    "refuse_sharded_weights",
     "strangers",
     "through_float16",
     "times_power",

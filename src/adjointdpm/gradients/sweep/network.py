@@ -19,7 +19,6 @@ from ...recompute import (
     leaves_of,
     num_nodes_made,
     power_above,
-    refuse_sharded_weights,
     strangers,
 )
 from ..collect import Collector
@@ -115,7 +114,6 @@ class Network:
         tolerance: float | None = None,
         collector: Collector | None = None,
     ) -> None:
-        refuse_sharded_weights(denoiser)
         self._denoiser = denoiser
         self._caller = Caller(denoiser, collector)
         self._collector = collector
