@@ -23,7 +23,7 @@ from .fingerprint import Comparison, Fingerprints, coarsest, tolerance_of
 from .guard import Guard
 from .settings import Settings
 from .tensors import Places, StandIns, in_their_places, versions
-from .wrappers import parallel_wrappers, passed_on
+from .wrappers import parallel_wrappers, passed_on, refuse_caches, refuse_sharded_weights
 
 _LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
@@ -72,6 +72,8 @@ class Replay:
     def __init__(
         self, owner: nn.Module, *, same_environment: bool = True, moves: bool = False
     ) -> None:
+        refuse_caches(owner)
+        refuse_sharded_weights(owner)
         self.guard = Guard()
         self.owner = owner
         self._same_environment = same_environment
