@@ -79,6 +79,15 @@ def random_states(device: torch.device) -> tuple[Tensor, ...]:
     return torch.get_rng_state(), *own
 
 
+def is_transformed() -> bool:
+    """Return whether a transform of ``torch.func`` or forward-mode differentiation is at work.
+
+    Neither passes a node of a kind of its own.
+    """
+    in_transform = torch._C._functorch.peek_interpreter_stack() is not None
+    return in_transform or torch.autograd.forward_ad._current_level >= 0
+
+
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
     """Compute in a block in the dtypes that are given."""
     kind = device.type

@@ -16,6 +16,7 @@ from ...recompute import (
     Record,
     Replay,
     is_compiled,
+    is_transformed,
     leaves_of,
     num_nodes_made,
     power_above,
@@ -56,6 +57,8 @@ class Caller:
         if self.compiled and x.device.type == "cuda" and alone:
             torch.compiler.cudagraph_mark_step_begin()
         given = [x, *(leaf for leaf in pytree.tree_leaves(cond) if isinstance(leaf, Tensor))]
+        if is_transformed():
+            given = []
         before = _versions(given)
         output = self._denoiser(x, time_tensor(t, x) if self._whole else t, **cond)
         if (after := _versions(given)) != before:
@@ -98,6 +101,12 @@ class Network:
         adjoint_scale: Literal["auto"] | None = "auto",
         tolerance: float | None = None,
     ) -> None:
+        if is_transformed():
+            raise RuntimeError(
+                "a transform of torch.func (or forward-mode differentiation) does not pass a "
+                "gradient method of its own: use gradient=Exact() or Backprop(), which give it "
+                "ordinary operations and keep the graphs of all calls, or torch.autograd"
+            )
         self._denoiser = denoiser
         self._caller = Caller(denoiser)
         self._timesteps = timesteps
