@@ -512,20 +512,24 @@ def test_methods_that_no_transform_passes_say_so(method: GradientMethod) -> None
 
 
 def test_random_numbers_of_other_threads_are_not_drawn_again() -> None:
-    network, drawn, stop = Network(), [], threading.Event()
+    sampler = _sampler(Network())
+    noise, emb = _inputs()
+    drawn: list[float] = []
+    stop = threading.Event()
 
     def draw() -> None:
         while not stop.is_set():
-            drawn.append(float(torch.rand(())))
+            drawn.append(float(torch.rand((), dtype=torch.float64)))
 
     thread = threading.Thread(target=draw)
     thread.start()
-    for _ in range(5):
-        _gradients(network, Exact())
-    stop.set()
-    thread.join()
-    # `_inputs` seeds: the numbers after it come again, and those of a rewound state would too.
-    assert len(drawn) > 0
+    try:
+        for _ in range(10):
+            objective(sampler(noise, emb=emb)).backward()
+    finally:
+        stop.set()
+        thread.join()
+    assert len(drawn) == len(set(drawn)) > 0
 
 
 def test_dropout_in_two_threads_has_the_masks_of_its_sample() -> None:

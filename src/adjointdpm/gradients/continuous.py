@@ -122,9 +122,11 @@ class ContinuousAdjointSweep(Sweep):
         return output
 
     def forward(self) -> Tensor:
-        """Return the sample and keep it: the reverse sweep starts there."""
-        self._sample = super().forward()
-        return self._sample
+        """Return the sample and keep a copy: the reverse sweep starts there."""
+        sample = super().forward()
+        # The sample itself will hold this sweep, and may be changed by who gets it.
+        self._sample = sample.clone()
+        return sample
 
     def backward(
         self, adjoint: Tensor, noise_needed: bool, draws_needed: bool

@@ -77,6 +77,20 @@ class Caller:
         )
 
 
+def refuse_transforms() -> None:
+    """Raise where autograd's nodes are not seen.
+
+    Raises:
+        RuntimeError: a transform of ``torch.func`` is at work.
+    """
+    if is_transformed():
+        raise RuntimeError(
+            "a transform of torch.func (or forward-mode differentiation) does not pass a gradient "
+            "method of its own: use gradient=Exact() or Backprop(), which give it ordinary "
+            "operations and keep the graphs of all calls, or torch.autograd"
+        )
+
+
 def _versions(tensors: Sequence[Tensor]) -> list[int]:
     return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
@@ -101,12 +115,7 @@ class Network:
         adjoint_scale: Literal["auto"] | None = "auto",
         tolerance: float | None = None,
     ) -> None:
-        if is_transformed():
-            raise RuntimeError(
-                "a transform of torch.func (or forward-mode differentiation) does not pass a "
-                "gradient method of its own: use gradient=Exact() or Backprop(), which give it "
-                "ordinary operations and keep the graphs of all calls, or torch.autograd"
-            )
+        refuse_transforms()
         self._denoiser = denoiser
         self._caller = Caller(denoiser)
         self._timesteps = timesteps
