@@ -1,7 +1,7 @@
 """Calls that keep no graph and are run again in the backward pass."""
 
 from .call import Recompute
-from .environment import Environment, is_compiled
+from .environment import Environment, is_compiled, is_transformed
 from .fingerprint import Comparison, RerunError
 from .float16 import power_above, through_float16, times_power
 from .interception import Handler, inherited, intercepted, own_class
@@ -29,6 +29,7 @@ __all__ = [
     "intercepted",
     "is_compiled",
     "is_offloaded",
+    "is_transformed",
     "leaves_of",
     "num_nodes_made",
     "own_class",
