@@ -33,6 +33,11 @@ from adjointdpm import (
 )
 from adjointdpm.recompute import Recompute, RerunError
 
+# CoarseAdjoint is run with few products here and says so: the tests are about running calls again.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::adjointdpm.gradients.interpolated.InaccurateGradientWarning"
+)
+
 STEPS = 6
 EXACT = [Exact(), Exact("1GiB"), Exact(max_latents=2), Truncated(STEPS), Symplectic()]
 METHODS = [*EXACT, CoarseAdjoint(3), ContinuousAdjoint(), Reversible()]
