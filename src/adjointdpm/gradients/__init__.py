@@ -2,6 +2,7 @@
 
 from .backprop import Backprop
 from .coarse import CoarseAdjoint
+from .collect import Collect
 from .continuous import ContinuousAdjoint
 from .exact import Exact
 from .interpolated import InaccurateGradientWarning
@@ -15,6 +16,7 @@ from .truncated import Truncated
 __all__ = [
     "Backprop",
     "CoarseAdjoint",
+    "Collect",
     "ContinuousAdjoint",
     "Cut",
     "Exact",

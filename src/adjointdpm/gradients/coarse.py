@@ -21,6 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from ..per_step import refuse_gradient_by_step
 from ..plan import Plan, transpose
 from ..schedule import Schedule
 from ..solvers import SOLVERS, build_on
@@ -102,6 +103,7 @@ class CoarseAdjoint(GradientMethod):
 
     def sample(self, run: Run) -> Tensor:
         """Return the sample, with this method as its one autograd node."""
+        refuse_gradient_by_step(run.cond, "CoarseAdjoint")
         plan, schedule = run.plan, run.denoiser.schedule
         alone = self._calls_alone(plan, schedule)
         if alone is None:
