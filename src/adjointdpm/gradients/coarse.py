@@ -35,8 +35,8 @@ SOLVER = "unipc_bh2_2"
 FEWEST_NODES = 2
 """Products to interpolate between that must be left for the last step to have one for itself.
 
-With two the rest is a line. That is rough, but the estimate of the error sees how rough; a line into
-the last step is worse and looks smooth."""
+With two the rest is a line. That is rough, but the estimate of the error sees how rough; a line
+into the last step is worse and looks smooth."""
 
 
 @dataclass(frozen=True)
