@@ -5,6 +5,7 @@ from .coarse import CoarseAdjoint
 from .collect import Collect
 from .continuous import ContinuousAdjoint
 from .exact import Exact
+from .interpolated import InaccurateGradientWarning
 from .method import Cut, GradientMethod, Run
 from .observer import Observer
 from .reversible import Reversible
@@ -20,6 +21,7 @@ __all__ = [
     "Cut",
     "Exact",
     "GradientMethod",
+    "InaccurateGradientWarning",
     "Network",
     "Observer",
     "Reversible",

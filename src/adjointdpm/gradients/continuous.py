@@ -124,9 +124,13 @@ class ContinuousAdjointSweep(Sweep):
         return output
 
     def forward(self) -> Tensor:
-        """Return the sample and keep it: the reverse sweep starts there."""
-        self._sample = super().forward()
-        return self._sample
+        """Return the sample and keep a copy, where the reverse sweep starts.
+
+        The sample itself is the user's, who may change it in place; and it holds this sweep.
+        """
+        sample = super().forward()
+        self._sample = sample.clone()
+        return sample
 
     def backward(
         self, adjoint: Tensor, noise_needed: bool, draws_needed: bool

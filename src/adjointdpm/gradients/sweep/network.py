@@ -16,10 +16,10 @@ from ...recompute import (
     Record,
     Replay,
     is_compiled,
+    is_transformed,
     leaves_of,
     num_nodes_made,
     power_above,
-    refuse_sharded_weights,
     strangers,
 )
 from ..collect import Collector
@@ -63,6 +63,8 @@ class Caller:
         if self.compiled and x.device.type == "cuda" and alone:
             torch.compiler.cudagraph_mark_step_begin()
         given = [x, *(leaf for leaf in pytree.tree_leaves(cond) if isinstance(leaf, Tensor))]
+        if is_transformed():
+            given = []
         before = _versions(given)
         times, answer = time_tensor(t, x) if self._whole else t, None
         if self._collector is None:
@@ -85,6 +87,20 @@ class Caller:
         raise ValueError(
             f"the network wrote into {which}. The sampler needs it as it was: for later steps, "
             "and to run the call again. Let the network work on a copy (x = x + ..., not x += ...)"
+        )
+
+
+def refuse_transforms() -> None:
+    """Raise where autograd's nodes are not seen.
+
+    Raises:
+        RuntimeError: a transform of ``torch.func`` is at work.
+    """
+    if is_transformed():
+        raise RuntimeError(
+            "a transform of torch.func (or forward-mode differentiation) does not pass a gradient "
+            "method of its own: use gradient=Exact() or Backprop(), which give it ordinary "
+            "operations and keep the graphs of all calls, or torch.autograd"
         )
 
 
@@ -115,7 +131,7 @@ class Network:
         tolerance: float | None = None,
         collector: Collector | None = None,
     ) -> None:
-        refuse_sharded_weights(denoiser)
+        refuse_transforms()
         self._denoiser = denoiser
         self._caller = Caller(denoiser, collector)
         self._collector = collector

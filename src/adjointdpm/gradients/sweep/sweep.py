@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ...plan import State, execute
-from ...recompute import announced
+from ...recompute import announced, is_transformed
 from ..collect import Collector
 from ..method import FiniteCheck, Run
 from .network import Caller, Network
@@ -86,7 +86,9 @@ def run_checked(
     visit: Callable[[State], None] | None = None,
 ) -> Tensor:
     """Return the sample of a run, whose outputs are looked at for what is not finite."""
-    check = FiniteCheck("the output", run.plan.timesteps, run.check_finite)
+    # Under torch.func no value can be looked at.
+    check_finite = run.check_finite and not is_transformed()
+    check = FiniteCheck("the output", run.plan.timesteps, check_finite)
 
     def checked(k: int, x: Tensor) -> Tensor:
         output = call(k, x)
