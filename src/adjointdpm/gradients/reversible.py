@@ -160,7 +160,8 @@ class ReversibleSweep(Sweep):
         if self._reversal.closing is not None:
             sample = apply(self._steps[-1], sample)
         check.raise_if_not_finite()
-        return sample.to(self.run.noise.dtype), (pair[0], pair[1])
+        # A copy: the pair is where the walk back starts, and the sample is the user's to change.
+        return sample.to(self.run.noise.dtype, copy=True), (pair[0], pair[1])
 
     def _start(self) -> Tensor:
         return self._reversal.scale * self.run.noise.detach().to(self._dtype)

@@ -4,7 +4,7 @@ from .call import Recompute
 from .environment import Environment, is_compiled, is_transformed
 from .fingerprint import Comparison, RerunError
 from .float16 import power_above, through_float16, times_power
-from .interception import Handler, intercepted, own_class
+from .interception import Handler, inherited, intercepted, own_class
 from .reach import leaves_of, num_nodes_made, strangers
 from .replay import Record, Replay
 from .settings import Settings
@@ -25,6 +25,7 @@ __all__ = [
     "RerunError",
     "Settings",
     "announced",
+    "inherited",
     "intercepted",
     "is_compiled",
     "is_offloaded",
