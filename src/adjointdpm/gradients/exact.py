@@ -22,8 +22,17 @@ from torch import Tensor
 
 from ..memory import Kept, SavedBytes, in_place, on_host, parse_bytes
 from ..plan import Draws, Program, State, advance, begin, transpose
+from ..recompute import is_transformed
 from .method import FiniteCheck, GradientMethod, Run
-from .sweep import Checkpoints, Network, Sweep, attach, attach_collecting, slots_for
+from .sweep import (
+    Checkpoints,
+    Network,
+    Sweep,
+    attach,
+    attach_collecting,
+    run_plainly,
+    slots_for,
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,13 @@ class Exact(GradientMethod):
             raise ValueError(f"max_latents must be at least 1, not {self.max_latents}")
 
     def sample(self, run: Run) -> Tensor:
-        """Return the sample, with this method as its one autograd node."""
+        """Return the sample, with this method as its one autograd node.
+
+        The transforms of ``torch.func`` see ordinary operations: torch offers them no way to run a
+        call again, so that the graphs of all calls are kept.
+        """
+        if is_transformed():
+            return run_plainly(run)
         return attach(ExactSweep(run, self))
 
     def collect(self, run: Run) -> tuple[Tensor, Any]:
@@ -171,7 +186,7 @@ class ExactSweep(Sweep):
         run = self.run
         self._check = FiniteCheck("the adjoint at the input", run.plan.timesteps, run.check_finite)
         noise, drawn = self.transpose(adjoint, noise_needed or draws_needed)
-        self._check.raise_if_not_finite()
+        self.network.judge_later(self._check)
         draws = None
         if draws_needed:
             draws = torch.stack([torch.zeros_like(adjoint) if d is None else d for d in drawn])

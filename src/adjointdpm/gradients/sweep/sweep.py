@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ...plan import State, execute
-from ...recompute import announced
+from ...recompute import announced, is_transformed
 from ..collect import Collector
-from ..method import FiniteCheck, Run
+from ..method import FiniteCheck, FiniteGradients, Run
 from .network import Caller, Network
 
 
@@ -86,7 +86,9 @@ def run_checked(
     visit: Callable[[State], None] | None = None,
 ) -> Tensor:
     """Return the sample of a run, whose outputs are looked at for what is not finite."""
-    check = FiniteCheck("the output", run.plan.timesteps, run.check_finite)
+    # Under torch.func no value can be looked at.
+    check_finite = run.check_finite and not is_transformed()
+    check = FiniteCheck("the output", run.plan.timesteps, check_finite)
 
     def checked(k: int, x: Tensor) -> Tensor:
         output = call(k, x)
@@ -148,9 +150,9 @@ class _Attached(torch.autograd.Function):
         with network.reversing():
             noise, draws = sweep.backward(adjoint, noise_needed, draws_needed)
             others = sweep.gradients()
+            if sweep.run.check_finite:
+                network.judge_later(FiniteGradients(others, network.target_name))
         network.check_received(others)
-        if sweep.run.check_finite:
-            network.check_finite(others)
         return (None, noise, draws, *others)
 
 
