@@ -5,27 +5,77 @@ BIN := $(VENV)/bin
 # Which torch to install. The plain build for CUDA machines: make demo TORCH=torch
 TORCH ?= torch==2.13.0
 
-.PHONY: setup demo test lint clean
+LOCKED := requirements/locked.txt
+OLDEST := requirements/oldest.txt
+OLDEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/torch==\1/p' pyproject.toml)
+
+# One process a core, each with one thread; a file of tests stays in one process.
+PYTEST := python -m pytest -n logical --maxprocesses 4 --dist loadfile
+
+.PHONY: setup demo test test-shuffled test-newest test-oldest lint lock clean
 
 setup: $(VENV)/.installed
 
-# torch goes first and pinned: what depends on it would otherwise pull in the CUDA build.
-$(VENV)/.installed: pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet -e ".[dev]"
+# $(call fresh_venv,FOLDER): an empty virtual environment, whatever was there before.
+define fresh_venv
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
+	$(PYTHON) -m venv --clear $(1)
+endef
+
+# $(call install_locked,FOLDER,LOCK,TORCH): what a lock lists and nothing else, torch, the package.
+# The lock goes without dependencies, or they would bring another torch. What torch needs of the
+# lock is there when its turn comes. Nothing is downloaded to build the package with.
+define install_locked
+	$(1)/bin/python -m pip install --quiet --no-deps --require-hashes -r $(2)
+	$(1)/bin/python -m pip install --quiet "$(3)"
+	$(1)/bin/python -m pip install --quiet --no-deps --no-build-isolation -e .
+endef
+
+# A set-up that was interrupted left no mark, and is made anew; a complete one is brought up to date.
+$(VENV)/.installed: $(LOCKED) pyproject.toml
+	$(if $(wildcard $@),rm $@,$(call fresh_venv,$(VENV)))
+	$(call install_locked,$(VENV),$(LOCKED),$(TORCH))
 	touch $@
 
 demo: setup
 	$(BIN)/adjointdpm demo --output_dir adjointdpm-demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/$(PYTEST)
+
+# In random order, with as many threads as OMP_NUM_THREADS says: no test depends on either.
+test-shuffled: setup
+	$(BIN)/$(PYTEST) -p randomly
 
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The locks name every package but torch, whose build is the machine's choice.
+COMPILE = build/uv/bin/uv pip compile pyproject.toml --extra dev --upgrade --universal \
+	--python-version 3.11 --no-emit-package torch --generate-hashes \
+	--custom-compile-command "make lock" --quiet
+
+lock:
+	$(call fresh_venv,build/uv)
+	build/uv/bin/python -m pip install --quiet uv
+	$(COMPILE) --output-file $(LOCKED)
+	$(COMPILE) --output-file $(OLDEST) --resolution lowest-direct
+
+# The newest of everything that pyproject.toml admits, torch too.
+test-newest:
+	$(call fresh_venv,build/newest)
+	build/newest/bin/python -m pip install --quiet --upgrade -e ".[dev]"
+	build/newest/bin/python -m pip list
+	build/newest/bin/$(PYTEST)
+
+# The oldest that pyproject.toml admits.
+test-oldest:
+	$(call fresh_venv,build/oldest)
+	$(call install_locked,build/oldest,$(OLDEST),$(OLDEST_TORCH))
+	build/oldest/bin/python -m pip list
+	build/oldest/bin/$(PYTEST)
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -173,7 +173,7 @@ OURS = (
     Method(
         "Reversible",
         _ours(lambda p: adp.Reversible()),
-        reference=lambda p: adp.Reversible().plan(p.plan, p.denoiser.schedule),
+        reference=lambda p: adp.Reversible().reference_plan(p.plan, p.denoiser.schedule),
     ),
     Method("ContinuousAdjoint, recorded", _ours(lambda p: adp.ContinuousAdjoint())),
     Method(

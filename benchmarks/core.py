@@ -24,12 +24,13 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from live_memory import peak_bytes
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 import adjointdpm as adp
+from adjointdpm.memory import peak_on
 
+CPU = torch.device("cpu")
 SCHEDULE = adp.Schedule.vp_linear()
 BARS = {
     "time of exact / its network calls": 1.08,
@@ -172,7 +173,7 @@ def measure_memory(denoiser: adp.Denoiser, args: argparse.Namespace) -> dict[str
     def one_call() -> None:
         one._backward(denoiser(one.noise, 0.5, encoder_hidden_states=one.emb))
 
-    peaks: dict[str, Any] = {"one_call": peak_bytes(one_call)}
+    peaks: dict[str, Any] = {"one_call": peak_on(CPU, one_call)}
     for name in ("exact", "checkpoint", "backprop"):
         peaks[name] = {}
         for steps in args.memory_steps:
@@ -180,7 +181,7 @@ def measure_memory(denoiser: adp.Denoiser, args: argparse.Namespace) -> dict[str
                 continue
             contest = Contest(denoiser, args, steps)
             latents = steps * contest.noise.nbytes if name != "backprop" else 0
-            peaks[name][steps] = peak_bytes(getattr(contest, name)) - latents
+            peaks[name][steps] = peak_on(CPU, getattr(contest, name)) - latents
     return peaks
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 import torch
 from core import SCHEDULE, make_network, seconds
-from live_memory import peak_on
 
 import adjointdpm as adp
+from adjointdpm.memory import peak_on
 
 METHODS: dict[str, Callable[[int], adp.GradientMethod]] = {
     "Backprop()": lambda steps: adp.Backprop(),

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from core import by_hand, checkpointed, plainly, seconds
 from diffusers import UNet2DConditionModel
-from live_memory import peak_bytes
 from torch import Tensor
 
 import adjointdpm as adp
+from adjointdpm.memory import peak_on
 
 SCHEDULE = adp.Schedule.from_config(
     {
@@ -130,12 +130,7 @@ def measure(run: Callable[[], None], args: argparse.Namespace) -> dict[str, Any]
     try:
         if args.device == "cuda":
             torch.cuda.empty_cache()
-            before = torch.cuda.memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
-            run()
-            peak = torch.cuda.max_memory_allocated() - before
-        else:
-            peak = peak_bytes(run)
+        peak = peak_on(torch.device(args.device), run)
         times = [seconds(run, args.device) for _ in range(args.repeats)]
     except torch.OutOfMemoryError:
         return {"failed": "out of memory"}

@@ -24,11 +24,11 @@ from typing import Any
 import torch
 from contestants import CALLS, METHODS, ONE_CALL, Gradient, Method
 from gradients_report import write_report
-from live_memory import peak_on
 from problems import Problem, make
 from torch import Tensor
 
 import adjointdpm as adp
+from adjointdpm.memory import peak_on
 
 CONTESTS = ("embedded/euler", "embedded/heun", "inputs/euler", "mixture/euler", "mixture/heun")
 PHASES = ("errors", "memory", "time")

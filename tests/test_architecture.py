@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import adjointdpm
+from adjointdpm.cli.commands import COMMANDS
 
 SOURCE = Path(adjointdpm.__file__).parent
 
@@ -21,6 +24,8 @@ FLOORS = [
     "memory",
     "recompute",
     "plan",
+    "conditioning",
+    "guidance",
     "denoiser",
     "solvers",
     "adaptive",
@@ -47,11 +52,14 @@ FLOORS = [
 LAZY_FACES = {"solvers"}
 """Faces that hand on names of upper rooms when they are asked for, since users know them there."""
 
-DIFFUSERS = {"plan/scheduler.py", "runs/machine.py",
-             "cli/main.py", "pipelines", "formats", "assets"}  # fmt: skip
+LAZY = "__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)"
+"""All the code of a face that imports nothing before it must; its stub says what it hands on."""
+
+DIFFUSERS = {"pipelines", "formats", "assets"}
 
 FILES = sorted(p for p in SOURCE.rglob("*.py") if p != SOURCE / "__init__.py")
 FACES = [path for path in FILES if path.name == "__init__.py"]
+STUBS = sorted(SOURCE.rglob("__init__.pyi"))
 
 
 def _name(path: Path) -> str:
@@ -71,6 +79,7 @@ def _room(module: str) -> str:
 def _handed_on(module: str) -> set[str]:
     """Return the names that a face hands on."""
     face = SOURCE.joinpath(*module.split("."), "__init__.py")
+    face = stub if (stub := face.with_suffix(".pyi")).is_file() else face
     nodes = ast.parse(face.read_text()).body if module and face.is_file() else []
     return {a.asname or a.name for n in nodes if isinstance(n, ast.ImportFrom) for a in n.names}
 
@@ -134,13 +143,62 @@ def test_no_circle_inside_a_room() -> None:
         pytest.fail(f"imports run in a circle: {' -> '.join(error.args[1])}")
 
 
-@pytest.mark.parametrize("path", FACES, ids=_id)
+@pytest.mark.parametrize("stub", STUBS, ids=_id)
+def test_lazy_faces_hold_one_line(stub: Path) -> None:
+    _docstring, loader, line = ast.parse(stub.with_suffix(".py").read_text()).body
+    assert [ast.unparse(loader), ast.unparse(line)] == ["import lazy_loader", LAZY]
+
+
+@pytest.mark.parametrize(
+    "path", [p for p in FACES if p.with_suffix(".pyi") not in STUBS] + STUBS, ids=_id
+)
 def test_faces_hold_no_code(path: Path) -> None:
     for node in ast.parse(path.read_text()).body:
         hands_on = isinstance(node, ast.ImportFrom | ast.Import | ast.Expr)
         names = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
         lazy = _name(path) in LAZY_FACES and getattr(node, "name", "") == "__getattr__"
         assert hands_on or names or lazy, f"{_id(path)} holds code: {ast.unparse(node)[:60]}"
+
+
+QUICK = [
+    "import adjointdpm; dir(adjointdpm)",
+    "from adjointdpm.cli import main; main(['--version'])",
+    "from adjointdpm.cli import main; main(['--help'])",
+    *[f"from adjointdpm.cli import main; main([{name!r}, '--help'])" for name in COMMANDS],
+]
+
+
+@pytest.mark.parametrize("code", QUICK)
+def test_what_must_be_quick_imports_nothing_large(code: str) -> None:
+    """Counted in modules: a clock would measure the machine."""
+    code = f"""
+import sys
+try:
+    {code}
+except SystemExit as stop:
+    assert stop.code == 0
+large = {{"torch", "numpy", "diffusers", "transformers", "matplotlib", "safetensors"}}
+print("imported:", *large.intersection(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("imported:\n"), done.stdout + done.stderr
+
+
+def test_the_face_hands_on_all_that_it_names() -> None:
+    for name in adjointdpm.__all__:
+        assert getattr(adjointdpm, name) is not None
+    assert set(dir(adjointdpm)) == set(adjointdpm.__all__) == _handed_on_by_the_package()
+    with pytest.raises(AttributeError, match="no_such_name"):
+        adjointdpm.no_such_name  # noqa: B018
+
+
+def _handed_on_by_the_package() -> set[str]:
+    [names] = [
+        ast.literal_eval(node.value)
+        for node in ast.parse((SOURCE / "__init__.pyi").read_text()).body
+        if isinstance(node, ast.Assign)
+    ]
+    return set(names)
 
 
 @pytest.mark.parametrize("path", FILES, ids=_id)
@@ -152,6 +210,52 @@ def test_diffusers_stays_in_its_rooms(path: Path) -> None:
         if isinstance(node, ast.ImportFrom) and not node.level:
             names = [node.module or ""]
         assert not any(n.split(".")[0] == "diffusers" for n in names), f"{_id(path)}: {names}"
+
+
+METHODS = {
+    cls.__name__
+    for cls in (getattr(adjointdpm, name) for name in adjointdpm.__all__)
+    if isinstance(cls, type)
+    and issubclass(cls, adjointdpm.GradientMethod)
+    and cls is not adjointdpm.GradientMethod
+}
+"""The concrete gradient methods."""
+
+
+def _asked_types(tree: ast.Module) -> Iterator[str]:
+    """Yield the names that a module compares types with."""
+    for node in ast.walk(tree):
+        asked: list[ast.expr] = []
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") in {
+            "isinstance",
+            "issubclass",
+        }:
+            asked = node.args[1:]
+        elif isinstance(node, ast.Compare) and "type(" in ast.unparse(node.left):
+            asked = node.comparators
+        elif isinstance(node, ast.MatchClass):
+            asked = [node.cls]
+        for part in (part for tree in asked for part in ast.walk(tree)):
+            if isinstance(part, ast.Name | ast.Attribute):
+                yield part.id if isinstance(part, ast.Name) else part.attr
+
+
+@pytest.mark.parametrize("path", FILES, ids=_id)
+def test_nobody_asks_which_gradient_method_it_is(path: Path) -> None:
+    """What a method is like, it says itself: a new one is one new file."""
+    if _room(_name(path)) == "gradients" and len(_name(path).split(".")) > 1:
+        return
+    asked = METHODS.intersection(_asked_types(ast.parse(path.read_text())))
+    assert not asked, f"{_id(path)} tests for {asked}: ask the method (gradients/method.py)"
+
+
+def test_that_test_can_fail() -> None:
+    for text in (
+        "isinstance(m, (Exact, str))",
+        "type(m) in (adp.Exact,)",
+        "isinstance(m, a.Exact)",
+    ):
+        assert set(_asked_types(ast.parse(text))) & METHODS == {"Exact"}
 
 
 def test_nothing_is_called_utils() -> None:

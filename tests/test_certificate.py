@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import diffusers
 import pytest
@@ -44,10 +45,13 @@ def test_the_exact_gradient_is_certified_for_every_target() -> None:
     certificate = certify(_sampler(Exact()), torch.randn(3, 4), _Cubed(), emb=emb)
     assert [target.name for target in certificate.targets] == ["noise", "emb", "weights"]
     for target in certificate.targets:
-        assert target.relative_error == 0
+        assert target.relative_error < 1e-12
         assert target.cosine == pytest.approx(1)
         assert 0 < target.difference_error < 1e-5
     assert (certificate.forward_calls, certificate.backward_calls) == (8, 8)
+    assert certificate.passed
+    assert certificate.verdict.startswith("exact: ")
+    assert certificate.reference == repr(Backprop())
 
 
 def test_approximations_show_their_error() -> None:
@@ -57,10 +61,13 @@ def test_approximations_show_their_error() -> None:
         certificate = certify(_sampler(method), noise, _Cubed(), emb=emb)
         assert max(target.relative_error for target in certificate.targets) > 1e-3
         assert max(target.difference_error for target in certificate.targets) > 1e-3
+    assert not certificate.passed
+    assert certificate.verdict.startswith("poor: the gradient for ")
+    assert all(target.word(1e9) == "good" for target in certificate.targets)
 
 
 def test_a_wrong_gradient_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Central differences share no derivative with Exact: they see an error in it."""
+    """Neither autograd nor measured derivatives share anything with Exact: both see an error."""
     pull_back = ExactSweep.pull_back
 
     def wrong(self: ExactSweep, k: int, adjoint: torch.Tensor, **rest: bool) -> object:
@@ -69,6 +76,7 @@ def test_a_wrong_gradient_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ExactSweep, "pull_back", wrong)
     certificate = certify(_sampler(Exact()), torch.randn(3, 4), _Cubed(), emb=torch.randn(3, 3))
     assert certificate.targets[0].difference_error > 1e-4
+    assert certificate.targets[0].relative_error > 1e-4
 
 
 def test_stochastic_samplers_are_judged_along_one_path() -> None:
@@ -98,7 +106,11 @@ def test_it_can_be_read_by_people_and_programs() -> None:
     assert "noise" in table
     assert "8 forward, 8 in the reverse sweep" in table
     assert f"peak memory: {certificate.peak_memory / 2**20:.1f} MiB" in table
+    assert "verdict: exact" in table
+    assert "error, cosine: against the gradient by plain autograd" in table
     data = json.loads(certificate.to_json())
+    assert data["passed"]
+    assert data["words"] == {"noise": "exact", "weights": "exact"}
     assert data["method"] == repr(Exact())
     assert data["targets"][0]["cosine"] == certificate.targets[0].cosine
 
@@ -107,11 +119,13 @@ def test_forward_mode_agrees_with_differences() -> None:
     emb = torch.randn(3, 3, requires_grad=True)
     noise = torch.randn(3, 4)
     sampler = _sampler(Exact())
-    central = certify(sampler, noise, _Cubed(), emb=emb)
+    central = certify(sampler, noise, _Cubed(), derivatives="central", emb=emb)
     forward = certify(sampler, noise, _Cubed(), emb=emb, derivatives="forward")
     assert "forward" in str(forward)
     for one, other in zip(central.targets, forward.targets, strict=True):
         assert one.measured == pytest.approx(other.measured, rel=1e-6)
+        assert 0 < one.uncertainty < 1e-5
+        assert other.uncertainty == 0
         assert one.computed == other.computed
         assert other.difference_error < 1e-12
     with pytest.raises(ValueError, match="central or forward"):
@@ -120,7 +134,7 @@ def test_forward_mode_agrees_with_differences() -> None:
 
 @pytest.mark.parametrize("solver", ["ddim", "heun", "dpmpp_2m"])
 def test_exact_methods_have_no_error_at_any_step(solver: str) -> None:
-    methods = [Exact(), Exact(memory_budget="1GiB"), Exact(max_latents=3)]
+    methods = [Backprop(), Exact(), Exact(memory_budget="1GiB"), Exact(max_latents=3)]
     for method in [*methods, *([Symplectic()] if solver == "heun" else [])]:
         certificate = certify(
             _sampler(method, solver),
@@ -208,8 +222,6 @@ def test_reversible_is_judged_as_the_sampler_that_it_is() -> None:
 
 def test_what_has_no_steps_is_refused() -> None:
     emb = torch.ones(3, 3)
-    with pytest.raises(ValueError, match="Backprop has none"):
-        certify(_sampler(Backprop()), torch.randn(3, 4), _Cubed(), by_step=True, emb=emb)
     scheduler = diffusers.EulerAncestralDiscreteScheduler()
     denoiser = Denoiser(SmallNetwork(), Schedule.from_config(scheduler.config))
     sampler = Sampler(denoiser, Plan.from_scheduler(scheduler, 3))
@@ -224,3 +236,117 @@ def test_peak_memory_tells_methods_apart() -> None:
         for method in (Backprop(), Exact(), Reversible())
     ]
     assert peaks[0].peak_memory > 2 * peaks[1].peak_memory > 2 * peaks[2].peak_memory
+
+
+def test_hooks_on_weights_are_part_of_the_gradient() -> None:
+    """Autograd on the copy runs them too, so that what they do cannot hide."""
+    sampler = _sampler(Backprop())
+    noise, emb = torch.randn(3, 4), torch.ones(3, 3)
+    plain = certify(sampler, noise, _Cubed(), emb=emb)
+    for parameter in sampler.parameters():
+        parameter.register_hook(lambda gradient: 2 * gradient)
+    hooked = certify(sampler, noise, _Cubed(), emb=emb)
+    before, after = plain.targets[-1], hooked.targets[-1]
+    assert after.name == "weights"
+    assert after.norm == pytest.approx(2 * before.norm, rel=1e-9)
+    assert after.relative_error < 1e-12
+    assert after.difference_error == pytest.approx(1.0)
+    assert after.word(0.1) == "disputed"
+    assert not hooked.passed
+    assert "hooks on weights" in hooked.verdict
+
+
+def test_a_method_that_lets_hooks_run_once_a_call_is_found_out() -> None:
+    """As it was with products taken on the weights themselves."""
+
+    class OncePerCall(Backprop):
+        def sample(self, run: Any) -> torch.Tensor:
+            sample = super().sample(run)
+            for parameter in run.denoiser.parameters():
+                for hook in list((parameter._backward_hooks or {}).values()):
+                    parameter.register_hook(hook)
+            return sample
+
+    sampler = _sampler(OncePerCall())
+    next(sampler.parameters()).register_hook(lambda gradient: 2 * gradient)
+    certificate = certify(sampler, torch.randn(3, 4), _Cubed(), emb=torch.ones(3, 3))
+    assert certificate.targets[-1].relative_error > 0.1
+
+
+def test_kinks_and_float32_are_told_from_errors() -> None:
+    """Differences that do not know better say so, and the gradient is not blamed."""
+
+    class Kinked(nn.Module):
+        def forward(self, sample: torch.Tensor) -> torch.Tensor:
+            return (sample.float() * 7).sin().double().abs().sum()
+
+    sampler = _sampler(Exact())
+    noise, emb = torch.randn(3, 4), torch.ones(3, 3)
+    certificate = certify(sampler, noise, Kinked(), derivatives="central", emb=emb)
+    assert max(target.uncertainty for target in certificate.targets) > 1e-6
+    assert "let them know no more" in str(certificate)
+    assert certificate.passed
+
+
+def test_operators_without_forward_mode_are_measured_by_differences() -> None:
+    class Own(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(x)
+            return x.sin()
+
+        @staticmethod
+        def backward(ctx: Any, adjoint: torch.Tensor) -> torch.Tensor:
+            return adjoint * ctx.saved_tensors[0].cos()
+
+    plan = solvers.build("ddim", PROCESSES["vp"], 5)
+    sampler = Sampler(Denoiser(lambda x, t: Own.apply(x), PROCESSES["vp"]), plan)
+    noise = torch.randn(2, 3, dtype=torch.float64)
+    certificate = certify(sampler, noise, _Cubed())
+    assert certificate.derivatives == "central"
+    assert certificate.passed
+    with pytest.raises((NotImplementedError, RuntimeError), match=r"forward|jvp"):
+        certify(sampler, noise, _Cubed(), derivatives="forward")
+
+
+def test_the_reference_may_run_calls_again() -> None:
+    noise, emb = torch.randn(3, 4), torch.ones(3, 3)
+    sampler = _sampler(Exact())
+    kept = certify(sampler, noise, _Cubed(), emb=emb)
+    again = certify(sampler, noise, _Cubed(), checkpoint=True, emb=emb)
+    assert again.reference == "Backprop(checkpoint=True)"
+    for one, other in zip(kept.targets, again.targets, strict=True):
+        assert one.computed == other.computed
+        assert other.relative_error < 1e-12
+
+
+def test_numbers_that_measure_nothing_are_refused() -> None:
+    for wrong in ({"num_directions": 0}, {"step": 0.0}, {"max_error": 0.0}):
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}.*(at least 1|positive)"):
+            certify(_sampler(Exact()), torch.randn(3, 4), _Cubed(), **wrong)
+
+
+def test_a_gradient_that_is_zero_is_no_error() -> None:
+    """Nothing is divided by zero where a target does not matter."""
+
+    class Unmoved(nn.Module):
+        def forward(self, x: torch.Tensor, t: torch.Tensor, emb: torch.Tensor) -> torch.Tensor:
+            return x.sin() + 0 * emb.sum()
+
+    plan = solvers.build("ddim", PROCESSES["vp"], 4)
+    sampler = Sampler(Denoiser(Unmoved(), PROCESSES["vp"]), plan)
+    emb = torch.zeros(3, 3, requires_grad=True)
+    certificate = certify(sampler, torch.randn(3, 4), _Cubed(), emb=emb)
+    assert [target.name for target in certificate.targets] == ["noise", "emb"]
+    assert certificate.targets[1].norm == certificate.targets[1].relative_error == 0
+    assert certificate.passed
+
+
+def test_progress_is_told_in_words() -> None:
+    said: list[str] = []
+    certify(
+        _sampler(Exact()), torch.randn(3, 4), _Cubed(), progress=said.append, emb=torch.ones(3, 3)
+    )
+    assert said[0] == "the gradient by plain autograd"
+    assert said[1] == f"the gradient by {Exact()!r}"
+    assert sum("derivatives along" in what for what in said) == 2

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 
 import pytest
 from safetensors.torch import load_file
@@ -11,7 +12,10 @@ from tiny_pipeline import write_assets
 
 import adjointdpm as adp
 from adjointdpm.assets import ASSETS_VARIABLE
+from adjointdpm.cli.arguments import parse
+from adjointdpm.cli.commands import COMMANDS
 from adjointdpm.cli.main import main
+from adjointdpm.jobs.demo import DemoConfig
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +46,23 @@ def test_module_runs():
 def test_certify(capsys, tmp_path, monkeypatch, tiny_assets, method):
     monkeypatch.setenv(ASSETS_VARIABLE, str(tiny_assets))
     flags = ["--method", method, "--num_inference_steps", "3", "--json", str(tmp_path / "c.json")]
-    assert main(["certify", *flags]) == 0
-    assert "encoder_hidden_states" in capsys.readouterr().out
+    status = main(["certify", *flags])
+    printed = capsys.readouterr()
+    assert "encoder_hidden_states" in printed.out
+    assert "the gradient by plain autograd ..." in printed.err
     found = json.loads((tmp_path / "c.json").read_text())
     error = max(target["relative_error"] for target in found["targets"])
-    assert (error == 0) == (method == "exact")
+    assert (error < 1e-10) == (method == "exact")
+    assert status == (0 if error <= 0.1 else 1)
+    assert found["passed"] == (status == 0)
+    assert f"verdict: {found['verdict']}" in printed.out
 
 
 def test_certify_by_step(capsys, tmp_path, monkeypatch, tiny_assets):
     monkeypatch.setenv(ASSETS_VARIABLE, str(tiny_assets))
     flags = ["--num_inference_steps", "4", "--json", str(tmp_path / "c.json")]
     flags += ["--method", "resolved", "--by_step", "--derivatives", "forward"]
-    assert main(["certify", *flags]) == 0
+    assert main(["certify", *flags, "--max_error", "1e9"]) == 0
     printed = capsys.readouterr().out
     assert "adjoint off by" in printed
     assert "misses the start of the run by" in printed
@@ -63,8 +72,12 @@ def test_certify_by_step(capsys, tmp_path, monkeypatch, tiny_assets):
 
 
 def test_certify_needs_its_numbers(capsys):
-    assert main(["certify", "--method", "backprop", "--by_step"]) == 1
-    assert "no by_step" in capsys.readouterr().err
+    assert main(["certify", "--method", "exact", "--num_steps", "5"]) == 1
+    assert "exact takes no num_steps" in capsys.readouterr().err
+    assert main(["certify", "--pipeline", "folder", "--target", "car"]) == 1
+    assert "leave target out" in capsys.readouterr().err
+    assert main(["certify", "--num_directions", "0"]) == 1
+    assert "at least 1" in capsys.readouterr().err
     assert main(["certify", "--method", "coarse"]) == 1
     assert "needs num_steps" in capsys.readouterr().err
 
@@ -78,6 +91,52 @@ def test_error_is_one_line(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("ADJOINTDPM_TRACEBACK", "1")
     with pytest.raises(FileNotFoundError):
         main(["demo", "--output_dir", str(tmp_path / "out")])
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["demo", "--sed", "4"], "did you mean seed?"),
+        (["demo", "--noise_targets", "taxi"], "did you mean noise_target,"),
+        (["demo", "--see", "4"], "unrecognized arguments: --see 4"),  # nothing is abbreviated
+        (["demo", "--seed", "x"], 'key "seed": Expected a'),
+        (["certify", "--method", "magic"], "Literal['exact', 'backprop'"),
+        (["certify", "extra"], "unrecognized arguments: extra"),
+        (["--sed"], "unrecognized arguments: --sed"),
+        (["demos"], "invalid choice: 'demos'"),
+    ],
+)
+def test_what_is_typed_wrong_is_named(capsys, typed, message):
+    with pytest.raises(SystemExit) as stop:
+        main(typed)
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_settings_from_a_file(tmp_path, capsys):
+    file = tmp_path / "run.yaml"
+    file.write_text("seed: 5\nguidance_scale: 3\nmemory_budget: null\n")
+    typed = ["--config", str(file), "--seed", "6", "--progress_bar", "false"]
+    config = parse("adjointdpm demo", "The demo.", DemoConfig, typed)
+    assert config == DemoConfig(seed=6, guidance_scale=3.0, memory_budget=None, progress_bar=False)
+    for text, message in (("sed: 5", "did you mean seed?"), ("seed: five", "Got value: five")):
+        file.write_text(text)
+        with pytest.raises(SystemExit):
+            main(["demo", "--config", str(file)])
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS.values(), ids=list(COMMANDS))
+def test_every_setting_is_an_argument_with_help(command, capsys):
+    """The dataclass is the one place: its defaults are the command's, its docstring the help."""
+    config = command.config()
+    assert parse("x", "x", config, []) == config()
+    with pytest.raises(SystemExit):
+        parse("x", "x", config, ["--help"])
+    shown = capsys.readouterr().out
+    for field in fields(config):
+        assert re.search(rf"--{field.name} [^\n]*\n? +\S", shown), field.name
+    assert parse("x", "x", config, [f"--{f.name}" for f in fields(config) if f.type == "bool"])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mixtures import PROCESSES, GaussianMixture
 from networks import SmallNetwork, objective, relative_error, some_emb, some_noise
+from observers import Notes
 from torch import nn
 
 from adjointdpm import (
@@ -145,14 +146,14 @@ def test_the_error_falls_with_the_square_of_the_distance_of_products(
 def test_its_products_add_up_to_the_gradient_for_the_noise(solver: str) -> None:
     schedule = PROCESSES["vp"]
     plan = solvers.build(solver, schedule, 24)
-    products: list[torch.Tensor] = []
-    method = CoarseAdjoint(12, on_product=products.append)
-    noise = some_noise()
-    sample = Sampler(Denoiser(SmallNetwork(), schedule), plan, method)(noise, emb=some_emb())
+    notes, noise = Notes(), some_noise()
+    denoiser = Denoiser(SmallNetwork(), schedule)
+    sample = Sampler(denoiser, plan, CoarseAdjoint(12), observer=notes)(noise, emb=some_emb())
     adjoint, found = torch.autograd.grad(objective(sample), [sample, noise])
     total = float(plan.sample[0]) * adjoint
-    for weight, product in zip(plan.inputs[::-1, 0].tolist(), products, strict=True):
-        total += weight * product
+    assert set(notes.products) == set(range(plan.num_calls))
+    for k, product in notes.products.items():
+        total += float(plan.inputs[k, 0]) * product
     assert relative_error(total, found) < 1e-12
 
 
@@ -186,9 +187,9 @@ def test_the_weights_are_shared_out(weights: list[float], count: int, num_alone:
 
 def test_where_most_calls_are_stages_another_plan_is_transposed() -> None:
     plan = solvers.build("heun", PROCESSES["vp"], 20)
-    coarse = CoarseAdjoint(5).plan(plan, PROCESSES["vp"])
+    coarse = CoarseAdjoint(5).swept_plan(plan, PROCESSES["vp"])
     assert coarse.num_calls == 5
-    assert CoarseAdjoint(40).plan(plan, PROCESSES["vp"]) is plan
+    assert CoarseAdjoint(40).swept_plan(plan, PROCESSES["vp"]) is plan
 
 
 @pytest.mark.parametrize(
@@ -241,7 +242,7 @@ def test_weights_and_conditioning_agree(num_steps: int) -> None:
 
 def test_its_plan_can_be_looked_at() -> None:
     plan = solvers.build("ddim", PROCESSES["vp"], 20)
-    coarse = CoarseAdjoint(5, "unipc_bh2_2").plan(plan, PROCESSES["vp"])
+    coarse = CoarseAdjoint(5, "unipc_bh2_2").swept_plan(plan, PROCESSES["vp"])
     assert coarse.num_calls == 5
     assert set(coarse.timesteps) <= set(plan.timesteps)
     assert coarse.timesteps[0] == plan.timesteps[0]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from mixtures import PROCESSES, GaussianMixture, convergence_slope
 from networks import SmallNetwork, relative_error
+from observers import Notes
 from torch import Tensor
 
 from adjointdpm import ContinuousAdjoint, Denoiser, Exact, Plan, Sampler, Schedule, solvers
@@ -17,7 +18,11 @@ MIXTURE = GaussianMixture()
 
 
 def _gradients(
-    process: str, method: Any, steps: int = 30, final_sigmas_type: str = "sigma_min"
+    process: str,
+    method: Any,
+    steps: int = 30,
+    final_sigmas_type: str = "sigma_min",
+    observer: Notes | None = None,
 ) -> list[Tensor]:
     """Return the gradients for noise and means along a forward run of the fifth order."""
     schedule = PROCESSES[process]
@@ -35,7 +40,7 @@ def _gradients(
     generator = torch.Generator().manual_seed(1)
     noise = torch.randn(4, MIXTURE.dim, dtype=torch.float64, generator=generator).requires_grad_()
     means = MIXTURE.means.clone().requires_grad_()
-    sample = Sampler(denoiser, plan, method)(noise, means=means)
+    sample = Sampler(denoiser, plan, method, observer=observer)(noise, means=means)
     return list(torch.autograd.grad((sample**2).sum() + sample.sin().sum(), [noise, means]))
 
 
@@ -101,16 +106,11 @@ def test_adaptive_steps_keep_their_tolerance(
 ) -> None:
     errors, steps = [], []
     for rtol in (1e-2, 1e-4):
-        seen: list[float] = []
-        method = ContinuousAdjoint(
-            solver,
-            trajectory=trajectory,
-            rtol=rtol,
-            on_step=lambda point, x, adjoint, seen=seen: seen.append(point.t),
-        )
-        found = zip(_gradients("vp", method), exact["vp"], strict=True)
+        notes = Notes()
+        method = ContinuousAdjoint(solver, trajectory=trajectory, rtol=rtol)
+        found = zip(_gradients("vp", method, observer=notes), exact["vp"], strict=True)
         errors.append(max(relative_error(gradient, reference) for gradient, reference in found))
-        steps.append(len(seen) - 1)
+        steps.append(len(notes.steps) - 1)
         assert errors[-1] < 5 * rtol
     assert errors[1] < errors[0]
     assert steps[1] > steps[0]
@@ -125,17 +125,15 @@ def test_a_rejected_step_leaves_nothing_behind() -> None:
         "dopri5", schedule, 1, "linspace", "flow_prediction", final_sigmas_type="sigma_min"
     )
     denoiser = Denoiser(network, schedule, "flow_prediction")
-    calls, points = [], []
-    method = ContinuousAdjoint(
-        "bs3", rtol=1e-5, trajectory="resolved", on_step=lambda point, *_: points.append(point)
-    )
-    sampler = Sampler(denoiser, plan, method)
+    calls, notes = [], Notes()
+    method = ContinuousAdjoint("bs3", rtol=1e-5, trajectory="resolved")
+    sampler = Sampler(denoiser, plan, method, observer=notes)
     handle = sampler.denoiser.register_forward_pre_hook(lambda *_: calls.append(None))
     sample = sampler(noise, emb=emb)
     forward = len(calls)
     found = torch.autograd.grad(sample.sum(), [noise, emb, *network.used])
     handle.remove()
-    assert len(calls) - forward > 3 * (len(points) - 1) + 1, "no step was rejected"
+    assert len(calls) - forward > 3 * (len(notes.steps) - 1) + 1, "no step was rejected"
     fine = ContinuousAdjoint("dopri5", num_steps=40, trajectory="resolved")
     reference = Sampler(denoiser, plan, fine)(noise, emb=emb)
     expected = torch.autograd.grad(reference.sum(), [noise, emb, *network.used])
@@ -144,13 +142,14 @@ def test_a_rejected_step_leaves_nothing_behind() -> None:
 
 
 def test_steps_can_be_observed() -> None:
-    seen: list[Any] = []
+    notes = Notes()
     plan = solvers.build("ddim", PROCESSES["vp"], 10)
-    method = ContinuousAdjoint(on_step=lambda *step: seen.append(step))
     noise = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
-    sampler = Sampler(Denoiser(SmallNetwork(), PROCESSES["vp"]), plan, method)
+    denoiser = Denoiser(SmallNetwork(), PROCESSES["vp"])
+    sampler = Sampler(denoiser, plan, ContinuousAdjoint(), observer=notes)
     sample = sampler(noise, emb=torch.randn(2, 3, dtype=torch.float64))
     (gradient,) = torch.autograd.grad((sample**2).sum(), [noise])
+    seen = notes.steps
     assert [point.t for point, _, _ in seen[1:]] == plan.timesteps.tolist()[::-1]
     torch.testing.assert_close(seen[0][1], sample)
     torch.testing.assert_close(seen[0][2], 2 * sample)

@@ -31,7 +31,7 @@ from adjointdpm import (
     Truncated,
     solvers,
 )
-from adjointdpm.gradients.checkpoints import repeated_calls, stops
+from adjointdpm.gradients.sweep.checkpoints import repeated_calls, stops
 from adjointdpm.memory.keep import on_host
 from adjointdpm.memory.measure import peak_bytes
 

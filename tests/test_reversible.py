@@ -13,6 +13,7 @@ import pytest
 import torch
 from mixtures import PROCESSES, GaussianMixture, convergence_slope
 from networks import SmallNetwork, objective, relative_error, some_emb, some_noise
+from observers import Notes
 from torch import Tensor
 
 from adjointdpm import Denoiser, Exact, GradientMethod, Plan, Reversible, Sampler, Schedule, solvers
@@ -41,13 +42,13 @@ def _assert_exact(
     denoiser: Denoiser, plan: Plan, settings: dict[str, Any], tolerance: float = 1e-9, **cond: Any
 ) -> None:
     """Check the gradient against `Exact` on the reversible method's own table."""
-    errors: list[float] = []
-    method = Reversible(**settings, on_round_trip=errors.append)
-    own = method.plan(plan, denoiser.schedule)
+    notes, method = Notes(), Reversible(**settings)
+    own = method.reference_plan(plan, denoiser.schedule)
     noise = some_noise().to(next(denoiser.network.parameters()).dtype).detach().requires_grad_()
     targets = [noise, *cond.values(), *denoiser.network.used]
     results = []
-    for sampler in (Sampler(denoiser, own, Exact()), Sampler(denoiser, plan, method)):
+    judged = Sampler(denoiser, plan, method, observer=notes)
+    for sampler in (Sampler(denoiser, own, Exact()), judged):
         torch.manual_seed(3)
         sample = sampler(noise, **cond)
         results.append((sample, torch.autograd.grad(objective(sample), targets)))
@@ -56,8 +57,8 @@ def _assert_exact(
     for gradient, reference in zip(gradients, expected, strict=True):
         assert gradient.dtype == reference.dtype
         assert relative_error(gradient, reference) < tolerance
-    assert len(errors) == 1
-    assert errors[0] < 1e-9
+    assert len(notes.round_trips) == 1
+    assert notes.round_trips[0] < 1e-9
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
@@ -120,16 +121,17 @@ def test_a_float32_network_is_walked_back_in_float64(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["euler", "belm"])
 def test_autocast_is_the_same_when_run_again(name: str) -> None:
-    errors: list[float] = []
+    notes = Notes()
     sampler = Sampler(
         Denoiser(SmallNetwork(dtype=torch.float32), PROCESSES["vp"]),
         _plan("vp"),
-        Reversible(**METHODS[name], on_round_trip=errors.append),
+        Reversible(**METHODS[name]),
+        observer=notes,
     )
     with torch.autocast("cpu", dtype=torch.bfloat16):
         sample = sampler(torch.randn(3, 4), emb=torch.randn(3, 3, requires_grad=True))
     sample.sum().backward()
-    assert errors[0] < 1e-9
+    assert notes.round_trips[0] < 1e-9
 
 
 def _hand_written(
@@ -235,7 +237,7 @@ def test_nothing_is_stored_between_the_passes(name: str) -> None:
     network.register_forward_hook(remember)
     method = Reversible(**METHODS[name])
     plan = _plan("vp", steps=20)
-    calls = method.plan(plan, PROCESSES["vp"]).num_calls
+    calls = method.reference_plan(plan, PROCESSES["vp"]).num_calls
     gc.disable()
     try:
         sample = Sampler(Denoiser(network, PROCESSES["vp"]), plan, method)(
@@ -289,7 +291,7 @@ def test_several_uses_before_backward_and_unused_weights() -> None:
     denoiser, plan = Denoiser(network, PROCESSES["vp"]), _plan("vp")
     noises = [some_noise().detach(), some_noise().detach()]
     gradients = []
-    own = Sampler(denoiser, method.plan(plan, PROCESSES["vp"]), Exact())
+    own = Sampler(denoiser, method.reference_plan(plan, PROCESSES["vp"]), Exact())
     for sampler in (own, Sampler(denoiser, plan, method)):
         network.zero_grad()
         emb.grad = None
@@ -304,13 +306,13 @@ def test_several_uses_before_backward_and_unused_weights() -> None:
 
 
 def test_a_walk_back_that_is_lost_is_refused() -> None:
-    errors: list[float] = []
-    method = Reversible(coupling=0.5, on_round_trip=errors.append)
-    sampler = Sampler(Denoiser(SmallNetwork(), PROCESSES["vp"]), _plan("vp", steps=100), method)
+    notes, plan = Notes(), _plan("vp", steps=100)
+    denoiser = Denoiser(SmallNetwork(), PROCESSES["vp"])
+    sampler = Sampler(denoiser, plan, Reversible(coupling=0.5), observer=notes)
     sample = sampler(some_noise(), emb=some_emb())
     with pytest.raises(RuntimeError, match=r"off by .* above the tolerance of 1\.0e-03.*Exact\(\)"):
         sample.sum().backward()
-    assert errors[0] > 1e-3
+    assert notes.round_trips[0] > 1e-3
 
 
 def test_a_network_that_answers_differently_is_refused() -> None:

@@ -26,20 +26,22 @@ def wrapped(label: str) -> str:
     return label[:middle] + "\n" + label[middle + 1 :]
 
 
-def write_contact_sheet(path: Path, styles: list[str], sections: list[Section]) -> None:
+def write_contact_sheet(
+    path: Path, styles: list[str], sections: list[Section], columns: int = COLUMNS
+) -> None:
     """Each section is (title, labels, pictures (rows, styles, 3, h, w), frames (rows, styles))."""
     font = ImageFont.load_default(11)
     block = LABEL_WIDTH + len(styles) * (CELL + GAP) + 2 * GAP
     heights = [
-        2 * HEADER + -(-len(labels) // COLUMNS) * (CELL + GAP) + 2 * GAP
+        2 * HEADER + -(-len(labels) // columns) * (CELL + GAP) + 2 * GAP
         for _, labels, _, _ in sections
     ]
-    sheet = Image.new("RGB", (COLUMNS * block, sum(heights)), "white")
+    sheet = Image.new("RGB", (columns * block, sum(heights)), "white")
     pen = ImageDraw.Draw(sheet)
     top = 0
     for (title, labels, pictures, frames), height in zip(sections, heights, strict=True):
         pen.text((GAP, top + 2), title, INK, font)
-        rows = -(-len(labels) // COLUMNS)
+        rows = -(-len(labels) // columns)
         for k, label in enumerate(labels):
             left = k // rows * block
             y = top + 2 * HEADER + k % rows * (CELL + GAP)

@@ -80,14 +80,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("training/runs"))
     parser.add_argument("--output_dir", type=Path, default=Path("training/runs/export"))
+    parser.add_argument("--diffusion", type=Path, help="a run's folder; by default RUNS/diffusion")
     parser.add_argument("--evaluation", type=Path, default=Path("docs/model/evaluation.json"))
     args = parser.parse_args()
 
-    pipeline = build_pipeline(args.runs / "vae" / "vae", args.runs / "diffusion")
+    run_dir = args.diffusion or args.runs / "diffusion"
+    pipeline = build_pipeline(args.runs / "vae" / "vae", run_dir)
     folder = args.output_dir / PIPELINE_DIR
     pipeline.to(torch.float16).save_pretrained(folder)
     load_as_float32(folder / "text_encoder")
-    write_tokenizer_files(args.runs / "diffusion" / "tokenizer", folder / "tokenizer")
+    write_tokenizer_files(run_dir / "tokenizer", folder / "tokenizer")
 
     for name, architecture in CLASSIFIERS.items():
         source, target = args.runs / architecture / "model", args.output_dir / name

@@ -61,6 +61,13 @@ def write_tokenizer(captions: Iterable[str], folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
+def copy_tokenizer(source: Path, folder: Path) -> None:
+    """Take over the words of another model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("vocab.json", "merges.txt", "tokenizer_config.json"):
+        (folder / name).write_bytes((source / name).read_bytes())
+
+
 def build_text_encoder(tokenizer: CLIPTokenizer, hidden_size: int = 96) -> CLIPTextModel:
     return CLIPTextModel(
         CLIPTextConfig(

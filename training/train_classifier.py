@@ -98,9 +98,14 @@ def reconstructions(vae: AutoencoderKL, pictures: torch.Tensor, copies: int = 4)
 
 
 @torch.no_grad()
+def read(model: nn.Module, pictures: torch.Tensor) -> torch.Tensor:
+    """Logits (n, classes) of pictures, wherever the model lies."""
+    device = next(model.parameters()).device
+    return torch.cat([model(x.to(device)).logits.cpu() for x in pictures.split(64)])
+
+
 def accuracy(model: nn.Module, pictures: torch.Tensor, labels: torch.Tensor) -> float:
-    predicted = torch.cat([model(x).logits.argmax(1) for x in pictures.split(64)])
-    return float((predicted == labels).float().mean())
+    return float((read(model, pictures).argmax(1) == labels).float().mean())
 
 
 @torch.no_grad()
@@ -159,7 +164,8 @@ def main() -> None:
     run = Run(model, torch.optim.AdamW(groups, fused=True), args)
     torch.manual_seed(args.seed + run.step)
     model.train()
-    for _ in run.steps():
+
+    def losses() -> dict[str, torch.Tensor]:
         chosen = torch.randint(len(pictures), (args.train_batch_size,), device=device)
         batch = augment(pictures[chosen]).contiguous(memory_format=torch.channels_last)
         with autocast(device, args.mixed_precision):
@@ -167,7 +173,9 @@ def main() -> None:
         loss = functional.cross_entropy(
             logits.float(), labels[chosen], label_smoothing=args.label_smoothing
         )
-        run.update(loss, accuracy=(logits.argmax(1) == labels[chosen]).float().mean())
+        return {"loss": loss, "accuracy": (logits.argmax(1) == labels[chosen]).float().mean()}
+
+    run.train(losses)
 
     model = run.ema.module.float()
     calibrate_batch_norm(model, pictures)

@@ -1,10 +1,14 @@
-"""Train the text encoder and the UNet together, from scratch, on the autoencoder's latents.
+"""Train the text encoder and the UNet together on the autoencoder's latents.
 
 v-prediction on the linear schedule (its terminal signal-to-noise ratio is nearly zero, so the
 brightness of a picture is the model's to choose). Captions are dropped with probability 0.1, which
 is what classifier-free guidance needs.
 
     python -m training.train_diffusion --vae training/runs/vae/vae
+
+With `--augment` every picture is varied before it is encoded, so that there are many pictures of
+one caption and the noise decides which is drawn. `--init_from FOLDER` goes on from the text encoder
+and the UNet of a pipeline, with its words.
 """
 
 from __future__ import annotations
@@ -18,11 +22,12 @@ from torch import nn
 from torch.nn import functional
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from training.augment import vary
 from training.concepts import Example, training_examples
 from training.emoji import EmojiSet, load_emoji
 from training.loop import Run, add_training_arguments, autocast, default_device
-from training.text import build_text_encoder, write_tokenizer
-from training.train_vae import to_model_range
+from training.text import build_text_encoder, copy_tokenizer, write_tokenizer
+from training.train_vae import bytes_to_model_range
 
 TRAIN_SCHEDULE = {
     "num_train_timesteps": 1000,
@@ -70,14 +75,29 @@ class TextToLatents(nn.Module):
         return self.unet(noisy, t, encoder_hidden_states=states, return_dict=False)[0]
 
 
-@torch.no_grad()
-def encode_examples(
-    vae: AutoencoderKL, emoji: EmojiSet, examples: list[Example], device: torch.device
-) -> torch.Tensor:
-    pictures = emoji.images[[e.style for e in examples], [e.name for e in examples]]
-    vae = vae.to(device).eval()
-    batches = to_model_range(pictures).split(64)
-    return torch.cat([vae.encode(x.to(device)).latent_dist.mean for x in batches])
+class Latents:
+    """Clean latents of examples: encoded once, or varied and encoded anew in every batch."""
+
+    def __init__(
+        self, vae: AutoencoderKL, emoji: EmojiSet, examples: list[Example], *, augment: bool
+    ) -> None:
+        self.vae = vae.float().eval().requires_grad_(False)
+        pictures = emoji.images[[e.style for e in examples], [e.name for e in examples]]
+        self.pictures = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(vae.device)
+        self.augment = augment
+        if not augment:
+            batches = bytes_to_model_range(self.pictures).split(64)
+            self.encoded = torch.cat([self._encode(x) for x in batches])
+
+    def _encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        return self.vae.encode(pictures).latent_dist.mean.float()
+
+    @torch.no_grad()
+    def take(self, chosen: torch.Tensor) -> torch.Tensor:
+        """(n, 4, 16, 16), of the examples of these numbers."""
+        if self.augment:
+            return self._encode(vary(bytes_to_model_range(self.pictures[chosen])))
+        return self.encoded[chosen]
 
 
 def tokenize(tokenizer: CLIPTokenizer, captions: list[str]) -> torch.Tensor:
@@ -96,10 +116,17 @@ def sampling_weights(examples: list[Example], focus_fraction: float) -> torch.Te
     return torch.where(focus, focus_fraction / count, (1 - focus_fraction) / (len(focus) - count))
 
 
-def stratified_timesteps(count: int, num_train_timesteps: int) -> torch.Tensor:
-    """One uniform draw in each of `count` equal slices: the loss varies less."""
-    fractions = (torch.arange(count) + torch.rand(count)) / count
-    return (fractions * num_train_timesteps).long()
+def stratified(count: int, device: torch.device) -> torch.Tensor:
+    """One uniform draw in each of `count` equal slices of [0, 1): the loss varies less."""
+    return (torch.arange(count, device=device) + torch.rand(count, device=device)) / count
+
+
+def initial_model(tokenizer: CLIPTokenizer, folder: Path | None) -> TextToLatents:
+    if folder is None:
+        return TextToLatents(build_text_encoder(tokenizer), build_unet())
+    text_encoder = CLIPTextModel.from_pretrained(folder / "text_encoder", dtype=torch.float32)
+    unet = UNet2DConditionModel.from_pretrained(folder / "unet", torch_dtype=torch.float32)
+    return TextToLatents(text_encoder, unet).train()
 
 
 def main() -> None:
@@ -116,6 +143,8 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=Path("training/runs/vae/vae"))
     parser.add_argument("--caption_dropout", type=float, default=0.1)
     parser.add_argument("--focus_fraction", type=float, default=0.85)
+    parser.add_argument("--augment", action="store_true", help="vary the pictures")
+    parser.add_argument("--init_from", type=Path, help="folder of a pipeline")
     parser.add_argument("--compile", action="store_true", help="torch.compile the UNet")
     args = parser.parse_args()
     torch.manual_seed(args.seed)
@@ -123,16 +152,19 @@ def main() -> None:
 
     emoji = load_emoji(args.data_dir)
     examples = training_examples(emoji)
-    latents = encode_examples(AutoencoderKL.from_pretrained(args.vae), emoji, examples, device)
+    vae = AutoencoderKL.from_pretrained(args.vae).to(device)
+    latents = Latents(vae, emoji, examples, augment=args.augment)
     tokenizer_dir = args.output_dir / "tokenizer"
-    if not tokenizer_dir.exists():
+    if args.init_from:
+        copy_tokenizer(args.init_from / "tokenizer", tokenizer_dir)
+    elif not tokenizer_dir.exists():
         write_tokenizer([e.caption for e in examples], tokenizer_dir)
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_dir)
     input_ids = tokenize(tokenizer, [e.caption for e in examples]).to(device)
     no_caption = tokenize(tokenizer, [""]).to(device)
-    weights = sampling_weights(examples, args.focus_fraction)
+    cumulative = sampling_weights(examples, args.focus_fraction).cumsum(0).to(device)
 
-    model = TextToLatents(build_text_encoder(tokenizer), build_unet())
+    model = initial_model(tokenizer, args.init_from)
     model = model.to(device, memory_format=torch.channels_last)
     print(
         f"unet {model.unet.num_parameters() / 1e6:.2f} M, "
@@ -153,18 +185,23 @@ def main() -> None:
     if args.compile:
         model.unet.compile()
 
-    for _ in run.steps():
-        chosen = torch.multinomial(weights, args.train_batch_size, replacement=True)
-        clean, ids = latents[chosen], input_ids[chosen]
+    def losses() -> dict[str, torch.Tensor]:
+        draw = torch.rand(args.train_batch_size, device=device)
+        chosen = torch.searchsorted(cumulative, draw).clamp_max(len(examples) - 1)
+        with autocast(device, args.mixed_precision):
+            clean = latents.take(chosen)
+        ids = input_ids[chosen]
         dropped = torch.rand(len(ids), 1, device=device) < args.caption_dropout
         ids = torch.where(dropped, no_caption, ids)
-        t = stratified_timesteps(len(clean), scheduler.config.num_train_timesteps).to(device)
+        t = (stratified(len(clean), device) * scheduler.config.num_train_timesteps).long()
         noise = torch.randn_like(clean)
         noisy = scheduler.add_noise(clean, noise, t)
         target = scheduler.get_velocity(clean, noise, t)
         with autocast(device, args.mixed_precision):
             prediction = model(noisy.contiguous(memory_format=torch.channels_last), t, ids)
-        run.update(functional.mse_loss(prediction.float(), target))
+        return {"loss": functional.mse_loss(prediction.float(), target)}
+
+    run.train(losses)
 
 
 if __name__ == "__main__":

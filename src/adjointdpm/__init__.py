@@ -1,64 +1,7 @@
 """Gradients through diffusion sampling."""
 
-from . import formats, objectives, solvers
-from .assets import load_default
-from .certificate import Certificate, certify
-from .cost import Cost
-from .denoiser import Denoiser
-from .gradients import (
-    Backprop,
-    CoarseAdjoint,
-    ContinuousAdjoint,
-    Exact,
-    GradientMethod,
-    Reversible,
-    Symplectic,
-    Truncated,
-)
-from .pipelines import (
-    ImageToImageSampler,
-    add_lora,
-    differentiable,
-    encode_image,
-    encode_prompt,
-    from_pipeline,
-    latent_shape,
-    load_pipeline,
-)
-from .plan import CounterNoise, Plan
-from .sampler import Sampler, sample_each
-from .schedule import Schedule
-from .version import __version__
+# Names are imported when they are first asked for: torch and diffusers take seconds, which neither
+# a completion nor `adjointdpm --version` should wait for. The names stand in __init__.pyi.
+import lazy_loader
 
-__all__ = [
-    "Backprop",
-    "Certificate",
-    "CoarseAdjoint",
-    "ContinuousAdjoint",
-    "Cost",
-    "CounterNoise",
-    "Denoiser",
-    "Exact",
-    "GradientMethod",
-    "ImageToImageSampler",
-    "Plan",
-    "Reversible",
-    "Sampler",
-    "Schedule",
-    "Symplectic",
-    "Truncated",
-    "__version__",
-    "add_lora",
-    "certify",
-    "differentiable",
-    "encode_image",
-    "encode_prompt",
-    "formats",
-    "from_pipeline",
-    "latent_shape",
-    "load_default",
-    "load_pipeline",
-    "objectives",
-    "sample_each",
-    "solvers",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,20 +5,18 @@ All that is not linear in sampling is here, so that a `Plan` can be a table of n
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from .conditioning import cast, is_dense, layout_of, split, stack
+from .guidance import GuidanceScale, check_guidance_scale, guide, is_off, weight_at
 from .prediction import check_prediction_type, from_sample, to_sample
 from .schedule import Schedule
-
-NEGATIVE = "negative_"
-
-GuidanceScale = Callable[[Any], Any]
-"""The weight of guidance for a time: a number for a number, a tensor for a tensor."""
 
 
 class Denoiser(nn.Module):
@@ -27,8 +25,9 @@ class Denoiser(nn.Module):
     The network is called as ``network(x, t, **cond)`` with x in its own scale and t of shape
     (batch,). A network that is an ``nn.Module`` gets x and all floating-point conditioning in the
     dtype of its weights; gradients come back in the dtype that was passed in. It may return a
-    tensor, a tuple whose first entry is the tensor, or an object with ``.sample``. Conditioning is
-    any nest of dicts, lists and tuples of tensors; every tensor in it can receive a gradient.
+    tensor, a tuple or list whose first entry is the tensor, an object with ``.sample``, or a dict
+    with ``"sample"``; ``output`` picks another entry. Conditioning is any nest of dicts, lists and
+    tuples of tensors; every tensor in it can receive a gradient.
 
     The network may be compiled with ``torch.compile``, and so may the denoiser itself.
 
@@ -40,9 +39,11 @@ class Denoiser(nn.Module):
         schedule: the process that it was trained for.
         prediction_type: ``epsilon``, ``sample``, ``v_prediction`` or ``flow_prediction``.
         guidance_scale: weight of classifier-free guidance (arXiv 2207.12598); 1 for none. It may be
-            a function of the time, such as one of an interval (arXiv 2404.07724).
-        guidance_rescale: share of the output rescaled to the standard deviation of the conditional
-            one (arXiv 2305.08891, eq. 16).
+            a tensor, with one number or one for each sample, which can receive a gradient (as an
+            ``nn.Parameter`` it is one of the denoiser's weights), or a function of the time that
+            returns either, such as one of an interval (arXiv 2404.07724).
+        guidance_rescale: share of the output, from 0 to 1, rescaled to the standard deviation of
+            the conditional one (arXiv 2305.08891, eq. 16).
         guidance_passes: ``batched`` runs both passes as one doubled batch; ``sequential`` runs two
             calls, for half the activation memory.
         clip_sample: clip the predicted x_0 to ``[-clip_sample_range, clip_sample_range]``.
@@ -50,8 +51,11 @@ class Denoiser(nn.Module):
         thresholding: dynamic thresholding of x_0 (Imagen, arXiv 2205.11487, section 2.3).
         dynamic_thresholding_ratio: the quantile of |x_0| taken as the threshold.
         sample_max_value: the largest threshold.
+        output: which entry of the network's answer is the prediction: a key of a dict, the name of
+            an attribute, or the number of an entry.
 
     Raises:
+        TypeError: a network that cannot be called, or a setting of the wrong kind.
         ValueError: an unknown word, or a setting out of its range.
 
     >>> denoiser = Denoiser(lambda x, t: x, Schedule.rectified_flow(), "flow_prediction")
@@ -65,7 +69,7 @@ class Denoiser(nn.Module):
         schedule: Schedule,
         prediction_type: str = "epsilon",
         *,
-        guidance_scale: float | GuidanceScale = 1.0,
+        guidance_scale: GuidanceScale = 1.0,
         guidance_rescale: float = 0.0,
         guidance_passes: Literal["batched", "sequential"] = "batched",
         clip_sample: bool = False,
@@ -73,9 +77,21 @@ class Denoiser(nn.Module):
         thresholding: bool = False,
         dynamic_thresholding_ratio: float = 0.995,
         sample_max_value: float = 1.0,
+        output: str | int | None = None,
     ) -> None:
         super().__init__()
+        _check_network(network)
+        if not isinstance(schedule, Schedule):
+            raise TypeError(
+                f"schedule must be a Schedule, such as Schedule.from_config(scheduler.config), not "
+                f"{_kind(schedule)}"
+            )
         check_prediction_type(prediction_type)
+        check_guidance_scale(guidance_scale)
+        _check_range("guidance_rescale", guidance_rescale, 0.0, 1.0)
+        _check_range("clip_sample_range", clip_sample_range, 0.0, math.inf)
+        _check_range("dynamic_thresholding_ratio", dynamic_thresholding_ratio, 0.0, 1.0)
+        _check_range("sample_max_value", sample_max_value, 1.0, math.inf)
         if guidance_passes not in ("batched", "sequential"):
             raise ValueError(
                 f"guidance_passes must be 'batched' or 'sequential', not {guidance_passes!r}"
@@ -93,58 +109,63 @@ class Denoiser(nn.Module):
         self.thresholding = thresholding
         self.dynamic_thresholding_ratio = dynamic_thresholding_ratio
         self.sample_max_value = sample_max_value
+        self.output = output
 
-    def forward(self, x: Tensor, t: float | Tensor, **cond: Any) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        t: float | Tensor,
+        /,
+        *,
+        guidance_scale: GuidanceScale | None = None,
+        **cond: Any,
+    ) -> Tensor:
         """Return the guided and clipped prediction for the input ``x`` at time ``t``.
 
         Args:
             x: (batch, ...) network input, ``alpha(t) x_0 + sigma(t) eps``.
             t: the network's time, a number or a tensor of shape () or (batch,).
+            guidance_scale: in place of the denoiser's own.
             **cond: conditioning of the network, and its ``negative_`` counterparts.
 
         Returns:
             A prediction of the shape and dtype of ``x``.
+
+        Raises:
+            TypeError: the network takes other arguments, or answers with something else than a
+                tensor.
+            ValueError: conditioning or an answer that does not fit.
         """
-        positive = {k: v for k, v in cond.items() if not k.startswith(NEGATIVE)}
-        negative = {k[len(NEGATIVE) :]: v for k, v in cond.items() if k.startswith(NEGATIVE)}
-        self._check_guidance(positive, negative)
+        scale = self.guidance_scale if guidance_scale is None else guidance_scale
+        positive, negative = split(cond)
         times = time_tensor(t, x)
-        if self.guidance_scale == 1.0:
+        if is_off(scale):
             output = self._call(x, times, positive)
         else:
-            scale = self.guidance_scale
-            weight = _column(scale(t), x) if callable(scale) else scale
+            if not negative:
+                raise ValueError(
+                    f"guidance_scale={scale} needs the unconditional conditioning: pass it as "
+                    "negative_<name> beside each <name>, such as negative_encoder_hidden_states"
+                )
+            weight = weight_at(scale, t, x)
             output = self._guided(x, times, weight, positive, {**positive, **negative})
         if self.clip_sample or self.thresholding:
             output = self._with_clipped_sample(x, t, output)
         return output
 
-    def _check_guidance(self, positive: dict[str, Any], negative: dict[str, Any]) -> None:
-        unpaired = set(negative) - set(positive)
-        if unpaired:
-            raise ValueError(
-                f"{NEGATIVE}{min(unpaired)} is given without {min(unpaired)}; both passes need it"
-            )
-        if self.guidance_scale != 1.0 and not negative:
-            raise ValueError(
-                f"guidance_scale={self.guidance_scale} needs the unconditional conditioning: pass "
-                "it as negative_<name> beside each <name>, such as negative_encoder_hidden_states"
-            )
-
     def _call(self, x: Tensor, times: Tensor, cond: dict[str, Any]) -> Tensor:
         dtype = self.network_dtype
-        if dtype is None:
-            output = self.network(x, times, **cond)
-        else:
-            output = self.network(x.to(dtype), times, **_cast(cond, dtype))
-        if not isinstance(output, Tensor):
-            output = output.sample if hasattr(output, "sample") else output[0]
-        if output.shape != x.shape:
-            raise ValueError(
-                f"the network answered an input of shape {tuple(x.shape)} with an output of shape "
-                f"{tuple(output.shape)}; they must be equal (a learned variance must be cut off)"
-            )
-        return output.to(x.dtype)
+        given, cond = (x, cond) if dtype is None else (x.to(dtype), cast(cond, dtype))
+        return prediction_in(self._ask(given, times, cond), self.output, x)
+
+    def _ask(self, x: Tensor, times: Tensor, cond: dict[str, Any]) -> Any:
+        if torch.compiler.is_compiling():
+            return self.network(x, times, **cond)
+        try:
+            return self.network(x, times, **cond)
+        except TypeError as error:
+            refuse_arguments(self.network, cond, error)
+            raise
 
     def _guided(
         self,
@@ -158,15 +179,10 @@ class Denoiser(nn.Module):
             unconditional = self._call(x, times, negative)
             conditional = self._call(x, times, positive)
         else:
-            both = _stack_conditioning(negative, positive, len(x))
+            both = stack(negative, positive, len(x))
             output = self._call(torch.cat([x, x]), torch.cat([times, times]), both)
             unconditional, conditional = output.chunk(2)
-        guided = unconditional + weight * (conditional - unconditional)
-        if self.guidance_rescale > 0.0:
-            dims = tuple(range(1, x.ndim))
-            scale = conditional.std(dims, keepdim=True) / guided.std(dims, keepdim=True)
-            guided = guided * (1 + self.guidance_rescale * (scale - 1))
-        return guided
+        return guide(unconditional, conditional, weight, self.guidance_rescale)
 
     def _with_clipped_sample(self, x: Tensor, t: float | Tensor, output: Tensor) -> Tensor:
         """Clip the x_0 that the output stands for, and return the output of the clipped one."""
@@ -214,43 +230,132 @@ def _column(value: float | Tensor, x: Tensor) -> float | Tensor:
     return value.to(x).reshape(-1, *[1] * (x.ndim - 1)) if isinstance(value, Tensor) else value
 
 
-def _cast(cond: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """Return the conditioning with its floating-point tensors in a dtype."""
-    return pytree.tree_map_only(
-        Tensor, lambda leaf: leaf.to(dtype) if leaf.is_floating_point() else leaf, cond
-    )
+def prediction_in(answer: Any, output: str | int | None, x: Tensor) -> Tensor:
+    """Return the prediction among what a network answered, in the dtype of its input.
 
+    Args:
+        answer: a tensor, or something that holds one.
+        output: which of its entries, see `Denoiser`.
+        x: the network's input.
 
-def _stack_conditioning(
-    negative: dict[str, Any], positive: dict[str, Any], batch: int
-) -> dict[str, Any]:
-    """Stack two nests of conditioning along the batch, leaving alone what has no batch."""
-    negative_leaves, structure = pytree.tree_flatten(negative)
-    positive_leaves, positive_structure = pytree.tree_flatten(positive)
-    if structure != positive_structure:
+    Raises:
+        TypeError: there is no tensor where it is looked for.
+        ValueError: its shape, dtype, layout or device is not the input's.
+    """
+    prediction = _entry(answer, output)
+    if not isinstance(prediction, Tensor):
+        within = "" if prediction is answer else f" in its {_kind(answer)}"
+        raise TypeError(
+            f"the network answered with {_kind(prediction)}{within}; it must return a tensor, a "
+            "tuple that begins with one, an object with .sample or a dict with 'sample'. "
+            "Denoiser(..., output=key) picks another entry"
+        )
+    if not is_dense(prediction) or not prediction.is_floating_point():
+        what = (
+            str(prediction.dtype) if is_dense(prediction) else f"a {layout_of(prediction)} tensor"
+        )
         raise ValueError(
-            "the conditioning and its negative must be nested alike, but they are "
-            f"{positive_structure} and {structure}"
+            f"the network answered with {what}; it must be a dense tensor of floating-point numbers"
+        )
+    if prediction.shape != x.shape:
+        raise ValueError(
+            f"the network answered an input of shape {tuple(x.shape)} with an output of shape "
+            f"{tuple(prediction.shape)}; they must be equal (a learned variance must be cut off)"
+        )
+    if prediction.device != x.device:
+        raise ValueError(
+            f"the network answered an input on {x.device} with an output on {prediction.device}; "
+            f"they must be on the same device"
+        )
+    return prediction.to(x.dtype)
+
+
+def _entry(answer: Any, output: str | int | None) -> Any:
+    """Return the entry of an answer that ``output`` means."""
+    if output is not None:
+        if isinstance(output, str) and not isinstance(answer, Mapping):
+            found = getattr(answer, output, None)
+        else:
+            try:
+                found = answer[output]
+            except (LookupError, TypeError):
+                found = None
+        if found is None:
+            raise ValueError(
+                f"the network answered with {_kind(answer)}, which has no entry "
+                f"{output!r} as Denoiser(..., output={output!r}) asks for"
+            )
+        return found
+    if isinstance(answer, Tensor):
+        return answer
+    if isinstance(answer, Mapping):
+        if "sample" not in answer:
+            raise ValueError(
+                f"the network answered with {_kind(answer)} and no 'sample' among them; say which "
+                "is the prediction with Denoiser(..., output=key)"
+            )
+        return answer["sample"]
+    if hasattr(answer, "sample"):
+        return answer.sample
+    return answer[0] if isinstance(answer, tuple | list) and answer else answer
+
+
+def refuse_arguments(network: Any, cond: dict[str, Any], error: TypeError) -> None:
+    """Raise where a TypeError came because a network does not take what it was called with.
+
+    Args:
+        network: what was called.
+        cond: the conditioning.
+        error: what it raised.
+
+    Raises:
+        TypeError: says which arguments the network takes.
+    """
+    try:
+        signature = inspect.signature(getattr(network, "forward", network))
+    except (TypeError, ValueError):
+        return
+    try:
+        signature.bind(None, None, **cond)
+    except TypeError as mismatch:
+        name = type(network).__name__ if isinstance(network, nn.Module) else "the network"
+        given = ", ".join(["x", "t", *(f"{key}=..." for key in cond)])
+        raise TypeError(
+            f"{name} takes {signature} and cannot be called as network({given}): {mismatch}. "
+            "Conditioning is passed on by name: use the names of the network's own arguments after "
+            "the first two, which are x and t; wrap the network to rename any"
+        ) from error
+
+
+def _check_network(network: Any) -> None:
+    if isinstance(network, type):
+        raise TypeError(
+            f"the network must be a module or a function, not the class {network.__name__}; make "
+            f"an object of it: {network.__name__}(...)"
+        )
+    if not callable(network):
+        raise TypeError(
+            f"the network must be a module or a function network(x, t, **cond), not "
+            f"{_kind(network)}; load it first, such as a diffusers pipeline's .unet"
         )
 
-    def stack(name: str, without: Any, with_: Any) -> Any:
-        if not isinstance(with_, Tensor):
-            return with_
-        paired = without is not with_
-        if with_.ndim == 0 or (not paired and len(with_) not in (1, batch)):
-            return with_
-        rows = [
-            leaf.expand(batch, *leaf.shape[1:]) if len(leaf) == 1 else leaf
-            for leaf in (without, with_)
-        ]
-        if rows[0].shape != rows[1].shape or len(rows[0]) != batch:
-            raise ValueError(
-                f"{NEGATIVE}{name} has the shape {tuple(without.shape)} and {name} "
-                f"{tuple(with_.shape)}; batched guidance needs equal shapes that start with the "
-                f"batch of {batch} or 1 (pad them, or use guidance_passes='sequential')"
-            )
-        return torch.cat(rows)
 
-    names = [pytree.keystr(path) for path, _ in pytree.tree_flatten_with_path(positive)[0]]
-    stacked = [stack(*leaf) for leaf in zip(names, negative_leaves, positive_leaves, strict=True)]
-    return pytree.tree_unflatten(stacked, structure)
+def _check_range(name: str, value: Any, least: float, most: float) -> None:
+    if not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, not {_kind(value)}")
+    if not least <= value <= most:
+        limit = f"from {least:g} to {most:g}" if most < math.inf else f"at least {least:g}"
+        raise ValueError(f"{name} must be {limit}, not {value}")
+
+
+def _kind(value: Any) -> str:
+    """Return what a value is, in words for an error message."""
+    if value is None:
+        return "None"
+    if isinstance(value, Mapping):
+        return f"a {type(value).__name__} of {', '.join(map(repr, value)) or 'nothing'}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, list | tuple | str) and not value:
+        return f"an empty {type(value).__name__}"
+    return f"an object of type {type(value).__name__}"

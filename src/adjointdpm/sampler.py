@@ -9,10 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from .adaptive import sample_of
+from .conditioning import check_conditioning, is_dense, layout_of, named_leaves
 from .cost import Cost, predict
 from .denoiser import Denoiser
-from .gradients import Exact, GradientMethod, Run
+from .gradients import Exact, GradientMethod, Observer, Run
+from .guidance import GuidanceScale, check_guidance_scale
 from .plan import CounterNoise, Draws, Plan
+
+Generator = torch.Generator | Sequence[torch.Generator] | CounterNoise
+"""Where the noises that are drawn on the way come from."""
 
 
 class Sampler(nn.Module):
@@ -31,6 +36,7 @@ class Sampler(nn.Module):
         adjoint_scale: with ``auto`` the adjoint is scaled by a power of two where it goes through a
             network in float16 (weights or autocast), where it might else underflow; None leaves
             it. Networks of other dtypes, and `Backprop`, are not concerned.
+        observer: is told what reverse sweeps find, see `Observer`.
 
     Raises:
         ValueError: the plan was made for another prediction type than the denoiser's.
@@ -54,8 +60,14 @@ class Sampler(nn.Module):
         *,
         check_finite: bool = True,
         adjoint_scale: Literal["auto"] | None = "auto",
+        observer: Observer | None = None,
     ) -> None:
         super().__init__()
+        # What torch.compile made of a denoiser is none, and hands on its attributes.
+        _check_kind("denoiser", getattr(denoiser, "_orig_mod", denoiser), Denoiser)
+        _check_kind("plan", plan, Plan)
+        if gradient is not None:
+            _check_kind("gradient", gradient, GradientMethod)
         if plan.prediction_type not in (None, denoiser.prediction_type):
             raise ValueError(
                 f"{plan.name} was made for prediction_type={plan.prediction_type!r}, but the "
@@ -69,22 +81,38 @@ class Sampler(nn.Module):
         self.gradient = gradient if gradient is not None else Exact()
         self.check_finite = check_finite
         self.adjoint_scale = adjoint_scale
+        self.observer = observer
+
+    def __call__(self, /, *args: Any, **arguments: Any) -> Tensor:
+        """Return the samples; see `forward`."""
+        if not args and "noise" in arguments:
+            args = (arguments.pop("noise"),)
+        if "self" in arguments:
+            raise TypeError(
+                "conditioning named 'self' cannot be passed on to a network; wrap the network in a "
+                "module that takes it by another name"
+            )
+        return super().__call__(*args, **arguments)
 
     def forward(
         self,
         noise: Tensor,
+        /,
         *,
-        generator: torch.Generator | list[torch.Generator] | CounterNoise | None = None,
+        generator: Generator | None = None,
         draws: Tensor | None = None,
+        guidance_scale: GuidanceScale | None = None,
         **cond: Any,
     ) -> Tensor:
         """Return the samples for standard-normal latents.
 
         Args:
             noise: (batch, ...) standard-normal latent; the plan scales it.
-            generator: source of the noises that a stochastic plan draws on the way; with a
-                `CounterNoise` the same call always gives the same sample.
+            generator: source of the noises that a stochastic plan draws on the way, or one for each
+                sample; with a `CounterNoise` the same call always gives the same sample.
             draws: (num_draws, batch, ...) those noises themselves, differentiable too.
+            guidance_scale: in place of the denoiser's own, see `Denoiser`; a tensor can receive a
+                gradient.
             **cond: the network's conditioning, any nest of tensors; ``negative_<name>`` for the
                 unconditional pass of guidance.
 
@@ -92,17 +120,25 @@ class Sampler(nn.Module):
             (batch, ...) samples, in float32 or the noise's own dtype if that is float64.
 
         Raises:
+            TypeError: something of the wrong kind, or conditioning that the network does not take.
             ValueError: a wrong shape or dtype, or a tensor that requires grad and can get none.
             FloatingPointError: a value that is not finite, with the step where it arose.
         """
-        return self.gradient.sample(self._run(noise, generator, draws, cond))
+        run = self._run(noise, generator, draws, guidance_scale, cond)
+        try:
+            return self.gradient.sample(run)
+        except FloatingPointError as error:
+            self._blame_inputs(run, error)
+            raise
 
     def cost(
         self,
         noise: Tensor,
+        /,
         *,
-        generator: torch.Generator | list[torch.Generator] | CounterNoise | None = None,
+        generator: Generator | None = None,
         draws: Tensor | None = None,
+        guidance_scale: GuidanceScale | None = None,
         **cond: Any,
     ) -> Cost:
         """Predict what one gradient will take, from one network call, before it is computed.
@@ -111,6 +147,7 @@ class Sampler(nn.Module):
             noise: (batch, ...) the latent, with ``requires_grad`` as it will be used.
             generator: as in `forward`; nothing is drawn from it.
             draws: as in `forward`.
+            guidance_scale: as in `forward`.
             **cond: conditioning, with ``requires_grad`` as it will be used.
 
         Returns:
@@ -126,46 +163,111 @@ class Sampler(nn.Module):
         >>> cost.forward_calls, cost.products
         (10, 0)
         """
-        return predict(self.gradient, self._run(noise, generator, draws, cond))
+        return predict(self.gradient, self._run(noise, generator, draws, guidance_scale, cond))
 
     def _run(
         self,
         noise: Tensor,
-        generator: torch.Generator | list[torch.Generator] | CounterNoise | None,
+        generator: Generator | None,
         draws: Tensor | None,
+        guidance_scale: GuidanceScale | None,
         cond: dict[str, Any],
     ) -> Run:
         """Check what is given to the sampler, and return it together."""
-        if not noise.is_floating_point():
-            raise ValueError(f"noise must be a floating-point latent, not {noise.dtype}")
+        _check_latent("noise", noise)
         if noise.ndim < 2 or noise.numel() == 0:
             raise ValueError(
                 f"noise must have the shape (batch, ...) with something in it, not "
                 f"{tuple(noise.shape)}"
             )
         # Adjoints and latents are sums over many calls: half precision would lose them.
-        noise = noise.to(torch.promote_types(noise.dtype, torch.float32))
+        noise = noise.to(_at_least_float32(noise.dtype))
         if draws is not None:
-            expected = (self.plan.num_draws, *noise.shape)
-            if draws.shape != expected:
-                raise ValueError(
-                    f"draws must have the shape (num_draws, *noise.shape) = {expected}, not "
-                    f"{tuple(draws.shape)}"
-                )
-            draws = draws.to(noise.dtype)
+            draws = self._checked_draws(draws, noise)
+        check_conditioning(cond, noise.device)
         return Run(
             denoiser=self.denoiser,
             plan=self.plan,
             noise=noise,
-            draws=Draws(noise, generator, draws),
-            cond=cond,
+            draws=Draws(noise, _checked_generator(generator, len(noise)), draws),
+            cond=self._with_guidance(cond, guidance_scale, noise),
             check_finite=self.check_finite,
             adjoint_scale=self.adjoint_scale,
+            observer=self.observer,
         )
+
+    def _checked_draws(self, draws: Tensor, noise: Tensor) -> Tensor:
+        _check_latent("draws", draws)
+        expected = (self.plan.num_draws, *noise.shape)
+        if draws.shape != expected or draws.device != noise.device:
+            raise ValueError(
+                f"draws must have the shape (num_draws, *noise.shape) = {expected} and be on "
+                f"{noise.device}, not {tuple(draws.shape)} on {draws.device}"
+            )
+        return draws.to(noise.dtype)
+
+    def _with_guidance(
+        self, cond: dict[str, Any], guidance_scale: GuidanceScale | None, noise: Tensor
+    ) -> dict[str, Any]:
+        """Return the conditioning with the guidance scale of this call, or one to differentiate.
+
+        So it is an input of the denoiser like any other, for every gradient method.
+        """
+        own = self.denoiser.guidance_scale
+        check_guidance_scale(own if guidance_scale is None else guidance_scale)
+        if guidance_scale is None and isinstance(own, Tensor) and not isinstance(own, nn.Parameter):
+            guidance_scale = own
+        if guidance_scale is None:
+            return cond
+        if isinstance(guidance_scale, Tensor):
+            guidance_scale = guidance_scale.to(noise.device, noise.dtype)
+        return {**cond, "guidance_scale": guidance_scale}
+
+    def _blame_inputs(self, run: Run, error: FloatingPointError) -> None:
+        """Say so where what the sampler was given is not finite itself."""
+        given = [("noise", run.noise), ("draws", run.draws.given), *named_leaves(run.cond)]
+        for name, tensor in [*given, *self.denoiser.named_parameters()]:
+            if isinstance(tensor, Tensor) and not torch.isfinite(tensor.detach()).all():
+                raise FloatingPointError(f"{name} is not finite: {error}") from error
 
     def extra_repr(self) -> str:
         """Return the plan and the method, for ``print(sampler)``."""
         return f"plan={self.plan!r}, gradient={self.gradient!r}"
+
+
+def _check_kind(name: str, value: Any, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__} object, not {value!r:.80}")
+
+
+def _check_latent(name: str, latent: Any) -> None:
+    if not isinstance(latent, Tensor):
+        raise TypeError(f"{name} must be a tensor, not an object of type {type(latent).__name__}")
+    if not is_dense(latent):
+        raise ValueError(f"{name} must be a dense tensor, not a {layout_of(latent)} one")
+    if not latent.is_floating_point():
+        raise ValueError(f"{name} must be a floating-point latent, not {latent.dtype}")
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _checked_generator(generator: Any, batch: int) -> Any:
+    """Return where noise comes from, as `Draws` takes it."""
+    if generator is None or isinstance(generator, torch.Generator | CounterNoise):
+        return generator
+    if not isinstance(generator, list | tuple) or not all(
+        isinstance(one, torch.Generator) for one in generator
+    ):
+        raise TypeError(
+            "generator must be a torch.Generator, a list with one for each sample or a "
+            f"CounterNoise, not {generator!r:.80}; conditioning of this name cannot be passed on, "
+            "so wrap the network to rename it"
+        )
+    if len(generator) not in (1, batch):
+        raise ValueError(f"give one generator for each sample: {batch}, not {len(generator)}")
+    return list(generator) if len(generator) > 1 else generator[0]
 
 
 def sample_each(

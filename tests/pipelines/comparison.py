@@ -3,8 +3,11 @@
 The stock call with gradients is ``__call__.__wrapped__``, the same code without ``no_grad``.
 """
 
+import functools
+
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 
 def with_gradient(pipe, **arguments):
@@ -27,3 +30,34 @@ def assert_same_gradients(ours, theirs, tolerance):
     for mine, other in zip(ours, theirs, strict=True):
         assert other.any()
         assert_same(mine, other, tolerance)
+
+
+class KeepDouble(TorchFunctionMode):
+    """Leaves in float64 what schedulers and networks cast to float32: the same code, unrounded.
+
+    Only a column of times is cast, as those that the stock pipeline passes are float32 or integer.
+
+    Args:
+        least_dims: leave only tensors of as many dimensions: in a pipeline, latents but not times.
+    """
+
+    def __init__(self, least_dims=0):
+        super().__init__()
+        self.least_dims = least_dims
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func not in (Tensor.to, Tensor.float) or args[0].dtype != torch.float64:
+            return result
+        kept = args[0].ndim >= self.least_dims and args[0].shape[1:] != (1,)
+        return args[0] if kept and result.dtype == torch.float32 else result
+
+
+def unrounded(function):
+    """The function with nothing cast to float32, called again in `backward` too."""
+
+    def wrapped(*args, **kwargs):
+        with KeepDouble():
+            return function(*args, **kwargs)
+
+    return functools.update_wrapper(wrapped, function)

@@ -9,6 +9,7 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DDPMScheduler,
+    DiffusionPipeline,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
@@ -202,6 +203,57 @@ def test_truncated_is_that_of_the_sampler(pipe, scheduler, mode):
         images = sample(pipe, tensors, steps=4)
     targets = [tensors[name] for name in (NAMES if mode == "detach_outputs" else NAMES[1:])]
     assert_same(gradients(images, targets), gradients(expected, targets), 1e-4)
+
+
+class WithSound(DiffusionPipeline):
+    """Denoises two latents, the second with a copy of the scheduler, as pipelines with sound do."""
+
+    def __init__(self, unet, scheduler):
+        super().__init__()
+        self.register_modules(unet=unet, scheduler=scheduler)
+
+    @torch.no_grad()
+    def __call__(self, latents, sound, prompt_embeds, num_inference_steps, output_type="latent"):
+        other = copy.deepcopy(self.scheduler)
+        for scheduler in (self.scheduler, other):
+            scheduler.set_timesteps(num_inference_steps)
+        self._num_timesteps = num_inference_steps
+        for t in self.scheduler.timesteps:
+            both = torch.cat([latents, sound])
+            seen, heard = self.unet(both, t, prompt_embeds.expand(2, -1, -1)).sample.chunk(2)
+            latents = self.scheduler.step(seen, t, latents).prev_sample
+            sound = other.step(heard, t, sound).prev_sample
+        return latents, sound
+
+
+@pytest.mark.parametrize("mode", ["detach_steps", "detach_outputs"])
+def test_truncation_ends_the_gradient_of_copied_schedulers_too(pipe, mode):
+    with_sound = WithSound(pipe.unet.double().requires_grad_(False), pipe.scheduler)
+    generator = torch.Generator().manual_seed(1)
+    latents, sound, words = (
+        torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
+        for shape in ((1, 4, 8, 8), (1, 4, 8, 8), (1, 8, 16))
+    )
+    scheduler = copy.deepcopy(pipe.scheduler)
+    scheduler.set_timesteps(4)
+    x, y = latents, sound
+    for k, t in enumerate(scheduler.timesteps):
+        seen, heard = pipe.unet(torch.cat([x, y]), t, words.expand(2, -1, -1)).sample.chunk(2)
+        if k < 2:
+            seen, heard = seen.detach(), heard.detach()
+        x, y = (scheduler.step(o, t, z).prev_sample for o, z in ((seen, x), (heard, y)))
+        if k < 2 and mode == "detach_steps":
+            x, y = x.detach(), y.detach()
+    targets = [latents, sound, words]
+    expected = torch.autograd.grad((x**2).sum() + (y**3).sum(), targets, allow_unused=True)
+    with adp.differentiable(with_sound, adp.Truncated(2, mode)):
+        x, y = with_sound(latents, sound, words, 4)
+    found = torch.autograd.grad((x**2).sum() + (y**3).sum(), targets, allow_unused=True)
+    for gradient, reference in zip(found, expected, strict=True):
+        assert (gradient is None) == (reference is None)
+        if reference is not None:
+            torch.testing.assert_close(gradient, reference)
+    assert type(with_sound.scheduler) is DDIMScheduler
 
 
 def test_memory_grows_with_latents_only(pipe):

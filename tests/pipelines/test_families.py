@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import inspect
 
 import families_animatediff
@@ -27,10 +26,16 @@ import families_stable_diffusion_xl
 import families_video
 import pytest
 import torch
-from comparison import assert_same, assert_same_gradients, gradients, with_gradient
+from comparison import (
+    KeepDouble,
+    assert_same,
+    assert_same_gradients,
+    gradients,
+    unrounded,
+    with_gradient,
+)
 from documentation import DOCUMENT, Found, document
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 import adjointdpm as adp
@@ -91,35 +96,6 @@ def to_double(pipe):
     doubled = type(pipe)(**components, **config)
     doubled.set_progress_bar_config(disable=True)
     return doubled
-
-
-class KeepDouble(TorchFunctionMode):
-    """Leaves in float64 what schedulers and networks cast to float32: the same code, unrounded.
-
-    Only a column of times is cast, as those that the stock pipeline passes are float32 or integer.
-
-    Args:
-        least_dims: leave only tensors of as many dimensions: in a pipeline, latents but not times.
-    """
-
-    def __init__(self, least_dims=0):
-        super().__init__()
-        self.least_dims = least_dims
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if func not in (Tensor.to, Tensor.float) or args[0].dtype != torch.float64:
-            return result
-        kept = args[0].ndim >= self.least_dims and args[0].shape[1:] != (1,)
-        return args[0] if kept and result.dtype == torch.float32 else result
-
-
-def unrounded(function):
-    def wrapped(*args, **kwargs):
-        with KeepDouble():
-            return function(*args, **kwargs)
-
-    return functools.update_wrapper(wrapped, function)
 
 
 def unround_(pipe):
@@ -283,6 +259,7 @@ def test_the_stock_call_is_differentiable(pipes, found, case):
     found[case.name].stock_call = True
 
 
+@pytest.mark.last
 def test_the_table_in_the_docs(found, request):
     """docs/pipelines.md is what the tests found; ``pytest --write_docs`` writes it anew."""
     if any(not one.tolerances for one in found.values()):

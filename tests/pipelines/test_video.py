@@ -1,11 +1,14 @@
 """What is special to videos: sizes, guidance in two stages, the gradient through the decoder."""
 
+import copy
+
 import families_video
 import pytest
 import torch
+from comparison import assert_same, assert_same_gradients, gradients, unrounded
 from diffusers import CogVideoXDDIMScheduler, DDIMScheduler
 from families_video import build_cogvideox, build_ltx, build_wan
-from test_families import assert_same, cond_of, noise_of, run_stock, sampler_of
+from test_families import cond_of, noise_of, run_stock, sampler_of
 
 import adjointdpm as adp
 
@@ -24,33 +27,34 @@ def stock_decode(pipe, name, latents):
     if name == "cogvideox":
         video = pipe.decode_latents(latents)
     else:
-        statistics = (
-            (pipe.vae.latents_mean, pipe.vae.latents_std, pipe.vae.config.scaling_factor)
+        config = pipe.vae.config
+        statistics, scaling_factor = (
+            ((pipe.vae.latents_mean, pipe.vae.latents_std), config.scaling_factor)
             if name == "ltx"
-            else (
-                *map(torch.tensor, (pipe.vae.config.latents_mean, pipe.vae.config.latents_std)),
-                1,
-            )
+            else ((config.latents_mean, config.latents_std), 1)
         )
-        mean, std = (s.to(latents).reshape(1, -1, 1, 1, 1) for s in statistics[:2])
-        video = pipe.vae.decode(latents * std / statistics[2] + mean, return_dict=False)[0]
+        mean, std = (
+            torch.as_tensor(s, dtype=latents.dtype).reshape(1, -1, 1, 1, 1) for s in statistics
+        )
+        video = pipe.vae.decode(latents * std / scaling_factor + mean, return_dict=False)[0]
     return (video.transpose(1, 2) * 0.5 + 0.5).clamp(0, 1)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_gradient_through_the_decoder_is_that_of_the_autoencoder(pipes, name):
-    pipe = pipes[name]
+    pipe = copy.copy(pipes[name])
+    pipe.vae = copy.deepcopy(pipe.vae).double()
+    for module in pipe.vae.modules():
+        module.forward = unrounded(module.forward)
     size = {"height": 32, "width": 32, "num_frames": 9}
-    latents = torch.randn(adp.latent_shape(pipe, 2, **size), requires_grad=True)
+    shape = adp.latent_shape(pipe, 2, **size)
+    latents = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     _, decode = adp.from_pipeline(pipe, 2, **size)
     expected = stock_decode(pipe, name, latents)
     video = decode(latents, clamp="hard")
     assert video.shape == (2, 9, 3, 32, 32)
-    weights = torch.randn_like(video)
-    assert_same(video, expected, 1e-5)
-    gradients = [torch.autograd.grad((v * weights).sum(), latents)[0] for v in (video, expected)]
-    assert gradients[1].any()
-    assert_same(*gradients, 1e-4)
+    assert_same(video, expected, 1e-12)
+    assert_same_gradients(gradients(video, [latents]), gradients(expected, [latents]), 1e-12)
 
 
 def test_videos_do_not_depend_on_what_was_decoded_before(pipes):

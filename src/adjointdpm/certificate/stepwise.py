@@ -13,15 +13,18 @@ holds tells its place in the process, and its size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..form import Point
+from ..gradients import Observer
 from ..plan import Plan, pulled_calls
 from ..prediction import output_of
 from ..schedule import Schedule
@@ -49,12 +52,10 @@ class Watch:
     Args:
         num_calls: how often it was called.
         calls: input and output of each call.
-        products: the adjoints of the inputs, in the order in which a reverse sweep finds them.
     """
 
     num_calls: int = 0
     calls: list[tuple[Tensor, Tensor]] = field(default_factory=list)
-    products: list[Tensor] = field(default_factory=list)
 
 
 @contextmanager
@@ -63,18 +64,14 @@ def watched(network: nn.Module, *, keep: bool) -> Iterator[Watch]:
 
     Args:
         network: takes its input first.
-        keep: keep inputs, outputs and products, and not only count.
+        keep: keep inputs and outputs, and not only count.
     """
     watch = Watch()
 
     def after(_: nn.Module, arguments: tuple[Any, ...], output: Tensor) -> None:
         watch.num_calls += 1
-        if not keep:
-            return
-        x = arguments[0]
-        watch.calls.append((x.detach(), output.detach()))
-        if x.requires_grad and x.is_leaf and output.requires_grad:
-            x.register_hook(watch.products.append)
+        if keep:
+            watch.calls.append((arguments[0].detach(), output.detach()))
 
     handle = network.register_forward_hook(after)
     try:
@@ -83,23 +80,51 @@ def watched(network: nn.Module, *, keep: bool) -> Iterator[Watch]:
         handle.remove()
 
 
+class Notes(Observer):
+    """What a reverse sweep tells.
+
+    Args:
+        keep: keep products and steps, and not the round trip only.
+    """
+
+    def __init__(self, *, keep: bool) -> None:
+        self._keep = keep
+        self.products: dict[int, Tensor] = {}
+        self.steps: list[tuple[Point, Tensor, Tensor]] = []
+        self.round_trip: float | None = None
+
+    def on_product(self, k: int, product: Tensor) -> None:
+        """Keep a product."""
+        if self._keep:
+            self.products[k] = product
+
+    def on_step(self, point: Point, x: Tensor, adjoint: Tensor) -> None:
+        """Keep a step."""
+        if self._keep:
+            self.steps.append((point, x, adjoint))
+
+    def on_round_trip(self, error: float) -> None:
+        """Keep the error."""
+        self.round_trip = error
+
+
 def adjoints_of_plan(
-    plan: Plan, schedule: Schedule, products: Sequence[Tensor], adjoint: Tensor
+    plan: Plan, schedule: Schedule, products: Mapping[int, Tensor], adjoint: Tensor
 ) -> list[StepAdjoint]:
     """Return the adjoint of the state at the plan's steps, from the image to the noise.
 
     Args:
         plan: the sampler, or the coarse plan whose transpose was taken.
         schedule: of the process.
-        products: vector-Jacobian products of the last calls, the last first.
+        products: vector-Jacobian products by call; where one is missing the sweep ended.
         adjoint: of the sample.
     """
     angles, sizes = _places(plan, schedule)
     starts = frozenset(plan.step_starts or ())
     carried = adjoint.double() * float(plan.sample[0])
     found = []
-    for k, product in zip(pulled_calls(plan.program), products, strict=False):
-        carried = carried + float(plan.table[k, 0]) * product.double()
+    for k in takewhile(products.__contains__, pulled_calls(plan.program)):
+        carried = carried + float(plan.table[k, 0]) * products[k].double()
         if k in starts:
             at = float(plan.timesteps[k])
             found.append(StepAdjoint(at, float(angles[k]), carried * float(sizes[k])))

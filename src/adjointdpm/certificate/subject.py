@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,21 +16,12 @@ from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils import _pytree as pytree
 
-from ..form import Point
-from ..gradients import (
-    Backprop,
-    CoarseAdjoint,
-    ContinuousAdjoint,
-    GradientMethod,
-    Reversible,
-    Trajectory,
-    solution_points,
-)
+from ..gradients import Backprop, GradientMethod, Trajectory, solution_points
 from ..memory import peak_on
 from ..plan import Plan
 from ..sampler import Sampler
 from .results import StepCertificate
-from .stepwise import StepAdjoint, Watch, adjoints_of_plan, relative_errors, watched
+from .stepwise import Notes, StepAdjoint, Watch, adjoints_of_plan, relative_errors, watched
 
 Objective = Callable[[Tensor], Tensor]
 
@@ -46,9 +37,7 @@ class Gradient:
     sample: Tensor
     adjoint: Tensor
     watch: Watch
-    steps: list[tuple[Point, Tensor, Tensor]]
-    products: list[Tensor]
-    round_trips: list[float]
+    notes: Notes
 
 
 class Subject:
@@ -58,11 +47,10 @@ class Subject:
         self, sampler: Sampler, noise: Tensor, objective: Objective, seed: int, cond: dict[str, Any]
     ) -> None:
         self._sampler = copy.deepcopy(sampler).double()
+        _copy_hooks(sampler, self._sampler)
         self._method, self._plan = sampler.gradient, sampler.plan
-        self.reference = self._plan
+        self.reference = self._method.reference_plan(self._plan, sampler.denoiser.schedule)
         """The plan whose exact gradient is the measure."""
-        if isinstance(self._method, Reversible):
-            self.reference = self._method.plan(self._plan, sampler.denoiser.schedule)
         self._dtype = noise.dtype
         self._objective = objective
         if isinstance(objective, nn.Module):
@@ -73,7 +61,7 @@ class Subject:
         self.targets: dict[str, list[Tensor]] = {"noise": [self._noise]}
         for path, leaf in pytree.tree_flatten_with_path(self._cond)[0]:
             if isinstance(leaf, Tensor) and leaf.requires_grad:
-                self.targets[pytree.keystr(path).strip("[]'")] = [leaf]
+                self.targets[".".join(str(getattr(key, "key", key)) for key in path)] = [leaf]
         weights: list[Tensor] = [p for p in self._sampler.parameters() if p.requires_grad]
         if weights:
             self.targets["weights"] = weights
@@ -87,17 +75,9 @@ class Subject:
 
     def gradient(self, method: GradientMethod, plan: Plan, *, keep: bool) -> Gradient:
         """Return the flat gradient of each target by a method, and what was seen."""
-        steps: list[tuple[Point, Tensor, Tensor]] = []
-        products: list[Tensor] = []
-        round_trips: list[float] = []
-        if isinstance(method, ContinuousAdjoint):
-            method = replace(method, on_step=lambda *step: steps.append(step))
-        if isinstance(method, CoarseAdjoint) and keep:
-            method = replace(method, on_product=products.append)
-        if isinstance(method, Reversible):
-            # How far the walk back misses its start is for the certificate to tell.
-            method = replace(method, on_round_trip=round_trips.append, tolerance=math.inf)
-        self._sampler.gradient, self._sampler.plan = method, plan
+        # How far a walk back misses its start is for the certificate to tell.
+        self._sampler.gradient, self._sampler.plan = method.unguarded(), plan
+        self._sampler.observer = notes = Notes(keep=keep)
         tensors = [tensor for group in self.targets.values() for tensor in group]
         with watched(self._sampler.denoiser, keep=keep) as watch:
             start = time.perf_counter()
@@ -115,10 +95,7 @@ class Subject:
             for name, group in self.targets.items()
         }
         backward = watch.num_calls - forward
-        return Gradient(
-            grouped, seconds, forward, backward, sample.detach(), adjoint, watch, steps,
-            products, round_trips,
-        )  # fmt: skip
+        return Gradient(grouped, seconds, forward, backward, sample.detach(), adjoint, watch, notes)
 
     def _wait(self) -> None:
         if self._device.type == "cuda":
@@ -126,7 +103,8 @@ class Subject:
 
     def peak_memory(self) -> int:
         """Return the most bytes that the judged gradient makes and holds at once."""
-        self._sampler.gradient, self._sampler.plan = self._method, self._plan
+        self._sampler.gradient, self._sampler.plan = self._method.unguarded(), self._plan
+        self._sampler.observer = None
         tensors = [tensor for group in self.targets.values() for tensor in group]
 
         def run() -> None:
@@ -134,44 +112,30 @@ class Subject:
 
         return peak_on(self._device, run)
 
-    def reconstruction_error(self, judged: Gradient, exact: Gradient) -> float | None:
-        """Return how far the reverse sweep ended from where the run had started."""
-        if judged.round_trips:
-            return judged.round_trips[-1]
-        if not self._resolves:
-            return None
-        start = exact.watch.calls[0][0]
-        return float((judged.steps[-1][1] - start).norm() / start.norm())
-
-    @property
-    def _resolves(self) -> bool:
-        method = self._method
-        return isinstance(method, ContinuousAdjoint) and method.trajectory == "resolved"
-
     def check_has_steps(self) -> None:
         """Raise unless the adjoint of the state can be followed along the trajectory."""
-        if isinstance(self._method, Backprop):
-            raise ValueError("by_step needs a method with a reverse sweep; Backprop has none")
         if self._plan.num_draws:
             raise ValueError(
                 f"by_step needs a deterministic sampler, but {self._plan.name} draws noise"
             )
 
+    def norm(self, name: str) -> float:
+        """Return the norm of a target; 1 for one that is zero."""
+        return float(torch.cat([t.detach().flatten() for t in self.targets[name]]).norm()) or 1.0
+
     def by_step(self, judged: Gradient, exact: Gradient) -> tuple[StepCertificate, ...]:
         """Compare the adjoints of the state on the way from the image to the noise."""
-        schedule, method = self._sampler.denoiser.schedule, self._method
-        references = adjoints_of_plan(self.reference, schedule, exact.watch.products, exact.adjoint)
-        if isinstance(method, ContinuousAdjoint):
+        schedule, notes = self._sampler.denoiser.schedule, judged.notes
+        references = adjoints_of_plan(self.reference, schedule, exact.notes.products, exact.adjoint)
+        if notes.steps:
             found = [
                 StepAdjoint(p.t, math.atan2(p.sigma, p.alpha), a * math.hypot(p.alpha, p.sigma))
-                for p, _, a in judged.steps
+                for p, _, a in notes.steps
                 if p.sigma > 0
             ]
         else:
-            plan, products = self.reference, judged.watch.products
-            if isinstance(method, CoarseAdjoint):
-                plan, products = method.plan(self._plan, schedule), judged.products
-            found = adjoints_of_plan(plan, schedule, products, judged.adjoint)
+            plan = self._method.swept_plan(self._plan, schedule)
+            found = adjoints_of_plan(plan, schedule, notes.products, judged.adjoint)
         errors = relative_errors(found, references)
         states = self._state_errors(judged, exact, len(errors))
         return tuple(
@@ -185,7 +149,8 @@ class Subject:
         self, judged: Gradient, exact: Gradient, count: int
     ) -> Sequence[float | None]:
         """Return how far the states of a sweep are from those that the sampler passed."""
-        if not self._resolves:
+        notes = judged.notes
+        if not notes.steps or notes.round_trip is None:
             return [None] * count
         denoiser = self._sampler.denoiser
         calls = [exact.watch.calls[k] for k in self._plan.step_starts or ()]
@@ -195,8 +160,19 @@ class Subject:
             exact.sample,
             denoiser.prediction_type,
         )
-        pairs = [(x, trajectory(point)) for point, x, _ in judged.steps if point.sigma > 0]
+        pairs = [(x, trajectory(point)) for point, x, _ in notes.steps if point.sigma > 0]
         return [float((x - expected).norm() / expected.norm()) for x, expected in pairs]
+
+    def has_forward_mode(self) -> bool:
+        """Return whether the whole run can be differentiated in forward mode."""
+        (noise,) = self.targets["noise"]
+        try:
+            self.forward_derivative("noise", torch.zeros(noise.numel()).to(noise))
+        except (NotImplementedError, RuntimeError) as error:
+            if not any(word in str(error) for word in ("forward AD", "forward mode", "jvp")):
+                raise
+            return False
+        return True
 
     def forward_derivative(self, name: str, direction: Tensor) -> float:
         """Return the derivative along a direction, by forward mode through the whole run."""
@@ -224,8 +200,9 @@ class Subject:
             return 0.0 if tangent is None else float(tangent)
 
     @torch.no_grad()
-    def central_difference(self, tensors: list[Tensor], direction: Tensor, length: float) -> float:
+    def central_difference(self, name: str, direction: Tensor, length: float) -> float:
         """Return the derivative along a direction, from two sampling runs."""
+        tensors = self.targets[name]
         self._sampler.gradient, self._sampler.plan = Backprop(), self.reference
         parts = direction.split([tensor.numel() for tensor in tensors])
         values = []
@@ -237,6 +214,13 @@ class Subject:
             for tensor, original in zip(tensors, originals, strict=True):
                 tensor.copy_(original)
         return float((values[0] - values[1]) / (2 * length))
+
+
+def _copy_hooks(original: nn.Module, copied: nn.Module) -> None:
+    """Let what hooks do to the gradients of weights be done to those of their copies."""
+    for parameter, twin in zip(original.parameters(), copied.parameters(), strict=True):
+        for hook in (parameter._backward_hooks or {}).values():
+            twin.register_hook(hook)
 
 
 def _leaf(tensor: Tensor) -> Tensor:

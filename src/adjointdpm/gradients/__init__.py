@@ -4,20 +4,22 @@ from .backprop import Backprop
 from .coarse import CoarseAdjoint
 from .continuous import ContinuousAdjoint
 from .exact import Exact
-from .method import GradientMethod, Run
-from .network import Network
+from .method import Cut, GradientMethod, Run
+from .observer import Observer
 from .reversible import Reversible
+from .sweep import Network, Trajectory, solution_points
 from .symplectic import Symplectic
-from .trajectory import Trajectory, solution_points
 from .truncated import Truncated
 
 __all__ = [
     "Backprop",
     "CoarseAdjoint",
     "ContinuousAdjoint",
+    "Cut",
     "Exact",
     "GradientMethod",
     "Network",
+    "Observer",
     "Reversible",
     "Run",
     "Symplectic",

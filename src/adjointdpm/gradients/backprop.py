@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from ..plan import execute
 from .method import FiniteCheck, GradientMethod, Run
-from .network import Caller
+from .sweep import Caller
 
 
 @dataclass(frozen=True)
 class Backprop(GradientMethod):
-    """The reference: exact, differentiable any number of times, memory grows with the steps."""
+    """The reference: exact, differentiable any number of times, memory grows with the steps.
+
+    Args:
+        checkpoint: run each network call in ``torch.utils.checkpoint``, which keeps its input alone
+            and runs it again in ``backward``: torch's own way to do what `Exact` does.
+    """
+
+    checkpoint: bool = False
 
     def sample(self, run: Run) -> Tensor:
         """Return the sample with the full autograd graph behind it."""
@@ -21,10 +31,25 @@ class Backprop(GradientMethod):
         times, caller = run.plan.timesteps.tolist(), Caller(run.denoiser)
 
         def call(k: int, x: Tensor) -> Tensor:
-            output = caller(x, times[k], run.cond, alone=False)
+            if run.observer is not None and x.requires_grad:
+                # A view of its own: x has the adjoints of other rows of the table as well.
+                x = x.view_as(x)
+                x.register_hook(partial(run.observer.on_product, k))
+            ask = partial(caller, t=times[k], cond=run.cond, alone=False)
+            output = checkpoint(ask, x, use_reentrant=False) if self.checkpoint else ask(x)
             check.record(k, output)
             return output
 
         sample = execute(run.plan.program, call, run.noise, run.draws)
         check.raise_if_not_finite()
         return sample
+
+    @property
+    def graph_budget(self) -> float:
+        """Infinity, for all graphs are kept, unless each call is a checkpoint."""
+        return 0.0 if self.checkpoint else math.inf
+
+    @property
+    def needs_plan(self) -> bool:
+        """No: autograd follows whatever runs."""
+        return False

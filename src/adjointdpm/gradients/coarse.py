@@ -15,8 +15,8 @@ The defaults are what a study on the embedded model found best (docs/gradients.m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from torch import Tensor
@@ -26,8 +26,7 @@ from ..schedule import Schedule
 from ..solvers import SOLVERS, build_on
 from .interpolated import InterpolatedSweep, SparseSweep, irregular_calls
 from .method import GradientMethod, Run
-from .sweep import attach
-from .trajectory import solution_points
+from .sweep import attach, solution_points
 
 SOLVER = "unipc_bh2_2"
 """Whose transpose is taken for samplers with several network calls a step."""
@@ -45,8 +44,6 @@ class CoarseAdjoint(GradientMethod):
         density: how the steps are divided into blocks: of N steps, block i of M starts at
             ``N (1 - (1 - i/M)^density)``, rounded. 1 gives blocks of equal numbers of steps; above
             1 they are longer at the noise and shorter at the image.
-        on_product: is shown the product of each call, taken or interpolated, from the image to
-            the noise.
 
     Raises:
         ValueError: no steps, an unknown solver, or a density below 1.
@@ -55,7 +52,6 @@ class CoarseAdjoint(GradientMethod):
     num_steps: int
     solver: str | None = None
     density: float = 1.5
-    on_product: Callable[[Tensor], None] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.num_steps < 1:
@@ -67,13 +63,8 @@ class CoarseAdjoint(GradientMethod):
         if not self.density >= 1:
             raise ValueError(f"density must be at least 1, not {self.density}")
 
-    def plan(self, plan: Plan, schedule: Schedule) -> Plan:
-        """Return the plan whose transpose is taken: a plan itself, or a coarse one.
-
-        Args:
-            plan: of the sampler.
-            schedule: the denoiser's.
-        """
+    def swept_plan(self, plan: Plan, schedule: Schedule) -> Plan:
+        """Return the plan whose transpose is taken: the sampler's own, or a coarse one."""
         interpolates = self._calls_alone(plan, schedule) is not None
         return plan if interpolates else self._coarse_plan(plan, schedule)
 
@@ -106,7 +97,7 @@ class CoarseAdjoint(GradientMethod):
             return attach(CoarsePlanSweep(run, self._coarse_plan(plan, schedule), self))
         others = [k for k in range(plan.num_calls) if k not in alone]
         chosen = nodes(len(others), self.num_steps - len(alone), self.density)
-        return attach(InterpolatedSweep(run, [others[i] for i in chosen], alone, self.on_product))
+        return attach(InterpolatedSweep(run, [others[i] for i in chosen], alone))
 
 
 def coarse_steps(num_steps: int, num_coarse: int, density: float = 1.0) -> list[int]:
@@ -145,7 +136,7 @@ class CoarsePlanSweep(SparseSweep):
         chosen = coarse_steps(len(starts), method.num_steps, method.density)
         self._at = [starts[i] for i in chosen]
         super().__init__(run, self._at)
-        self._coarse, self._on_product = coarse, method.on_product
+        self._coarse = coarse
 
     def transpose(
         self, adjoint: Tensor, noise_needed: bool
@@ -154,10 +145,7 @@ class CoarsePlanSweep(SparseSweep):
 
         def pull_back(i: int, adjoint: Tensor) -> Tensor | None:
             needed = i > 0 or noise_needed
-            product = self.pull_back(self._at[i], adjoint, input_needed=needed)
-            if product is not None and self._on_product is not None:
-                self._on_product(product)
-            return product
+            return self.tell(i, self.pull_back(self._at[i], adjoint, input_needed=needed))
 
         noise, draws = transpose(self._coarse.program, adjoint, pull_back)
         if noise is not None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
@@ -24,12 +24,7 @@ from ..form import ANGLE, FLOW, Form, FormName, Point, SamplingOde
 from ..plan import Draws, execute
 from ..solvers import ODE_SOLVERS, PAIRS, integrate
 from .method import FiniteCheck, GradientMethod, Run
-from .sweep import Sweep, attach
-from .totals import Totals
-from .trajectory import Trajectory, solution_points
-
-OnStep = Callable[[Point, Tensor, Tensor], None]
-"""``(point, x, adjoint of x)``"""
+from .sweep import Sweep, Totals, Trajectory, attach, solution_points
 
 
 @dataclass(frozen=True)
@@ -52,8 +47,6 @@ class ContinuousAdjoint(GradientMethod):
         atol: absolute tolerance, in units of the sample's adjoint in root mean square; by default
             as ``rtol``.
         max_steps: the most steps that an adaptive sweep tries.
-        on_step: is called at the start of every reverse step and at the end of the last with the
-            point of the process, x and the adjoint of x.
 
     Raises:
         ValueError: an unknown word, no steps, a tolerance that is not positive, or two ways to
@@ -67,7 +60,6 @@ class ContinuousAdjoint(GradientMethod):
     rtol: float | None = None
     atol: float | None = None
     max_steps: int = 1000
-    on_step: OnStep | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.solver not in ODE_SOLVERS:
@@ -152,6 +144,9 @@ class ContinuousAdjointSweep(Sweep):
             run = solve.fixed if self._method.rtol is None else solve.adaptive
             state = run(state, points, self._form)
         solve.observe(points[-1], state)
+        if self.run.observer is not None and trajectory is None:
+            start = self.run.noise.detach() * float(self.run.plan.table[0, 0])
+            self.run.observer.on_round_trip(float((state[0] - start).norm() / start.norm()))
         noise = state[-1] * float(self.run.plan.table[0, 0])
         return noise if noise_needed else None, None, solve.totals.values
 
@@ -196,10 +191,10 @@ class _Solve:
         self._trajectory, self._points = trajectory, points
 
     def observe(self, point: Point, state: Tensor) -> None:
-        """Tell the method's ``on_step`` of a state in units of x."""
-        if self._method.on_step is not None:
+        """Tell the observer of a state in units of x."""
+        if self._run.observer is not None:
             x = state[0] if self._trajectory is None else self._trajectory(point)
-            self._method.on_step(point, x, state[-1])
+            self._run.observer.on_step(point, x, state[-1])
 
     def slope(self, form: Form, point: Point, state: Tensor) -> tuple[Tensor, list[Tensor | None]]:
         """Return d(state)/dtau in a form, and the products for conditioning and weights."""
@@ -285,7 +280,7 @@ class _Solve:
         return lambda u, tau: self.slope(form, ode.point(tau), u)
 
     def _observe_form(self, form: Form, tau: float, u: Tensor) -> None:
-        if self._method.on_step is not None:
+        if self._run.observer is not None:
             point = self._ode(form).point(tau)
             self.observe(point, _from_form(form, point, u))
 

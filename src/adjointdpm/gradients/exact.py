@@ -6,7 +6,7 @@ takes one vector-Jacobian product. The result is the gradient of the very number
 computed, for every plan; no ODE is solved backwards and nothing is approximated.
 
 Where latents are large themselves (video), the inputs can be kept in host memory, or only a few
-states be kept and the others computed again from them (`gradients/checkpoints.py`).
+states be kept and the others computed again from them (`gradients/sweep/checkpoints.py`).
 """
 
 from __future__ import annotations
@@ -20,10 +20,8 @@ from torch import Tensor
 
 from ..memory import Kept, SavedBytes, in_place, on_host, parse_bytes
 from ..plan import State, advance, begin, transpose
-from .checkpoints import Checkpoints, slots_for
 from .method import FiniteCheck, GradientMethod, Run
-from .sweep import Sweep, attach
-from .totals import Totals
+from .sweep import Checkpoints, Sweep, Totals, attach, slots_for
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class Exact(GradientMethod):
         max_latents: store no more latents than this, one input of the network among them (the
             noise is alive anyway and does not count), and run parts of the sampler again to have
             the others. None stores the input of every call. With S latents and states of one latent
-            (any one-step method), N calls need `gradients.checkpoints.repeated_calls` (N, S)
+            (any one-step method), N calls need `gradients.sweep.checkpoints.repeated_calls` (N, S)
             further ones: 46 for N = 50 and S = 8. What was drawn on the way is drawn again.
 
     Raises:
@@ -61,6 +59,16 @@ class Exact(GradientMethod):
     def on(self, device: torch.device) -> Exact:
         """Return the method without offloading on a CPU, whose memory is the host's."""
         return replace(self, offload=self.offload and device.type != "cpu")
+
+    @property
+    def graph_budget(self) -> float:
+        """The memory budget in bytes."""
+        return 0.0 if self.memory_budget is None else parse_bytes(self.memory_budget)
+
+    @property
+    def needs_plan(self) -> bool:
+        """Whether latents are put aside, which the sampler's table tells how to bring back."""
+        return self.offload or self.max_latents is not None
 
 
 class ExactSweep(Sweep):
@@ -149,7 +157,7 @@ class ExactSweep(Sweep):
         return transpose(
             self.run.plan.program,
             adjoint,
-            lambda k, a: self.pull_back(k, a, input_needed=k > 0 or noise_needed),
+            lambda k, a: self.tell(k, self.pull_back(k, a, input_needed=k > 0 or noise_needed)),
         )
 
     def backward(

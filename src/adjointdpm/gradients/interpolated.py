@@ -16,7 +16,7 @@ not stall at the difference between the sampler and its ODE, as that of another 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from torch import Tensor
@@ -27,7 +27,7 @@ from ..prediction import Linear
 from ..schedule import Schedule
 from .exact import ExactSweep
 from .method import Run
-from .trajectory import FLOW, solution_points
+from .sweep import FLOW, solution_points
 
 IRREGULAR = 4.0
 """How many times the step in the flow form's time the weight of a call may be, or the inverse."""
@@ -89,16 +89,9 @@ class InterpolatedSweep(SparseSweep):
         run: what is run.
         nodes: calls between which products are interpolated, in ascending order.
         alone: calls whose products are taken and serve for nothing else.
-        on_product: is shown the product of every call, from the image to the noise.
     """
 
-    def __init__(
-        self,
-        run: Run,
-        nodes: Sequence[int],
-        alone: Sequence[int] = (),
-        on_product: Callable[[Tensor], None] | None = None,
-    ) -> None:
+    def __init__(self, run: Run, nodes: Sequence[int], alone: Sequence[int] = ()) -> None:
         super().__init__(run, {*nodes, *alone})
         plan, schedule = run.plan, run.denoiser.schedule
         points = Point.all_at(schedule, plan.timesteps)
@@ -109,7 +102,6 @@ class InterpolatedSweep(SparseSweep):
         weights[list(alone)] = 1.0  # They may be zero, and any number will do.
         self._weights = weights.tolist()
         self._shares = shares(self._weights, nodes, alone)
-        self._on_product = on_product
 
     def transpose(
         self, adjoint: Tensor, noise_needed: bool
@@ -129,9 +121,7 @@ class InterpolatedSweep(SparseSweep):
             if node in taken and node in self._nodes:
                 known = [*known[-1:], (node, taken[node])]
             for k in stretch:
-                product = self._pass(k, state, taken, known)
-                if product is not None and self._on_product is not None:
-                    self._on_product(product)
+                self.tell(k, self._pass(k, state, taken, known))
             following = node
         return state.noise, state.draws
 

@@ -1,16 +1,18 @@
-"""What every gradient method is given, and what it must do."""
+"""What every gradient method is given, what it must do, and what it says about itself."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from ..denoiser import Denoiser
 from ..plan import Draws, Plan
+from ..schedule import Schedule
+from .observer import Observer
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,7 @@ class Run:
         cond: conditioning, a nest of tensors.
         check_finite: whether to look for values that are not finite, and name the step.
         adjoint_scale: ``auto`` to scale the adjoint where it passes a float16 network.
+        observer: is told what the reverse sweep finds.
     """
 
     denoiser: Denoiser
@@ -34,10 +37,30 @@ class Run:
     cond: dict[str, Any]
     check_finite: bool = True
     adjoint_scale: Literal["auto"] | None = "auto"
+    observer: Observer | None = None
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where the gradient of a truncated method ends.
+
+    Args:
+        last: how many of the last network calls (or steps) are differentiated.
+        detach_latent: whether the latent that enters them is a constant too, and not the outputs
+            of the earlier calls alone.
+    """
+
+    last: int
+    detach_latent: bool
 
 
 class GradientMethod(ABC):
-    """How the gradient through a sampling run is taken; a setting of `Sampler`."""
+    """How the gradient through a sampling run is taken; a setting of `Sampler`.
+
+    `sample` is all that a method must do. The rest is what it says about itself, for those who use
+    it without knowing which it is: each has a default that holds for a method that runs the
+    network again and has an error of its own.
+    """
 
     @abstractmethod
     def sample(self, run: Run) -> Tensor:
@@ -46,6 +69,48 @@ class GradientMethod(ABC):
     def on(self, device: torch.device) -> GradientMethod:
         """Return the method without what makes no difference on a device."""
         return self
+
+    def unguarded(self) -> Self:
+        """Return the method without checks of its own accuracy, for those who measure that."""
+        return self
+
+    @property
+    def graph_budget(self) -> float:
+        """Bytes of graphs that may be kept from sampling to ``backward``; infinity for all."""
+        return 0.0
+
+    @property
+    def keeps_graphs(self) -> bool:
+        """Whether graphs of network calls are kept from sampling to ``backward``."""
+        return self.graph_budget > 0
+
+    @property
+    def needs_plan(self) -> bool:
+        """Whether the table of the sampler is needed, and not the network calls alone."""
+        return True
+
+    @property
+    def cut(self) -> Cut | None:
+        """Where the gradient ends before it comes to the noise, if it does."""
+        return None
+
+    def reference_plan(self, plan: Plan, schedule: Schedule) -> Plan:
+        """Return the table of what runs, whose exact gradient this one is to be compared with.
+
+        Args:
+            plan: of the sampler.
+            schedule: the denoiser's.
+        """
+        return plan
+
+    def swept_plan(self, plan: Plan, schedule: Schedule) -> Plan:
+        """Return the table whose calls the observer is told the products of.
+
+        Args:
+            plan: of the sampler.
+            schedule: the denoiser's.
+        """
+        return self.reference_plan(plan, schedule)
 
 
 @dataclass
@@ -67,7 +132,7 @@ class FiniteCheck:
         if not self.enabled:
             return
         if self._sums is None:
-            # One tensor for all: many small ones would riddle the heap that latents come from.
+            # One tensor for all: many small ones would fragment the latents' allocator.
             self._sums = torch.zeros(len(self.timesteps), dtype=latent.dtype, device=latent.device)
         self._steps.append(step)
         self._sums[step] = latent.detach().sum()

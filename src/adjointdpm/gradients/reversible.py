@@ -9,8 +9,9 @@ started is measured every time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal, get_args
 
@@ -21,10 +22,7 @@ from ..plan import Call, Plan, execute
 from ..schedule import Schedule
 from ..solvers import TABLEAUS, Reversal, reversal
 from .method import FiniteCheck, GradientMethod, Run
-from .network import Network
-from .steps import Step, StepTranspose
-from .sweep import Sweep, attach
-from .trajectory import solution_points
+from .sweep import Network, Step, StepTranspose, Sweep, attach, solution_points
 
 Family = Literal["mccallum_foster", "bdia", "belm"]
 Pair = tuple[Tensor, Tensor]
@@ -34,8 +32,8 @@ Pair = tuple[Tensor, Tensor]
 class Reversible(GradientMethod):
     """A reversible sampler on the plan's grid of times, and its exact gradient with nothing stored.
 
-    The sampler is another than the plan's, of which only the times are used: `plan` gives its
-    table. States are kept in float64, so that walking back gives the same inputs to the network;
+    The sampler is another than the plan's, of which only the times are used; `reference_plan` gives
+    its table. States are kept in float64, so that walking back gives the network the same inputs;
     the network runs in its own dtype. The last step to a clean image cannot be undone: it is a step
     of DDIM from the end of the pair.
 
@@ -49,27 +47,26 @@ class Reversible(GradientMethod):
         solver: the one-step method of ``mccallum_foster``, such as ``euler`` (DDIM) or ``heun``.
         tolerance: the largest distance between the reconstructed noise and the noise that was
             given, relative to the norm of the latter, over the samples of the batch.
-        on_round_trip: is called with that distance at the end of every reverse sweep.
+            An observer's ``on_round_trip`` is told the distance.
 
     Raises:
         ValueError: an unknown word or a number out of its range.
         RuntimeError: in ``backward``, when the distance is above the tolerance.
 
     >>> from adjointdpm import Denoiser, Sampler, Schedule, solvers
-    >>> schedule, errors = Schedule.vp_linear(), []
+    >>> schedule = Schedule.vp_linear()
     >>> plan = solvers.build("ddim", schedule, num_inference_steps=10)
-    >>> method = Reversible(on_round_trip=errors.append)
+    >>> sampler = Sampler(Denoiser(lambda x, t: x, schedule), plan, Reversible(tolerance=1e-9))
     >>> noise = torch.randn(2, 3, requires_grad=True)
-    >>> Sampler(Denoiser(lambda x, t: x, schedule), plan, method)(noise).sum().backward()
-    >>> errors[0] < 1e-9
-    True
+    >>> sampler(noise).sum().backward()
+    >>> noise.grad.shape
+    torch.Size([2, 3])
     """
 
     family: Family = "mccallum_foster"
     coupling: float = 0.999
     solver: str = "euler"
     tolerance: float = 1e-3
-    on_round_trip: Callable[[float], None] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if self.family not in get_args(Family):
@@ -88,13 +85,12 @@ class Reversible(GradientMethod):
         if not self.tolerance > 0:
             raise ValueError(f"tolerance must be positive, not {self.tolerance}")
 
-    def plan(self, plan: Plan, schedule: Schedule) -> Plan:
-        """Return the table of the reversible sampler that takes the place of a plan.
+    def unguarded(self) -> Reversible:
+        """Return the method with no bound on how far the walk back misses its start."""
+        return replace(self, tolerance=math.inf)
 
-        Args:
-            plan: gives the times.
-            schedule: the denoiser's.
-        """
+    def reference_plan(self, plan: Plan, schedule: Schedule) -> Plan:
+        """Return the table of the reversible sampler that takes the place of a plan."""
         return self._reversal(plan, schedule).plan()
 
     def _reversal(self, plan: Plan, schedule: Schedule) -> Reversal:
@@ -173,7 +169,7 @@ class ReversibleSweep(Sweep):
         assert self._end is not None
         run, newest = self.run, self._reversal.newest
         check = FiniteCheck("the adjoint at the input", self._reversal.timesteps, run.check_finite)
-        transposed = StepTranspose(self.network, run.noise.dtype, check)
+        transposed = StepTranspose(self.network, run.noise.dtype, check, self.tell)
         pair = list(self._end)
         adjoints = [torch.zeros_like(state) for state in pair]
         adjoints[newest] += adjoint
@@ -208,8 +204,8 @@ class ReversibleSweep(Sweep):
         norm = start.norm(dim=1).clamp_min(self._reversal.scale)
         distances = [(state.flatten(1) - start).norm(dim=1) / norm for state in pair]
         error, tolerance = float(torch.stack(distances).max()), self._method.tolerance
-        if self._method.on_round_trip is not None:
-            self._method.on_round_trip(error)
+        if self.run.observer is not None:
+            self.run.observer.on_round_trip(error)
         if not error <= tolerance:
             raise RuntimeError(
                 f"{self._reversal.name} could not be walked backwards: the reconstructed noise is "

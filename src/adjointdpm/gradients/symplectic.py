@@ -25,8 +25,7 @@ from torch import Tensor
 from ..plan import Plan, Program, Term, Value
 from ..solvers import CALLS_PER_STEP
 from .method import FiniteCheck, GradientMethod, Run
-from .steps import Step, StepTranspose
-from .sweep import Sweep, attach
+from .sweep import Step, StepTranspose, Sweep, attach
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class SymplecticSweep(Sweep):
         """Run the adjoint half of the pair, step by step."""
         plan, noise = self.run.plan, self.run.noise.detach()
         check = FiniteCheck("the adjoint at the input", plan.timesteps, self.run.check_finite)
-        transposed = StepTranspose(self.network, noise.dtype, check)
+        transposed = StepTranspose(self.network, noise.dtype, check, self.tell)
         draws = [torch.zeros_like(noise)] * plan.num_draws
         state_adjoint: Tensor | None = adjoint
         with self.network.summing(transposed.totals):

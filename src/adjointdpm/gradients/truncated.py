@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..plan import transpose
 from .exact import ExactSweep
-from .method import GradientMethod, Run
+from .method import Cut, GradientMethod, Run
 from .sweep import attach
 
 
@@ -46,6 +46,16 @@ class Truncated(GradientMethod):
         """Return the sample, with this method as its one autograd node."""
         return attach(TruncatedSweep(run, self))
 
+    @property
+    def needs_plan(self) -> bool:
+        """No: calls can be counted wherever it is known how many there will be."""
+        return False
+
+    @property
+    def cut(self) -> Cut:
+        """Where the gradient ends."""
+        return Cut(self.last, detach_latent=self.mode == "detach_steps")
+
 
 class TruncatedSweep(ExactSweep):
     """The exact sweep, ended early; only the inputs of the last calls are stored."""
@@ -73,6 +83,6 @@ class TruncatedSweep(ExactSweep):
                 return None
             # At the cut the input is the constant that the rest starts from.
             needed = k > cut or (cut == 0 and noise_needed)
-            return self.pull_back(k, a, input_needed=needed)
+            return self.tell(k, self.pull_back(k, a, input_needed=needed))
 
         return transpose(self.run.plan.program, adjoint, pull_back, constant_before=cut)

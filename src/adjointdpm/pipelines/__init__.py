@@ -2,11 +2,12 @@
 
 from .adapt import encode_image, encode_prompt, from_pipeline, latent_shape
 from .differentiable import differentiable
-from .families.registry import FAMILIES
 from .image_to_image import ImageToImageSampler
 from .loading import load_pipeline
 from .lora import add_lora
-from .low_memory import check_offload
+from .offloading import check_offload
+from .quiet import quieten_libraries
+from .registry import FAMILIES
 
 __all__ = [
     "FAMILIES",
@@ -19,4 +20,5 @@ __all__ = [
     "from_pipeline",
     "latent_shape",
     "load_pipeline",
+    "quieten_libraries",
 ]

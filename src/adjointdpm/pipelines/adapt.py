@@ -11,26 +11,11 @@ from ..decoding import Decoder
 from ..gradients import GradientMethod
 from ..plan import Plan
 from ..sampler import Sampler
-from .families.registry import FAMILIES
 from .families.shifting import require_shape
-from .family import Family, SamplingConfig, Size
-from .image_to_image import to_latents
-from .low_memory import check_offload, guard_offload
+from .offloading import check_offload, guard_offload
+from .registry import family_of
+from .requests import PromptRequest, SamplingRequest, Size
 from .sampling import build_sampler
-
-
-def _family(pipe: Any) -> Family:
-    own, *bases = type(pipe).__mro__
-    # A subclass that samples in its own way is another pipeline.
-    alike = [base for base in bases if base.__call__ is own.__call__]
-    for cls in (own, *alike):
-        if cls.__name__ in FAMILIES:
-            return FAMILIES[cls.__name__]
-    raise ValueError(
-        f"{own.__name__} has no adapter; known are {', '.join(sorted(FAMILIES))}. For another "
-        "model, build the sampler from its parts: Sampler(Denoiser(network, Schedule.from_config("
-        "pipe.scheduler.config), prediction_type), Plan.from_scheduler(pipe.scheduler, steps))"
-    )
 
 
 def from_pipeline(
@@ -86,9 +71,9 @@ def from_pipeline(
     Raises:
         ValueError: the pipeline's class or a setting of its scheduler is not supported.
     """
-    family = _family(pipe)
+    family = family_of(pipe)
     check_offload(pipe)
-    config = SamplingConfig(
+    request = SamplingRequest(
         scheduler=scheduler if scheduler is not None else pipe.scheduler,
         num_inference_steps=num_inference_steps,
         plan=plan,
@@ -102,16 +87,15 @@ def from_pipeline(
         gradient=gradient,
         size=Size(height, width, num_frames),
     )
-    parts = family.take_apart(pipe, config)
-    if guidance_scale_2 is not None and parts.guidance_scale is None:
+    if guidance_scale_2 is not None and family.guidance_scale(request) is None:
         raise ValueError(
             "guidance_scale_2 is for pipelines that hand over to a second transformer at a "
             "boundary_ratio (Wan 2.2), and with a guidance_scale above 1; leave it out"
         )
-    sampler = guard_offload(build_sampler(parts, config))
-    if plan is None and "mu" in parts.set_timesteps:
-        require_shape(sampler, family.latent_shape(pipe, config.size))
-    return sampler, parts.decoder
+    sampler = guard_offload(build_sampler(family, request))
+    if plan is None and "mu" in family.set_timesteps(request):
+        require_shape(sampler, family.latent_shape(request.size))
+    return sampler, family.decoder(request.size)
 
 
 def _default_strength(pipe: Any, plan: Plan | None) -> float | None:
@@ -136,8 +120,7 @@ def encode_image(pipe: Any, image: Tensor) -> Tensor:
     Raises:
         ValueError: the pipeline has no adapter, or its autoencoder is not called in the common way.
     """
-    parts = _family(pipe).take_apart(pipe, SamplingConfig(pipe.scheduler))
-    return to_latents(parts.decoder, image)
+    return family_of(pipe).encode_image(image)
 
 
 def latent_shape(
@@ -160,7 +143,7 @@ def latent_shape(
     Returns:
         (batch, channels, height, width), or what the pipeline's own latents have before packing.
     """
-    return (batch_size, *_family(pipe).latent_shape(pipe, Size(height, width, num_frames)))
+    return (batch_size, *family_of(pipe).latent_shape(Size(height, width, num_frames)))
 
 
 def encode_prompt(
@@ -196,8 +179,6 @@ def encode_prompt(
     Raises:
         ValueError: the pipeline has no adapter, or is unconditional.
     """
-    encode = _family(pipe).encode_prompt
-    if encode is None:
-        raise ValueError(f"{type(pipe).__name__} is unconditional; it takes no prompt")
     size = Size(height, width, num_frames)
-    return encode(pipe, prompt, negative_prompt, guidance=guidance, size=size, **arguments)
+    request = PromptRequest(prompt, negative_prompt, guidance, size, arguments)
+    return family_of(pipe).encode_prompt(request)

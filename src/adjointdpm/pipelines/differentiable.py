@@ -8,6 +8,7 @@ activations, and those are computed again in the backward pass, one call at a ti
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -20,10 +21,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..decoding import Clamp, bounded_decode, to_unit_range
-from ..gradients import Backprop, Exact, GradientMethod, Truncated
-from ..memory import parse_bytes
+from ..gradients import Cut, Exact, GradientMethod
 from ..recompute import Handler, Recompute, intercepted, is_offloaded, own_class
-from .low_memory import check_offload
+from .diffusers_private import announced_steps
+from .offloading import check_offload
 
 NOT_DIFFERENTIABLE = ("pil", "np")
 
@@ -86,21 +87,22 @@ def differentiable(
     _denoisers(pipe, denoisers)
     methods = _without_no_grad(own_class(pipe))
     call = methods.pop("__call__", own_class(pipe).__call__)
+    plain = gradient.graph_budget == math.inf
 
     def sample(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         _check_output_type(call, pipe, args, kwargs)
-        if isinstance(gradient, Backprop):
+        if plain:
             _refuse_offloaded(pipe, _denoisers(pipe, denoisers))
-        steps = _Steps(pipe, gradient) if isinstance(gradient, Truncated) else None
+        steps = None if gradient.cut is None else _Steps(pipe, gradient.cut)
         with ExitStack() as stack:
             stack.enter_context(intercepted(_clamp_handlers(pipe, clamp)))
-            if not isinstance(gradient, Backprop):
+            if not plain:
                 for vae in _autoencoders(pipe):
                     stack.enter_context(bounded_decode(vae, slice_size, checkpoint_blocks))
                 modules = _denoisers(pipe, denoisers)
                 stack.enter_context(intercepted(_network_handlers(modules, gradient, steps)))
             if steps is not None:
-                stack.enter_context(intercepted({(pipe.scheduler, "step"): steps.step}))
+                steps.follow(pipe.scheduler, stack)
             try:
                 result = call(pipe, *args, **kwargs)
             finally:
@@ -129,8 +131,7 @@ def _in_place_of(pipe: Any, method: Callable[..., Any]) -> Handler:
 def _network_handlers(
     modules: Sequence[nn.Module], gradient: GradientMethod, steps: _Steps | None
 ) -> dict[tuple[Any, str], Handler]:
-    budget = gradient.memory_budget if isinstance(gradient, Exact) else None
-    recompute = Recompute(0 if budget is None else parse_bytes(budget))
+    recompute = Recompute(int(gradient.graph_budget))
 
     def handler(module: nn.Module) -> Handler:
         def run(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -164,15 +165,11 @@ def _refuse_combinations(pipe: Any) -> None:
 
 
 def _check_method(gradient: GradientMethod) -> None:
-    if isinstance(gradient, Exact) and (gradient.offload or gradient.max_latents is not None):
+    if gradient.needs_plan:
         raise ValueError(
-            "Exact's offload and max_latents need the table of the sampler: use adp.from_pipeline. "
-            "Inside differentiable, Exact takes a memory_budget only"
-        )
-    if type(gradient) not in (Exact, Truncated, Backprop):
-        raise ValueError(
-            f"{type(gradient).__name__} needs the table of the sampler, which differentiable does "
-            "not read: use adp.from_pipeline(pipe, gradient=...), or Exact, Truncated or Backprop"
+            f"{gradient!r} needs the table of the sampler, which differentiable does not read: use "
+            "adp.from_pipeline(pipe, gradient=...). Here, take Exact() with a memory_budget or "
+            "none, Truncated or Backprop; offload and max_latents need the table too"
         )
 
 
@@ -255,43 +252,61 @@ def _clamp_handlers(pipe: Any, clamp: Clamp) -> dict[tuple[Any, str], Handler]:
 
 
 class _Steps:
-    """Ends the gradient before the last steps of the scheduler."""
+    """Ends the gradient before the last steps of the scheduler, and of copies that are made of it.
 
-    def __init__(self, pipe: Any, method: Truncated) -> None:
+    A pipeline that denoises a second latent (the sound of a video) steps it with a copy.
+    """
+
+    def __init__(self, pipe: Any, cut: Cut) -> None:
         self._pipe = pipe
-        self._method = method
-        self._done = 0
+        self._cut = cut
+        self._done: dict[int, int] = {}
 
-    @property
-    def _early(self) -> bool:
-        total = getattr(self._pipe, "_num_timesteps", None)
+    def follow(self, scheduler: Any, stack: ExitStack) -> None:
+        """Stand in for the steps of a scheduler, until the end of the stack."""
+        number = len(self._done)
+        self._done[number] = 0
+
+        def copied(stock: Callable[..., Any], memo: dict[int, Any]) -> Any:
+            twin = stock(memo)
+            self.follow(twin, stack)
+            return twin
+
+        handlers: dict[tuple[Any, str], Handler] = {
+            (scheduler, "step"): partial(self.step, number),
+            (scheduler, "__deepcopy__"): copied,
+        }
+        stack.enter_context(intercepted(handlers))
+
+    def _early(self, number: int = 0) -> bool:
+        total = announced_steps(self._pipe)
         if total is None:
             raise ValueError(
                 f"{type(self._pipe).__name__} does not say how many steps it takes, so Truncated "
                 "cannot count from the end. Use Exact, or adp.from_pipeline"
             )
-        return self._done < total - self._method.last
+        return self._done[number] < total - self._cut.last
 
     def network(self, run: Handler, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Call the network, whose output is a constant in an early step."""
-        if not self._early:
+        if not self._early():
             return run(stock, *args, **kwargs)
         with torch.no_grad():
             return stock(*args, **kwargs)
 
-    def step(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Take a step of the scheduler, whose result is a constant if it is early."""
-        cut = self._early and self._method.mode == "detach_steps"
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not cut):
+    def step(self, number: int, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Take a step of a scheduler, whose result is a constant if it is early."""
+        constant = self._early(number) and self._cut.detach_latent
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not constant):
             result = stock(*args, **kwargs)
-        self._done += 1
+        self._done[number] += 1
         return result
 
     def check_count(self) -> None:
         """Raise if the number of steps was not the one that was announced."""
-        total = self._pipe._num_timesteps
-        if self._done != total:
+        total = announced_steps(self._pipe)
+        if self._done[0] != total:
             raise ValueError(
-                f"{type(self._pipe).__name__} announced {total} steps and took {self._done}, so "
+                f"{type(self._pipe).__name__} announced {total} steps and took {self._done[0]}, so "
                 "that Truncated counted wrongly. Use Exact, or adp.from_pipeline"
             )

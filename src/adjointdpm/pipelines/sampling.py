@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,66 +11,64 @@ from torch import Tensor
 
 from ..denoiser import Denoiser
 from ..gradients import Backprop
-from ..plan import Plan
+from ..plan import Plan, SchedulerRun, first_timestep
 from ..sampler import Sampler
 from ..schedule import Schedule
-from .family import Parts, SamplingConfig
-from .image_to_image import ImageToImageSampler, first_timestep, start_of
+from .family import Family
+from .image_to_image import ImageToImageSampler
+from .requests import SamplingRequest
 
 CLIPPING_TOLERANCE = 1e-4
 
 
-def build_sampler(parts: Parts, config: SamplingConfig) -> Sampler:
+def build_sampler(family: Family, request: SamplingRequest) -> Sampler:
     """Return the sampler of a pipeline's network under the settings of its scheduler.
 
     Raises:
         ValueError: the scheduler cannot be read, or clips x_0 in a way of its own; or
             ``true_cfg_scale`` is given where ``guidance_scale`` is the same.
     """
-    if parts.guided and config.true_cfg_scale > 1.0:
+    if family.guided and request.true_cfg_scale > 1.0:
         raise ValueError(
             "true_cfg_scale is for pipelines whose network takes guidance_scale as an input, as "
             "that of Flux does; the weight of this one's two passes is guidance_scale"
         )
-    scheduler = config.scheduler
+    scheduler = request.scheduler
     clipping = _clipping(scheduler)
-    arguments = {"eta": config.eta} if _takes(scheduler.step, "eta") else {}
-    steps, begin = config.num_inference_steps, 0
-    if config.strength is not None and "strength" not in parts.set_timesteps:
-        begin = first_timestep(scheduler, steps, config.strength, parts.rounds_up)
-    if begin and config.plan is not None:
+    arguments = {"eta": request.eta} if _takes(scheduler.step, "eta") else {}
+    set_timesteps = family.set_timesteps(request)
+    steps, begin = request.num_inference_steps, 0
+    if request.strength is not None and "strength" not in set_timesteps:
+        begin = first_timestep(scheduler, steps, request.strength, family.rounds_up)
+    if begin and request.plan is not None:
         raise ValueError(
             "strength leaves out steps of a scheduler; a plan of your own starts where its first "
             "timestep is, so build it from there and give strength=1.0"
         )
-    plan = config.plan or Plan.from_scheduler(
-        _without_clipping(scheduler) if _would_clip(scheduler) else scheduler,
-        num_inference_steps=steps,
-        step_arguments=arguments,
-        begin=begin,
-        **parts.set_timesteps,
+    driving = {"begin": begin, "step_arguments": arguments, **set_timesteps}
+    plan = request.plan or Plan.from_scheduler(
+        _without_clipping(scheduler) if _would_clip(scheduler) else scheduler, steps, **driving
     )
     prediction_type = plan.prediction_type or str(scheduler.config["prediction_type"])
     schedule = Schedule.from_config(scheduler.config)
-    if clipping and config.plan is None:
+    if clipping and request.plan is None:
         stub = Denoiser(_scripted, schedule, prediction_type, **clipping)
-        timesteps = {"num_inference_steps": steps, **parts.set_timesteps}
-        _check_clipping(scheduler, plan, stub, timesteps, begin, arguments)
-    guidance_scale = config.guidance_scale if parts.guided else config.true_cfg_scale
+        _check_clipping(SchedulerRun(scheduler, steps, **driving), plan, stub)
+    guidance_scale = request.guidance_scale if family.guided else request.true_cfg_scale
     guidance_scale = max(guidance_scale, 1.0)  # less is none, as in diffusers
     denoiser = Denoiser(
-        parts.network,
+        family.network(request),
         schedule,
         prediction_type,
-        guidance_scale=parts.guidance_scale or guidance_scale,
-        guidance_rescale=config.guidance_rescale,
-        guidance_passes=config.guidance_passes,
+        guidance_scale=family.guidance_scale(request) or guidance_scale,
+        guidance_rescale=request.guidance_rescale,
+        guidance_passes=request.guidance_passes,
         **clipping,
     )
-    if config.strength is None:
-        return Sampler(denoiser, plan, gradient=config.gradient)
-    start = None if config.plan else start_of(scheduler, steps, begin, parts.set_timesteps)
-    return ImageToImageSampler(denoiser, plan, gradient=config.gradient, start=start)
+    if request.strength is None:
+        return Sampler(denoiser, plan, gradient=request.gradient)
+    start = None if request.plan else SchedulerRun(scheduler, steps, **driving).noising()
+    return ImageToImageSampler(denoiser, plan, gradient=request.gradient, start=start)
 
 
 def _takes(function: Callable[..., Any], argument: str) -> bool:
@@ -105,14 +102,7 @@ def _scripted(x: Tensor, t: Tensor, answers: dict[float, Tensor]) -> Tensor:
     return answers[float(t[0])].to(x)
 
 
-def _check_clipping(
-    scheduler: Any,
-    plan: Plan,
-    denoiser: Denoiser,
-    set_timesteps: Mapping[str, Any],
-    begin: int,
-    step_arguments: Mapping[str, Any],
-) -> None:
+def _check_clipping(run: SchedulerRun, plan: Plan, denoiser: Denoiser) -> None:
     """Raise unless clipping in the denoiser is the same as the scheduler's own clipping.
 
     It is for schedulers that use the clipped x_0 alone. Some keep the noise of the unclipped
@@ -123,27 +113,19 @@ def _check_clipping(
     noise = torch.randn(shape, generator=generator)
     answers = {t: 3 * torch.randn(shape, generator=generator) for t in plan.timesteps.tolist()}
 
-    own = copy.deepcopy(scheduler)
-    own.set_timesteps(**set_timesteps)
-    if begin and hasattr(own, "set_begin_index"):
-        own.set_begin_index(begin)
-    sample = noise * float(own.init_noise_sigma)
-    draws = torch.Generator().manual_seed(1)
-    if _takes(own.step, "generator"):
-        step_arguments = {**step_arguments, "generator": draws}
-    for t in own.timesteps[begin:]:
-        own.scale_model_input(sample, t)
-        sample = own.step(answers[float(t)], t, sample, return_dict=False, **step_arguments)[0]
-
+    own = run(
+        noise,
+        lambda k, _: answers[float(run.timesteps[k])],
+        generator=torch.Generator().manual_seed(1),
+    )[-1]
     sampler = Sampler(denoiser, plan, gradient=Backprop())
     with torch.no_grad():
         ours = sampler(noise, generator=torch.Generator().manual_seed(1), answers=answers)
-    error = float((ours - sample).abs().amax() / sample.abs().amax())
+    error = float((ours - own).abs().amax() / own.abs().amax())
     if not error < CLIPPING_TOLERANCE:
-        name = type(scheduler).__name__
         raise ValueError(
-            f"{name} clips x_0 but does not take the noise from the clipped x_0, so clipping in "
-            f"the denoiser would not give its samples (off by {error:.1e}). Turn it off, as "
-            f"latent pipelines do: scheduler={name}.from_config(pipe.scheduler.config, "
+            f"{run.name} clips x_0 but does not take the noise from the clipped x_0, so clipping "
+            f"in the denoiser would not give its samples (off by {error:.1e}). Turn it off, as "
+            f"latent pipelines do: scheduler={run.name}.from_config(pipe.scheduler.config, "
             "clip_sample=False, thresholding=False)"
         )

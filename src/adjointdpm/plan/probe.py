@@ -112,13 +112,16 @@ def read_scheduler(scheduler: Any, *steps: Any, **arguments: Any) -> Probe:
     """
     run = SchedulerRun(scheduler, *steps, **arguments)
     _check_linear_settings(scheduler)
+    # Nearly all draw once a step or never; a run more finds the number of the others.
+    guess = run.num_calls if run.takes_generator else 0
     try:
-        rows, num_draws = _on_units(run, 0)
-        if num_draws:
+        rows, num_draws = _on_units(run, guess)
+        if num_draws > guess:
             rows, _ = _on_units(run, num_draws)
     except ValueError as error:
         raise _refusal(scheduler) or error from error.__cause__
-    table = torch.cat([row.reshape(1, -1) for row in rows]).numpy()
+    columns = 1 + run.num_calls + num_draws
+    table = torch.cat([row.reshape(1, -1) for row in rows])[:, :columns].numpy()
     _check_finite(run, scheduler, table)
     _check_linear(run, table, num_draws)
     times = run.timesteps.to(torch.float64).numpy()
@@ -131,11 +134,11 @@ def _refusal(scheduler: Any) -> ValueError | None:
     if not str(variance).startswith("learned"):
         return None
     return ValueError(
-        f"{name} has variance_type={variance!r}: the noise that it draws is scaled by the network's "
-        f"output, so there is no table of numbers for it. Make the plan from {name}.from_config("
-        "scheduler.config, variance_type=...) with a fixed variance and cut the predicted variance "
-        "off the network's output, or use adjointdpm.differentiable(pipe) for the pipeline's own "
-        "loop"
+        f"{name} has variance_type={variance!r}: the noise that it draws is scaled by the "
+        f"network's output, so there is no table of numbers for it. Make the plan from {name}."
+        "from_config(scheduler.config, variance_type=...) with a fixed variance and cut the "
+        "predicted variance off the network's output, or differentiate the pipeline's own loop "
+        "with adjointdpm.differentiable(pipe)"
     )
 
 

@@ -8,6 +8,7 @@ is saved and copied as what it was, and its own class comes back with the end of
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import threading
@@ -129,9 +130,21 @@ def _answering(own: type, names: frozenset[str]) -> type:
     return cls
 
 
+def _copied(thing: Any, memo: dict[int, Any]) -> Any:
+    """Return a deep copy, of the object's own class."""
+    cls: Any = own_class(thing)
+    memo[id(thing)] = twin = cls.__new__(cls)
+    vars(twin).update(copy.deepcopy(vars(thing), memo))
+    return twin
+
+
+DEFAULTS: dict[str, Callable[..., Any]] = {"__deepcopy__": _copied}
+"""What methods do that a class can have and need not."""
+
+
 def _method(own: type, name: str) -> Callable[..., Any]:
-    function = getattr(own, name)
-    is_static = isinstance(inspect.getattr_static(own, name), staticmethod)
+    function = getattr(own, name, None) or DEFAULTS[name]
+    is_static = isinstance(inspect.getattr_static(own, name, None), staticmethod)
 
     @functools.wraps(function)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:

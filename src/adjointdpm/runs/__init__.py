@@ -1,13 +1,5 @@
 """The loop under every job: config, checkpoints, the machine."""
 
-from .loop import History, OptimizeConfig, optimize
-from .machine import choose_device, environment, peak_memory
+import lazy_loader
 
-__all__ = [
-    "History",
-    "OptimizeConfig",
-    "choose_device",
-    "environment",
-    "optimize",
-    "peak_memory",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import sys
+from importlib.metadata import version
 
-import diffusers
 import torch
-import transformers
 
 from ..version import __version__
 
@@ -54,8 +53,8 @@ def environment(device: torch.device) -> dict[str, str]:
     return {
         "adjointdpm": __version__,
         "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
-        "transformers": transformers.__version__,
+        "diffusers": version("diffusers"),
+        "transformers": version("transformers"),
         "Python": platform.python_version(),
         "device": machine,
     }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-OptimizerName = Literal["adam", "adamw", "adamw8bit"]
+from .config import OptimizerName
 
 
 def build_optimizer(

@@ -1,9 +1,5 @@
 """How good a gradient is, from the command line."""
 
-from .run import METHODS, CertifyConfig, run_certify
+import lazy_loader
 
-__all__ = [
-    "METHODS",
-    "CertifyConfig",
-    "run_certify",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from ...assets import load_default
-from ...certificate import Certificate, Derivatives, certify
+from ...certificate import Certificate, Progress, certify
 from ...gradients import (
     Backprop,
     CoarseAdjoint,
@@ -23,10 +22,11 @@ from ...gradients import (
     Truncated,
 )
 from ...objectives import ClassifierLogProbability
-from ...pipelines import encode_prompt, from_pipeline, load_pipeline
+from ...pipelines import encode_prompt, from_pipeline, latent_shape, load_pipeline
 from ...runs import choose_device
+from .config import CertifyConfig, Method
 
-METHODS: dict[str, Callable[[int | None], GradientMethod]] = {
+METHODS: dict[Method, Callable[[int | None], GradientMethod]] = {
     "exact": lambda num_steps: Exact(),
     "backprop": lambda num_steps: Backprop(),
     "continuous": lambda num_steps: ContinuousAdjoint(num_steps=num_steps),
@@ -39,47 +39,8 @@ METHODS: dict[str, Callable[[int | None], GradientMethod]] = {
 """The gradient methods, each from a number of reverse steps where it has one."""
 
 
-@dataclass(frozen=True)
-class CertifyConfig:
-    """What is certified.
-
-    Args:
-        method: one of `METHODS`.
-        num_steps: reverse steps of ``continuous``, ``resolved``, ``coarse`` and ``truncated``.
-        pipeline: folder of a diffusers pipeline, or its id on the hub (see `load_pipeline`); the
-            embedded model by default.
-        prompt: what the model is asked for.
-        target: label that the embedded classifier is to see; other pipelines are judged by the
-            mean square of the picture.
-        num_inference_steps: sampling steps.
-        guidance_scale: weight of classifier-free guidance.
-        num_directions: random directions in which the derivative is measured.
-        derivatives: measured by ``central`` differences, or by ``forward`` mode.
-        by_step: also compare the adjoints along the trajectory.
-        seed: of the noise and the directions.
-        device: where to run; a GPU if there is one, by default.
-    """
-
-    method: str = "exact"
-    num_steps: int | None = None
-    pipeline: str | Path | None = None
-    prompt: str = "thing, style noto"
-    target: str = "rocket"
-    num_inference_steps: int = 25
-    guidance_scale: float = 3.0
-    num_directions: int = 2
-    derivatives: Derivatives = "central"
-    by_step: bool = False
-    seed: int = 0
-    device: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
-        if self.method in ("coarse", "truncated") and self.num_steps is None:
-            raise ValueError(f"method {self.method} needs num_steps")
-        if self.method == "backprop" and self.by_step:
-            raise ValueError("backprop has no reverse sweep of its own, so no by_step")
+TARGET = "rocket"
+"""What the embedded classifier is to see where nothing else is asked for."""
 
 
 class _MeanSquare(nn.Module):
@@ -87,8 +48,12 @@ class _MeanSquare(nn.Module):
         return images.square().mean()
 
 
-def run_certify(config: CertifyConfig) -> Certificate:
-    """Certify a gradient method on a pipeline, for the noise and the prompt's embedding.
+def run_certify(config: CertifyConfig, progress: Progress | None = None) -> Certificate:
+    """Certify a gradient method on a pipeline, for the noise and the prompt's conditioning.
+
+    Args:
+        config: settings.
+        progress: is told in words what comes next.
 
     Raises:
         ValueError: a setting that the pipeline or the classifier does not know.
@@ -97,8 +62,8 @@ def run_certify(config: CertifyConfig) -> Certificate:
     metric: nn.Module = _MeanSquare()
     pipe: Any
     if config.pipeline is None:
-        default = load_default(device=device)
-        pipe, metric = default.pipeline, ClassifierLogProbability(default.classifier, config.target)
+        default, target = load_default(device=device), config.target or TARGET
+        pipe, metric = default.pipeline, ClassifierLogProbability(default.classifier, target)
     else:
         pipe = load_pipeline(config.pipeline).to(device)
     sampler, decode = from_pipeline(
@@ -109,20 +74,25 @@ def run_certify(config: CertifyConfig) -> Certificate:
     )
     for module in (sampler, decode, metric):
         module.requires_grad_(False)
-    # The straight-through clamp departs from the derivative on purpose; the true one is compared.
-    decode.clamp = "hard"
-    cond = encode_prompt(pipe, config.prompt, guidance=config.guidance_scale > 1)
-    cond = {name: tensor.detach().requires_grad_() for name, tensor in cond.items()}
-    unet = pipe.unet.config
-    shape = (1, unet.in_channels, unet.sample_size, unet.sample_size)
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(config.seed)).to(device)
+    # A straight-through clamp departs from the derivative on purpose, and a hard one has a kink in
+    # every white pixel: what is judged is the gradient of the sampler.
+    decode.clamp = "none"
+    cond = encode_prompt(pipe, config.prompt, guidance=config.guidance_scale > 1.0)
+    generator = torch.Generator().manual_seed(config.seed)
     return certify(
         sampler,
-        noise,
+        torch.randn(latent_shape(pipe), generator=generator).to(device),
         nn.Sequential(decode, metric),
         num_directions=config.num_directions,
         derivatives=config.derivatives,
         by_step=config.by_step,
+        max_error=config.max_error,
+        checkpoint=config.checkpoint,
         seed=config.seed,
-        **cond,
+        progress=progress,
+        **pytree.tree_map_only(Tensor, _leaf, cond),
     )
+
+
+def _leaf(tensor: Tensor) -> Tensor:
+    return tensor.detach().requires_grad_(tensor.is_floating_point())

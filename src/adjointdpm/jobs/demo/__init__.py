@@ -1,10 +1,5 @@
 """The demo."""
 
-from .page import write_demo_report
-from .run import DemoConfig, run_demo
+import lazy_loader
 
-__all__ = [
-    "DemoConfig",
-    "run_demo",
-    "write_demo_report",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

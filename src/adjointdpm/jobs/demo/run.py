@@ -25,74 +25,14 @@ from ...evaluation import Reading, read_pictures
 from ...gradients import Exact
 from ...objectives import ClassifierLogProbability, RandomViews
 from ...pipelines import encode_prompt, from_pipeline
-from ...runs import History, OptimizeConfig, choose_device, environment, optimize, peak_memory
+from ...runs import History, choose_device, environment, optimize, peak_memory
 from ...sampler import Sampler
 from ...variables import project_to_typical
+from .config import DemoConfig
 
 NUM_FRAMES = 5
 UNSEEN_SEED = 1_000_000
 """Added to the seed for the noises that the embedding is judged on and never optimised on."""
-
-
-@dataclass(frozen=True)
-class DemoConfig:
-    """Settings of the demo.
-
-    Args:
-        output_dir: where pictures, tensors and numbers go.
-        seed: of all that is drawn at random.
-        noise_prompt: what the first story asks for, in every style.
-        noise_target: the class that its pictures become.
-        embedding_prompt: the words whose embedding the second story starts from.
-        embedding_target: the class that the embedding comes to mean.
-        max_train_steps: updates in each of the two stories.
-        num_inference_steps: sampling steps, all of them differentiated.
-        guidance_scale: weight of classifier-free guidance.
-        noise_learning_rate: of Adam on the noise.
-        embedding_learning_rate: of Adam on the text embedding.
-        batch_size: how many noises each update of the embedding sees.
-        memory_budget: what `Exact` may spend on kept graphs.
-        device: where to run; a GPU if there is one, by default.
-        assets: another folder with the model, see `assets_folder`.
-        progress_bar: whether to show one.
-    """
-
-    output_dir: str | Path = "adjointdpm-demo"
-    seed: int = 3
-    noise_prompt: str = "car"
-    noise_target: str = "fire engine"
-    embedding_prompt: str = "red apple"
-    embedding_target: str = "strawberry"
-    max_train_steps: int = 20
-    num_inference_steps: int = 15
-    guidance_scale: float = 2.0
-    noise_learning_rate: float = 0.05
-    embedding_learning_rate: float = 0.15
-    batch_size: int = 4
-    memory_budget: str | None = "1GiB"
-    device: str | None = None
-    assets: str | Path | None = None
-    progress_bar: bool = True
-
-    def __post_init__(self) -> None:
-        if self.num_inference_steps < 1:
-            raise ValueError(
-                f"num_inference_steps must be at least 1, not {self.num_inference_steps}"
-            )
-        for part in ("noise", "embedding"):
-            self.loop(part)  # checks its settings
-
-    def loop(self, part: str) -> OptimizeConfig:
-        """Return the settings of the loop of one part, ``noise`` or ``embedding``."""
-        rates = {"noise": self.noise_learning_rate, "embedding": self.embedding_learning_rate}
-        return OptimizeConfig(
-            learning_rate=rates[part],
-            lr_scheduler="cosine",
-            max_train_steps=self.max_train_steps,
-            seed=self.seed + 1,
-            progress_bar=self.progress_bar,
-            description=part,
-        )
 
 
 @dataclass(frozen=True)
@@ -262,6 +202,7 @@ def certify_gradient(studio: Studio) -> Certificate:
         objective,
         num_directions=3,
         step=1e-6,
+        derivatives="central",
         seed=studio.config.seed,
         **cond,
     )

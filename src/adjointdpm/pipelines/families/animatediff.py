@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...decoding import Decoder
-from ..family import Family, Parts, SamplingConfig, Size
-from .stable_diffusion import encode_prompt, unet_shape
+from ..requests import SamplingRequest, Size
+from .stable_diffusion import StableDiffusion
 
 DEFAULT_FRAMES = 16
 """Frames of a video, as in the pipeline's call."""
@@ -40,25 +40,33 @@ class FrameDecoder(Decoder):
         return frames.unflatten(0, (len(latents), -1))
 
 
-def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
-    """Return the network and the decoder of an AnimateDiffPipeline.
+class AnimateDiff(StableDiffusion):
+    """AnimateDiffPipeline."""
 
-    Raises:
-        ValueError: FreeNoise or FreeInit is on; they sample in other ways.
-    """
-    for name in ("free_noise", "free_init"):
-        if getattr(pipe, f"{name}_enabled"):
-            raise ValueError(
-                f"{name} is not one sampling of a fixed plan; turn it off: pipe.disable_{name}()"
-            )
-    decoder = FrameDecoder(pipe.vae, pipe.vae.config.scaling_factor)
-    return Parts(MotionUNet(pipe.unet), decoder)
+    @property
+    def guided(self) -> bool:
+        """True: the pipeline does not tell the UNet of a guidance scale."""
+        return True
 
+    def network(self, request: SamplingRequest) -> nn.Module:
+        """Return the UNet with its motion modules.
 
-def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:
-    """Return (channels, frames, height, width) of the latents."""
-    channels, height, width = unet_shape(pipe.unet, size, pipe.vae_scale_factor)
-    return channels, size.num_frames or DEFAULT_FRAMES, height, width
+        Raises:
+            ValueError: FreeNoise or FreeInit is on; they sample in other ways.
+        """
+        for name in ("free_noise", "free_init"):
+            if getattr(self.pipe, f"{name}_enabled"):
+                raise ValueError(
+                    f"{name} is not one sampling of a fixed plan; turn it off: "
+                    f"pipe.disable_{name}()"
+                )
+        return MotionUNet(self.pipe.unet)
 
+    def decoder(self, size: Size) -> Decoder:
+        """Return the decoder of frames."""
+        return FrameDecoder(self.pipe.vae, self.pipe.vae.config.scaling_factor)
 
-ANIMATEDIFF = Family(take_apart, latent_shape, encode_prompt)
+    def latent_shape(self, size: Size) -> tuple[int, ...]:
+        """Return (channels, frames, height, width) of the latents."""
+        channels, *area = super().latent_shape(size)
+        return channels, size.num_frames or DEFAULT_FRAMES, *area

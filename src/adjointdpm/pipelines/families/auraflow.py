@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...decoding import Decoder
-from ..family import Family, Parts, SamplingConfig, Size
-from .transformers import Transformer
-from .transformers import latent_shape as shape_of
+from ..diffusers_private import execution_device
+from ..family import Conditioning
+from ..requests import PromptRequest, SamplingRequest, Size
+from .transformers import Transformer, TransformerFamily
 
 SIDE = 1024
 """Of a picture by default; the size in the transformer's config is not that of the pipeline."""
@@ -23,34 +23,26 @@ class AuraFlowNetwork(Transformer):
         return super().forward(x, (t / 1000).to(x.dtype), **cond)
 
 
-def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
-    """Return the network and the decoder of an AuraFlowPipeline."""
-    decoder = Decoder(pipe.vae, pipe.vae.config.scaling_factor)
-    return Parts(AuraFlowNetwork(pipe.transformer), decoder)
+class AuraFlow(TransformerFamily):
+    """AuraFlowPipeline."""
 
+    def network(self, request: SamplingRequest) -> nn.Module:
+        """Return the transformer."""
+        return AuraFlowNetwork(self.pipe.transformer)
 
-def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:
-    """Return (channels, height, width) of the latents."""
-    height = SIDE if size.height is None else size.height
-    width = SIDE if size.width is None else size.width
-    return shape_of(pipe, Size(height, width))
+    def latent_shape(self, size: Size) -> tuple[int, ...]:
+        """Return (channels, height, width) of the latents."""
+        height = SIDE if size.height is None else size.height
+        width = SIDE if size.width is None else size.width
+        return super().latent_shape(Size(height, width))
 
-
-def encode_prompt(
-    pipe: Any,
-    prompt: str | list[str],
-    negative_prompt: str | list[str] | None,
-    *,
-    guidance: bool,
-    size: Size,
-    **arguments: Any,
-) -> dict[str, Tensor]:
-    """Return the conditioning of a prompt; see `adjointdpm.pipelines.encode_prompt`."""
-    embeds, _, negative_embeds, _ = pipe.encode_prompt(
-        prompt, negative_prompt, guidance, device=pipe._execution_device, **arguments
-    )
-    cond = {"encoder_hidden_states": embeds}
-    return {**cond, "negative_encoder_hidden_states": negative_embeds} if guidance else cond
-
-
-AURAFLOW = Family(take_apart, latent_shape, encode_prompt)
+    def encode(self, request: PromptRequest) -> tuple[Conditioning, Conditioning]:
+        """Return the embeddings of a prompt."""
+        positive, _, negative, _ = self.pipe.encode_prompt(
+            request.prompt,
+            request.negative_prompt,
+            request.guidance,
+            device=execution_device(self.pipe),
+            **request.arguments,
+        )
+        return {"encoder_hidden_states": positive}, {"encoder_hidden_states": negative}

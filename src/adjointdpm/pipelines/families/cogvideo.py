@@ -6,8 +6,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..family import Family, Parts, SamplingConfig, Size
-from .video import VideoDecoder, encode_prompt
+from ...decoding import Decoder
+from ..diffusers_private import cogvideox_rotary_embeddings
+from ..requests import SamplingRequest, Size
+from .video import VideoDecoder, VideoFamily
 
 
 class CogVideoXNetwork(nn.Module):
@@ -22,7 +24,7 @@ class CogVideoXNetwork(nn.Module):
         self.transformer = pipe.transformer
         self.vae_scale_factor_spatial = pipe.vae_scale_factor_spatial
         # Of a pipeline it needs no more than the two attributes above, which this module has too.
-        self._rotary_embeddings = type(pipe)._prepare_rotary_positional_embeddings
+        self._rotary_embeddings = cogvideox_rotary_embeddings(pipe)
 
     def forward(self, x: Tensor, t: Tensor, encoder_hidden_states: Tensor) -> Tensor:
         """Return the prediction for latents (batch, frames, channels, height, width)."""
@@ -53,27 +55,28 @@ class CogVideoXDecoder(VideoDecoder):
         return super().decode(latents[:, self.padding :].transpose(1, 2))
 
 
-def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
-    """Return the network and the decoder of a CogVideoXPipeline."""
-    _, padding = _latent_frames(pipe, config.size)
-    decoder = CogVideoXDecoder(pipe.vae, pipe.vae.config.scaling_factor, padding)
-    return Parts(CogVideoXNetwork(pipe), decoder)
+class CogVideoX(VideoFamily):
+    """CogVideoXPipeline."""
 
+    def network(self, request: SamplingRequest) -> nn.Module:
+        """Return the transformer."""
+        return CogVideoXNetwork(self.pipe)
 
-def _latent_frames(pipe: Any, size: Size) -> tuple[int, int]:
-    """Return the number of latent frames, and how many more make it a multiple of the patch's."""
-    config = pipe.transformer.config
-    num_frames = config.sample_frames if size.num_frames is None else size.num_frames
-    frames = (num_frames - 1) // pipe.vae_scale_factor_temporal + 1
-    return frames, -frames % (config.patch_size_t or 1)
+    def decoder(self, size: Size) -> Decoder:
+        """Return the decoder of videos of a size."""
+        _, padding = self._latent_frames(size)
+        return CogVideoXDecoder(self.pipe.vae, self.pipe.vae.config.scaling_factor, padding)
 
+    def latent_shape(self, size: Size) -> tuple[int, ...]:
+        """Return (frames, channels, height, width) of the latents."""
+        config, ratio = self.pipe.transformer.config, self.pipe.vae_scale_factor_spatial
+        height = config.sample_height if size.height is None else size.height // ratio
+        width = config.sample_width if size.width is None else size.width // ratio
+        return sum(self._latent_frames(size)), config.in_channels, height, width
 
-def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:
-    """Return (frames, channels, height, width) of the latents."""
-    config, ratio = pipe.transformer.config, pipe.vae_scale_factor_spatial
-    height = config.sample_height if size.height is None else size.height // ratio
-    width = config.sample_width if size.width is None else size.width // ratio
-    return sum(_latent_frames(pipe, size)), config.in_channels, height, width
-
-
-COGVIDEOX = Family(take_apart, latent_shape, encode_prompt)
+    def _latent_frames(self, size: Size) -> tuple[int, int]:
+        """Return the number of latent frames, and how many more fill up the last patch."""
+        config = self.pipe.transformer.config
+        num_frames = config.sample_frames if size.num_frames is None else size.num_frames
+        frames = (num_frames - 1) // self.pipe.vae_scale_factor_temporal + 1
+        return frames, -frames % (config.patch_size_t or 1)

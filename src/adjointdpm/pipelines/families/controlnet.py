@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
-from ...decoding import Decoder
 from ...plan import Plan
-from ..family import Family, Parts, SamplingConfig, Size
-from . import stable_diffusion, stable_diffusion_xl
+from ..diffusers_private import execution_device
+from ..family import Conditioning
+from ..requests import PromptRequest, Size
+from .stable_diffusion import StableDiffusion
+from .stable_diffusion_xl import StableDiffusionXL
+from .unets import UNetFamily
 
 Interval = tuple[float, float]
 
@@ -114,75 +117,67 @@ def control_times(plan: Plan, start: float = 0.0, end: float = 1.0) -> Interval:
     return float(min(kept)), float(max(kept))
 
 
-def encode_prompt(
-    pipe: Any,
-    prompt: str | list[str],
-    negative_prompt: str | list[str] | None,
-    *,
-    encode_text: Callable[..., dict[str, Any]],
-    guidance: bool,
-    size: Size,
-    control_image: Any,
-    controlnet_conditioning_scale: Any = 1.0,
-    **arguments: Any,
-) -> dict[str, Any]:
-    """Return the conditioning of a prompt and a picture; see `adjointdpm.pipelines.encode_prompt`.
+@dataclass(frozen=True)
+class Control:
+    """What steers the network.
 
     Args:
-        pipe: the pipeline.
-        prompt: one prompt, or one for each sample.
-        negative_prompt: what guidance leads away from.
-        encode_text: of the family without control.
-        guidance: whether the negative conditioning is needed.
-        size: of the picture.
-        control_image: the control, a picture or one for each sample, as the pipeline takes it; a
-            tensor in [0, 1] can receive a gradient. A list for several ControlNets.
+        control_image: a picture or one for each sample, as the pipeline takes it; a tensor in
+            [0, 1] can receive a gradient. A list for several ControlNets.
         controlnet_conditioning_scale: weight of the control; a list for several ControlNets.
-        **arguments: of ``encode_text``.
-
-    Raises:
-        ValueError: a mode in which control is for one of the two passes of guidance only.
+        guess_mode: not supported.
     """
-    nets = getattr(pipe.controlnet, "nets", None)
-    if arguments.pop("guess_mode", False) or any(
-        net.config.global_pool_conditions for net in nets or [pipe.controlnet]
-    ):
-        raise ValueError(
-            "guess_mode and ControlNets with global_pool_conditions control the conditional pass "
-            "only, which is not supported: both passes are one network here"
-        )
-    cond = encode_text(pipe, prompt, negative_prompt, guidance=guidance, size=size, **arguments)
-    batch = len(cond["encoder_hidden_states"])
-    prepare = getattr(pipe, "prepare_image", None) or pipe.prepare_control_image
 
-    def prepared(image: Any) -> Tensor:
-        picture: Tensor = prepare(
-            image, size.width, size.height, batch, 1, pipe._execution_device, pipe.controlnet.dtype
-        )
+    control_image: Any
+    controlnet_conditioning_scale: Any = 1.0
+    guess_mode: bool = False
+
+
+class Controlled(UNetFamily):
+    """A family of UNets with control: a mix-in in front of the family without it."""
+
+    def unet(self) -> nn.Module:
+        """Return the UNet with the ControlNets."""
+        return ControlledUNet(self.pipe.unet, self.pipe.controlnet)
+
+    def encode(self, request: PromptRequest) -> tuple[Conditioning, Conditioning]:
+        """Return the conditioning of a prompt and a picture; see `Control`.
+
+        Raises:
+            ValueError: a mode in which control is for one of the two passes of guidance only.
+        """
+        control, request = request.split(Control)
+        nets = getattr(self.pipe.controlnet, "nets", None)
+        if control.guess_mode or any(
+            net.config.global_pool_conditions for net in nets or [self.pipe.controlnet]
+        ):
+            raise ValueError(
+                "guess_mode and ControlNets with global_pool_conditions control the conditional "
+                "pass only, which is not supported: both passes are one network here"
+            )
+        positive, negative = super().encode(request)
+        batch = len(positive["encoder_hidden_states"])
+        images, scale = control.control_image, control.controlnet_conditioning_scale
+        if nets is None:
+            pictures = self._prepared(images, batch, request.size)
+            return {**positive, "controlnet_cond": pictures, "conditioning_scale": scale}, negative
+        if len(images) != len(nets):
+            raise ValueError(f"{len(nets)} ControlNets need as many pictures, not {len(images)}")
+        scales = scale if isinstance(scale, list) else [scale] * len(nets)
+        several = [self._prepared(image, batch, request.size) for image in images]
+        return {**positive, "controlnet_cond": several, "conditioning_scale": scales}, negative
+
+    def _prepared(self, image: Any, batch: int, size: Size) -> Tensor:
+        pipe = self.pipe
+        prepare = getattr(pipe, "prepare_image", None) or pipe.prepare_control_image
+        device, dtype = execution_device(pipe), pipe.controlnet.dtype
+        picture: Tensor = prepare(image, size.width, size.height, batch, 1, device, dtype)
         return picture
 
-    scale = controlnet_conditioning_scale
-    if nets is None:
-        return {**cond, "controlnet_cond": prepared(control_image), "conditioning_scale": scale}
-    if len(control_image) != len(nets):
-        raise ValueError(f"{len(nets)} ControlNets need as many pictures, not {len(control_image)}")
-    scales = scale if isinstance(scale, list) else [scale] * len(nets)
-    pictures = [prepared(image) for image in control_image]
-    return {**cond, "controlnet_cond": pictures, "conditioning_scale": scales}
+
+class StableDiffusionControlNet(Controlled, StableDiffusion):
+    """StableDiffusionControlNetPipeline, and from a picture."""
 
 
-def _controlled(
-    decoder: Callable[[Any], Decoder], encode_text: Callable[..., dict[str, Any]]
-) -> Family:
-    """Return the family with control, from the decoder and the text of the one without."""
-
-    def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
-        network = ControlledUNet(pipe.unet, pipe.controlnet)
-        return stable_diffusion.unet_parts(pipe, network, decoder(pipe), config)
-
-    encode = partial(encode_prompt, encode_text=encode_text)
-    return Family(take_apart, stable_diffusion.latent_shape, encode)
-
-
-CONTROLNET = _controlled(stable_diffusion.decoder, stable_diffusion.encode_prompt)
-CONTROLNET_XL = _controlled(stable_diffusion_xl.decoder, stable_diffusion_xl.encode_prompt)
+class StableDiffusionXLControlNet(Controlled, StableDiffusionXL):
+    """StableDiffusionXLControlNetPipeline, and from a picture."""

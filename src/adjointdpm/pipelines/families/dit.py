@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ...decoding import Decoder
-from ..family import Family, Parts, SamplingConfig, Size
+from ..diffusers_private import execution_device
+from ..family import Conditioning, Family
+from ..requests import PromptRequest, SamplingRequest, Size
 from .transformers import Transformer
 
 
@@ -76,65 +78,54 @@ class DiTNetwork(Transformer):
             yield
 
 
-def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
-    """Return the network and the decoder of a DiTPipeline."""
-    latent_shape(pipe, config.size)
-    return Parts(DiTNetwork(pipe.transformer), Decoder(pipe.vae, pipe.vae.config.scaling_factor))
-
-
-def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:
-    """Return (channels, height, width) of the latents, of which there is one size only."""
-    config = pipe.transformer.config
-    side = config.sample_size * 2 ** (len(pipe.vae.config.block_out_channels) - 1)
-    if {size.height, size.width} - {None, side}:
-        raise ValueError(
-            f"this DiTPipeline makes pictures of {side} x {side} pixels, not {size.height} x "
-            f"{size.width}: its transformer knows one size"
-        )
-    return config.in_channels, config.sample_size, config.sample_size
-
-
-def encode_prompt(
-    pipe: Any,
-    prompt: int | str | Sequence[int | str],
-    negative_prompt: int | str | Sequence[int | str] | None,
-    *,
-    guidance: bool,
-    size: Size,
-    class_embeds: bool = False,
-) -> dict[str, Tensor]:
-    """Return the conditioning of classes; see `adjointdpm.pipelines.encode_prompt`.
+@dataclass(frozen=True)
+class ClassOptions:
+    """How classes are told to the network.
 
     Args:
-        pipe: the pipeline.
-        prompt: classes, by number or by name.
-        negative_prompt: what guidance leads away from; no class by default.
-        guidance: whether to return the negative conditioning.
-        size: of no effect.
-        class_embeds: return the embeddings of the classes, (batch, blocks, dim), not their numbers.
+        class_embeds: by their embeddings, (batch, blocks, dim), and not by their numbers.
     """
-    cond = {"class_labels": _labels(pipe, prompt)}
-    if guidance:
-        no_class = pipe.transformer.config.num_embeds_ada_norm
-        negative = _labels(pipe, no_class if negative_prompt is None else negative_prompt)
-        cond["negative_class_labels"] = negative.expand_as(cond["class_labels"])
-    if not class_embeds:
-        return cond
-    tables = [
-        block.norm1.emb.class_embedder.embedding_table
-        for block in pipe.transformer.transformer_blocks
-    ]
-    return {
-        name.replace("labels", "embeds"): torch.stack([table(labels) for table in tables], 1)
-        for name, labels in cond.items()
-    }
+
+    class_embeds: bool = False
 
 
-def _labels(pipe: Any, classes: int | str | Sequence[int | str]) -> Tensor:
-    """Return the numbers of classes, (len(classes),)."""
-    given = [classes] if isinstance(classes, (int, str)) else classes
-    numbers = [pipe.get_label_ids([c])[0] if isinstance(c, str) else c for c in given]
-    return torch.tensor(numbers, device=pipe._execution_device)
+class DiT(Family):
+    """DiTPipeline."""
 
+    def network(self, request: SamplingRequest) -> nn.Module:
+        """Return the transformer."""
+        self.latent_shape(request.size)
+        return DiTNetwork(self.pipe.transformer)
 
-DIT = Family(take_apart, latent_shape, encode_prompt)
+    def latent_shape(self, size: Size) -> tuple[int, ...]:
+        """Return (channels, height, width) of the latents, of which there is one size only."""
+        config = self.pipe.transformer.config
+        side = config.sample_size * 2 ** (len(self.pipe.vae.config.block_out_channels) - 1)
+        if {size.height, size.width} - {None, side}:
+            raise ValueError(
+                f"this DiTPipeline makes pictures of {side} x {side} pixels, not {size.height} x "
+                f"{size.width}: its transformer knows one size"
+            )
+        return config.in_channels, config.sample_size, config.sample_size
+
+    def encode(self, request: PromptRequest) -> tuple[Conditioning, Conditioning]:
+        """Return the conditioning of classes, by number or by name; the negative is no class."""
+        options, request = request.split(ClassOptions)
+        request.take_no_more()
+        negative = request.negative_prompt
+        if negative is None:
+            negative = self.pipe.transformer.config.num_embeds_ada_norm
+        labels = self._labels(request.prompt)
+        both = labels, self._labels(negative).expand_as(labels)
+        if not options.class_embeds:
+            return {"class_labels": both[0]}, {"class_labels": both[1]}
+        blocks = self.pipe.transformer.transformer_blocks
+        tables = [block.norm1.emb.class_embedder.embedding_table for block in blocks]
+        embeds = [torch.stack([table(each) for table in tables], 1) for each in both]
+        return {"class_embeds": embeds[0]}, {"class_embeds": embeds[1]}
+
+    def _labels(self, classes: int | str | Sequence[int | str]) -> Tensor:
+        """Return the numbers of classes, (len(classes),)."""
+        given = [classes] if isinstance(classes, (int, str)) else classes
+        numbers = [self.pipe.get_label_ids([c])[0] if isinstance(c, str) else c for c in given]
+        return torch.tensor(numbers, device=execution_device(self.pipe))

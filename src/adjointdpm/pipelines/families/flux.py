@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...decoding import Decoder
-from ..family import Family, Parts, SamplingConfig, Size
+from ..diffusers_private import execution_device
+from ..family import Conditioning, Family
+from ..requests import PromptRequest, SamplingRequest, Size
 from .shifting import dynamic_shift, linear_sigmas
 from .transformers import pack, unpack
 
@@ -44,56 +48,72 @@ class FluxNetwork(nn.Module):
         return unpack(output, height, width)
 
 
-def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
-    """Return the network and the decoder of a FluxPipeline."""
-    distilled = pipe.transformer.config.guidance_embeds
-    network = FluxNetwork(pipe.transformer, config.guidance_scale if distilled else None)
-    decoder = Decoder(pipe.vae, pipe.vae.config.scaling_factor, pipe.vae.config.shift_factor)
-    _, height, width = latent_shape(pipe, config.size)
-    length = (height // 2) * (width // 2)
-    timesteps: dict[str, Any] = {"mu": dynamic_shift(config.scheduler, length)}
-    if not config.scheduler.config.get("use_flow_sigmas"):
-        timesteps["sigmas"] = linear_sigmas(config.num_inference_steps)
-    return Parts(network, decoder, guided=False, set_timesteps=timesteps, rounds_up=True)
+@dataclass(frozen=True)
+class SecondPrompt:
+    """Other words for the second text encoder.
 
-
-def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:
-    """Return (channels, height, width) of the latents before they are packed."""
-    factor = pipe.vae_scale_factor
-    default = pipe.default_sample_size * factor
-    height = default if size.height is None else size.height
-    width = default if size.width is None else size.width
-    channels = pipe.transformer.config.in_channels // 4
-    return channels, height // (2 * factor) * 2, width // (2 * factor) * 2
-
-
-def encode_prompt(
-    pipe: Any,
-    prompt: str | list[str],
-    negative_prompt: str | list[str] | None,
-    *,
-    guidance: bool,
-    size: Size,
-    prompt_2: str | list[str] | None = None,
-    negative_prompt_2: str | list[str] | None = None,
-    **arguments: Any,
-) -> dict[str, Tensor]:
-    """Return the conditioning of a prompt; see `adjointdpm.pipelines.encode_prompt`.
-
-    There is a negative one only if a negative prompt is given, for ``true_cfg_scale``.
+    Args:
+        prompt_2: the same as the first if None.
+        negative_prompt_2: the same as the first if None.
     """
 
-    def encode(prompt: str | list[str], prompt_2: str | list[str] | None, prefix: str = "") -> Any:
-        embeds, pooled, _ = pipe.encode_prompt(
-            prompt, prompt_2, device=pipe._execution_device, **arguments
-        )
-        names = f"{prefix}encoder_hidden_states", f"{prefix}pooled_projections"
-        return dict(zip(names, (embeds, pooled), strict=True))
-
-    cond = encode(prompt, prompt_2)
-    if guidance and negative_prompt is not None:
-        cond |= encode(negative_prompt, negative_prompt_2, "negative_")
-    return cond
+    prompt_2: str | list[str] | None = None
+    negative_prompt_2: str | list[str] | None = None
 
 
-FLUX = Family(take_apart, latent_shape, encode_prompt)
+class Flux(Family):
+    """FluxPipeline, and from a picture."""
+
+    rounds_up = True
+
+    @property
+    def guided(self) -> bool:
+        """False: the network takes the scale."""
+        return False
+
+    def network(self, request: SamplingRequest) -> nn.Module:
+        """Return the transformer."""
+        distilled = self.pipe.transformer.config.guidance_embeds
+        return FluxNetwork(self.pipe.transformer, request.guidance_scale if distilled else None)
+
+    def decoder(self, size: Size) -> Decoder:
+        """Return the decoder."""
+        config = self.pipe.vae.config
+        return Decoder(self.pipe.vae, config.scaling_factor, config.shift_factor)
+
+    def set_timesteps(self, request: SamplingRequest) -> Mapping[str, Any]:
+        """Return the shift, and sigmas unless the scheduler makes its own."""
+        _, height, width = self.latent_shape(request.size)
+        timesteps: dict[str, Any] = {
+            "mu": dynamic_shift(request.scheduler, (height // 2) * (width // 2))
+        }
+        if not request.scheduler.config.get("use_flow_sigmas"):
+            timesteps["sigmas"] = linear_sigmas(request.num_inference_steps)
+        return timesteps
+
+    def latent_shape(self, size: Size) -> tuple[int, ...]:
+        """Return (channels, height, width) of the latents before they are packed."""
+        factor = self.pipe.vae_scale_factor
+        default = self.pipe.default_sample_size * factor
+        height = default if size.height is None else size.height
+        width = default if size.width is None else size.width
+        channels = self.pipe.transformer.config.in_channels // 4
+        return channels, height // (2 * factor) * 2, width // (2 * factor) * 2
+
+    def encode(self, request: PromptRequest) -> tuple[Conditioning, Conditioning]:
+        """Return the embeddings of a prompt.
+
+        There is a negative one only if a negative prompt is given, for ``true_cfg_scale``.
+        """
+        second, request = request.split(SecondPrompt)
+
+        def encode(prompt: Any, prompt_2: Any) -> Conditioning:
+            embeds, pooled, _ = self.pipe.encode_prompt(
+                prompt, prompt_2, device=execution_device(self.pipe), **request.arguments
+            )
+            return {"encoder_hidden_states": embeds, "pooled_projections": pooled}
+
+        negative = {}
+        if request.guidance and request.negative_prompt is not None:
+            negative = encode(request.negative_prompt, second.negative_prompt_2)
+        return encode(request.prompt, second.prompt_2), negative

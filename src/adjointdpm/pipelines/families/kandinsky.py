@@ -8,7 +8,9 @@ from diffusers import DDPMScheduler
 from torch import Tensor, nn
 
 from ...decoding import Decoder
-from ..family import Family, Parts, SamplingConfig, Size
+from ..family import Conditioning
+from ..requests import PromptRequest, SamplingRequest, Size
+from .unets import UNetFamily
 
 DEFAULT_SIZE = 512
 """Height and width of a picture in pixels, as in the pipeline's call."""
@@ -40,63 +42,57 @@ class MOVQDecoder(Decoder):
         return images
 
 
-def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
-    """Return the network and the decoder of a KandinskyV22Pipeline.
+class Kandinsky(UNetFamily):
+    """KandinskyV22Pipeline."""
 
-    Raises:
-        ValueError: the scheduler scales its noise with the learned variance.
-    """
-    scheduler = config.scheduler
-    learned = str(scheduler.config.get("variance_type")).startswith("learned")
-    if config.plan is None and learned and isinstance(scheduler, DDPMScheduler):
-        raise ValueError(
-            "the noise of DDPMScheduler with a learned variance is multiplied with what the "
-            "network says, so its steps are not linear and there is no plan for them. Use a fixed "
-            "variance, scheduler=DDPMScheduler.from_config(pipe.scheduler.config, "
-            "variance_type='fixed_small'), or a scheduler without noise such as DDIMScheduler"
+    def network(self, request: SamplingRequest) -> nn.Module:
+        """Return the UNet.
+
+        Raises:
+            ValueError: the scheduler scales its noise with the learned variance.
+        """
+        scheduler = request.scheduler
+        learned = str(scheduler.config.get("variance_type")).startswith("learned")
+        if request.plan is None and learned and isinstance(scheduler, DDPMScheduler):
+            raise ValueError(
+                "the noise of DDPMScheduler with a learned variance is multiplied with what the "
+                "network says, so its steps are not linear and there is no plan for them. Use a "
+                "fixed variance, scheduler=DDPMScheduler.from_config(pipe.scheduler.config, "
+                "variance_type='fixed_small'), or a scheduler without noise such as DDIMScheduler"
+            )
+        return ImagePromptedUNet(self.pipe.unet)
+
+    def decoder(self, size: Size) -> Decoder:
+        """Return the decoder."""
+        return MOVQDecoder(self.pipe.movq)
+
+    def latent_shape(self, size: Size) -> tuple[int, ...]:
+        """Return (channels, height, width) of the latents, rounded up as the pipeline does."""
+        factor = self.pipe.movq_scale_factor
+        height, width = (
+            -(-(pixels or DEFAULT_SIZE) // factor**2) * factor
+            for pixels in (size.height, size.width)
         )
-    return Parts(ImagePromptedUNet(pipe.unet), MOVQDecoder(pipe.movq))
+        return self.pipe.unet.config.in_channels, height, width
 
+    def encode(self, request: PromptRequest) -> tuple[Conditioning, Conditioning]:
+        """Return the conditioning of embeddings that a prior made, (batch, dim) each.
 
-def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:
-    """Return (channels, height, width) of the latents, rounded up as the pipeline does."""
-    factor = pipe.movq_scale_factor
-    height, width = (
-        -(-(pixels or DEFAULT_SIZE) // factor**2) * factor for pixels in (size.height, size.width)
-    )
-    return pipe.unet.config.in_channels, height, width
-
-
-def encode_prompt(
-    pipe: Any,
-    prompt: Tensor,
-    negative_prompt: Tensor | None,
-    *,
-    guidance: bool,
-    size: Size,
-) -> dict[str, Any]:
-    """Return the conditioning of embeddings that a prior made.
-
-    Args:
-        pipe: the pipeline.
-        prompt: (batch, dim) ``image_embeds`` of the prior.
-        negative_prompt: (batch, dim) its ``negative_image_embeds``, for guidance.
-        guidance: whether these are needed.
-        size: not used.
-
-    Raises:
-        ValueError: words in place of embeddings, or no negative ones where they are needed.
-    """
-    if not isinstance(prompt, Tensor) or (guidance and not isinstance(negative_prompt, Tensor)):
-        raise ValueError(
-            "the decoder of Kandinsky takes embeddings of pictures for a prompt: image_embeds, "
-            "negative_image_embeds = prior(prompt).to_tuple() with a KandinskyV22PriorPipeline, "
-            "then encode_prompt(pipe, image_embeds, negative_image_embeds)"
+        Raises:
+            ValueError: words in place of embeddings, or no negative ones where they are needed.
+        """
+        request.take_no_more()
+        embeds, negative = request.prompt, request.negative_prompt
+        if not isinstance(embeds, Tensor) or (
+            request.guidance and not isinstance(negative, Tensor)
+        ):
+            raise ValueError(
+                "the decoder of Kandinsky takes embeddings of pictures for a prompt: "
+                "image_embeds, negative_image_embeds = prior(prompt).to_tuple() with a "
+                "KandinskyV22PriorPipeline, then encode_prompt(pipe, image_embeds, "
+                "negative_image_embeds)"
+            )
+        return (
+            {"added_cond_kwargs": {"image_embeds": embeds}},
+            {"added_cond_kwargs": {"image_embeds": negative}},
         )
-    cond: dict[str, Any] = {"added_cond_kwargs": {"image_embeds": prompt}}
-    if guidance:
-        cond["negative_added_cond_kwargs"] = {"image_embeds": negative_prompt}
-    return cond
-
-
-KANDINSKY = Family(take_apart, latent_shape, encode_prompt)

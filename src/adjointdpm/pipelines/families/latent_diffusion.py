@@ -2,67 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...decoding import Decoder
-from ..family import Family, Parts, SamplingConfig, Size
-from .stable_diffusion import unet_shape
+from ..diffusers_private import execution_device
+from ..family import Conditioning
+from ..requests import PromptRequest, SamplingRequest, Size
+from .unets import UNetFamily
 
 TEXT_LENGTH = 77
 """Tokens of a prompt, as in the pipeline's call."""
 
 
-def decoder(pipe: Any) -> Decoder:
-    """Return the decoder; gradients pass straight through the quantisation of latents, if any."""
-    return Decoder(pipe.vqvae, pipe.vqvae.config.scaling_factor)
+class UnconditionalLatentDiffusion(UNetFamily):
+    """LDMPipeline."""
+
+    @property
+    def guided(self) -> bool:
+        """False: there is no prompt to be guided to."""
+        return False
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """How many pixels a latent is wide."""
+        return 2 ** (len(self.pipe.vqvae.config.block_out_channels) - 1)
+
+    def network(self, request: SamplingRequest) -> nn.Module:
+        """Return the UNet."""
+        unet: nn.Module = self.pipe.unet
+        return unet
+
+    def decoder(self, size: Size) -> Decoder:
+        """Return the decoder; gradients pass straight through a quantisation of latents."""
+        return Decoder(self.pipe.vqvae, self.pipe.vqvae.config.scaling_factor)
 
 
-def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
-    """Return the network and the decoder of a LDMTextToImagePipeline."""
-    return Parts(pipe.unet, decoder(pipe))
+class LatentDiffusion(UnconditionalLatentDiffusion):
+    """LDMTextToImagePipeline."""
 
+    @property
+    def guided(self) -> bool:
+        """True: by the prompt."""
+        return True
 
-def take_apart_unconditional(pipe: Any, config: SamplingConfig) -> Parts:
-    """Return the network and the decoder of a LDMPipeline."""
-    return Parts(pipe.unet, decoder(pipe), guided=False)
+    def encode(self, request: PromptRequest) -> tuple[Conditioning, Conditioning]:
+        """Return the embeddings of a prompt."""
+        request.take_no_more()
+        prompts = [request.prompt] if isinstance(request.prompt, str) else request.prompt
+        negative = request.negative_prompt
+        if not isinstance(negative, list):
+            negative = [negative or ""] * len(prompts)
+        positive = {"encoder_hidden_states": self._embed(prompts)}
+        if not request.guidance:
+            return positive, {}
+        return positive, {"encoder_hidden_states": self._embed(negative)}
 
-
-def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:
-    """Return (channels, height, width) of the latents."""
-    return unet_shape(pipe.unet, size, 2 ** (len(pipe.vqvae.config.block_out_channels) - 1))
-
-
-def encode_prompt(
-    pipe: Any,
-    prompt: str | list[str],
-    negative_prompt: str | list[str] | None,
-    *,
-    guidance: bool,
-    size: Size,
-) -> dict[str, Tensor]:
-    """Return the conditioning of a prompt; see `adjointdpm.pipelines.encode_prompt`."""
-    prompts = [prompt] if isinstance(prompt, str) else prompt
-    cond = {"encoder_hidden_states": _encode(pipe, prompts)}
-    if not guidance:
-        return cond
-    if not isinstance(negative_prompt, list):
-        negative_prompt = [negative_prompt or ""] * len(prompts)
-    return {**cond, "negative_encoder_hidden_states": _encode(pipe, negative_prompt)}
-
-
-def _encode(pipe: Any, prompts: list[str]) -> Tensor:
-    tokens = pipe.tokenizer(
-        prompts,
-        padding="max_length",
-        max_length=TEXT_LENGTH,
-        truncation=True,
-        return_tensors="pt",
-    )
-    embeds: Tensor = pipe.bert(tokens.input_ids.to(pipe._execution_device))[0]
-    return embeds
-
-
-LATENT_DIFFUSION = Family(take_apart, latent_shape, encode_prompt)
-UNCONDITIONAL_LATENT_DIFFUSION = Family(take_apart_unconditional, latent_shape)
+    def _embed(self, prompts: list[str]) -> Tensor:
+        tokens = self.pipe.tokenizer(
+            prompts,
+            padding="max_length",
+            max_length=TEXT_LENGTH,
+            truncation=True,
+            return_tensors="pt",
+        )
+        embeds: Tensor = self.pipe.bert(tokens.input_ids.to(execution_device(self.pipe)))[0]
+        return embeds

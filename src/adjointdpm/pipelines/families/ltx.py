@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..family import Family, Parts, SamplingConfig, Size
+from ...decoding import Decoder
+from ..family import Conditioning, Family
+from ..requests import PromptRequest, SamplingRequest, Size
 from .shifting import dynamic_shift, linear_sigmas
+from .transformers import masked_text
 from .video import VideoDecoder
 
 
@@ -85,56 +89,51 @@ class LTXDecoder(VideoDecoder):
         return self.vae.decode(latents, timestep, return_dict=False)[0].transpose(1, 2)
 
 
-def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
-    """Return the network and the decoder of an LTXPipeline."""
-    ratios = pipe.vae_temporal_compression_ratio, pipe.vae_spatial_compression_ratio
-    mean, std = (
-        statistic.double().reshape(1, -1, 1, 1, 1)
-        for statistic in (pipe.vae.latents_mean, pipe.vae.latents_std)
-    )
-    decoder = LTXDecoder(pipe.vae, pipe.vae.config.scaling_factor / std, mean)
-    num_tokens = math.prod(latent_shape(pipe, config.size)[1:])
-    set_timesteps = {
-        "sigmas": linear_sigmas(config.num_inference_steps),
-        "mu": dynamic_shift(config.scheduler, num_tokens),
-    }
-    return Parts(LTXNetwork(pipe.transformer, *ratios), decoder, set_timesteps=set_timesteps)
+class LTX(Family):
+    """LTXPipeline; its sampler also takes ``frame_rate``, a number that is 25 by default."""
 
+    def network(self, request: SamplingRequest) -> nn.Module:
+        """Return the transformer."""
+        pipe = self.pipe
+        ratios = pipe.vae_temporal_compression_ratio, pipe.vae_spatial_compression_ratio
+        return LTXNetwork(pipe.transformer, *ratios)
 
-def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:
-    """Return (channels, frames, height, width) of the latents."""
-    height = 512 if size.height is None else size.height
-    width = 704 if size.width is None else size.width
-    num_frames = 161 if size.num_frames is None else size.num_frames
-    return (
-        pipe.transformer.config.in_channels,
-        (num_frames - 1) // pipe.vae_temporal_compression_ratio + 1,
-        height // pipe.vae_spatial_compression_ratio,
-        width // pipe.vae_spatial_compression_ratio,
-    )
+    def decoder(self, size: Size) -> Decoder:
+        """Return the decoder."""
+        vae = self.pipe.vae
+        mean, std = (
+            statistic.double().reshape(1, -1, 1, 1, 1)
+            for statistic in (vae.latents_mean, vae.latents_std)
+        )
+        return LTXDecoder(vae, vae.config.scaling_factor / std, mean)
 
+    def set_timesteps(self, request: SamplingRequest) -> Mapping[str, Any]:
+        """Return the sigmas and how they are shifted."""
+        num_tokens = math.prod(self.latent_shape(request.size)[1:])
+        return {
+            "sigmas": linear_sigmas(request.num_inference_steps),
+            "mu": dynamic_shift(request.scheduler, num_tokens),
+        }
 
-def encode_prompt(
-    pipe: Any,
-    prompt: str | list[str],
-    negative_prompt: str | list[str] | None,
-    *,
-    guidance: bool,
-    size: Size,
-    **arguments: Any,
-) -> dict[str, Tensor]:
-    """Return the conditioning of a prompt; see `adjointdpm.pipelines.encode_prompt`.
+    def latent_shape(self, size: Size) -> tuple[int, ...]:
+        """Return (channels, frames, height, width) of the latents."""
+        pipe = self.pipe
+        height = 512 if size.height is None else size.height
+        width = 704 if size.width is None else size.width
+        num_frames = 161 if size.num_frames is None else size.num_frames
+        return (
+            pipe.transformer.config.in_channels,
+            (num_frames - 1) // pipe.vae_temporal_compression_ratio + 1,
+            height // pipe.vae_spatial_compression_ratio,
+            width // pipe.vae_spatial_compression_ratio,
+        )
 
-    The sampler also takes ``frame_rate``, a number that is 25 by default.
-    """
-    embeds, mask, negative_embeds, negative_mask = pipe.encode_prompt(
-        prompt, negative_prompt, do_classifier_free_guidance=guidance, **arguments
-    )
-    cond = {"encoder_hidden_states": embeds, "encoder_attention_mask": mask}
-    if guidance:
-        cond["negative_encoder_hidden_states"] = negative_embeds
-        cond["negative_encoder_attention_mask"] = negative_mask
-    return cond
-
-
-LTX = Family(take_apart, latent_shape, encode_prompt)
+    def encode(self, request: PromptRequest) -> tuple[Conditioning, Conditioning]:
+        """Return embeddings and masks of a prompt."""
+        encoded = self.pipe.encode_prompt(
+            request.prompt,
+            request.negative_prompt,
+            do_classifier_free_guidance=request.guidance,
+            **request.arguments,
+        )
+        return masked_text(*encoded)

@@ -11,9 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...decoding import Decoder
-from ..family import Family, Parts, SamplingConfig
-from .transformers import Transformer, encode_masked_prompt, latent_shape
+from ..requests import SamplingRequest
+from .transformers import MaskedTextFamily, Transformer
 
 
 class PixArtNetwork(Transformer):
@@ -39,10 +38,9 @@ class PixArtNetwork(Transformer):
         return super().forward(x, t, added_cond_kwargs=added, **cond)
 
 
-def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
-    """Return the network and the decoder of a PixArt pipeline."""
-    network = PixArtNetwork(pipe.transformer, pipe.vae_scale_factor)
-    return Parts(network, Decoder(pipe.vae, pipe.vae.config.scaling_factor))
+class PixArt(MaskedTextFamily):
+    """PixArtAlphaPipeline and PixArtSigmaPipeline."""
 
-
-PIXART = Family(take_apart, latent_shape, encode_masked_prompt)
+    def network(self, request: SamplingRequest) -> nn.Module:
+        """Return the transformer."""
+        return PixArtNetwork(self.pipe.transformer, self.pipe.vae_scale_factor)

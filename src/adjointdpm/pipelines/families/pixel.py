@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from ...decoding import Clamp, Decoder, to_unit_range
-from ..family import Family, Parts, SamplingConfig, Size
-from .stable_diffusion import unet_shape
+from ..requests import SamplingRequest, Size
+from .unets import UNetFamily
 
 
 class PixelDecoder(Decoder):
@@ -26,14 +24,28 @@ class PixelDecoder(Decoder):
         return to_unit_range(latents, clamp or self.clamp)
 
 
-def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
-    """Return the network of a pipeline whose samples are pictures."""
-    return Parts(pipe.unet, PixelDecoder(), guided=False)
+class Pixel(UNetFamily):
+    """DDPMPipeline and DDIMPipeline."""
 
+    @property
+    def guided(self) -> bool:
+        """False: there is no prompt to be guided to."""
+        return False
 
-def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:
-    """Return (channels, height, width) of the pictures."""
-    return unet_shape(pipe.unet, size, 1)
+    @property
+    def pixels_per_latent(self) -> int:
+        """One: latents are the pictures themselves."""
+        return 1
 
+    def network(self, request: SamplingRequest) -> nn.Module:
+        """Return the UNet."""
+        unet: nn.Module = self.pipe.unet
+        return unet
 
-PIXEL = Family(take_apart, latent_shape)
+    def decoder(self, size: Size) -> Decoder:
+        """Return what maps samples to [0, 1]."""
+        return PixelDecoder()
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Return pictures in [-1, 1] of pictures in [0, 1]."""
+        return 2 * images - 1

@@ -6,17 +6,15 @@ with ``use_resolution_binning=False``.
 
 from __future__ import annotations
 
-from typing import Any
+from torch import nn
 
-from ...decoding import Decoder
-from ..family import Family, Parts, SamplingConfig
-from .transformers import Transformer, encode_masked_prompt, latent_shape
-
-
-def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
-    """Return the network and the decoder of a SanaPipeline."""
-    network = Transformer(pipe.transformer, pipe.transformer.config.timestep_scale)
-    return Parts(network, Decoder(pipe.vae, pipe.vae.config.scaling_factor))
+from ..requests import SamplingRequest
+from .transformers import MaskedTextFamily, Transformer
 
 
-SANA = Family(take_apart, latent_shape, encode_masked_prompt)
+class Sana(MaskedTextFamily):
+    """SanaPipeline."""
+
+    def network(self, request: SamplingRequest) -> nn.Module:
+        """Return the transformer."""
+        return Transformer(self.pipe.transformer, self.pipe.transformer.config.timestep_scale)

@@ -2,55 +2,64 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import nn
 
 from ...decoding import Decoder
-from ..family import Family, Parts, SamplingConfig, Size
+from ..diffusers_private import execution_device
+from ..family import Conditioning
+from ..requests import PromptRequest, SamplingRequest, Size
 from .shifting import dynamic_shift
-from .transformers import Transformer, latent_shape
+from .transformers import Transformer, TransformerFamily
 
 
-def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
-    """Return the network and the decoder of a StableDiffusion3Pipeline."""
-    decoder = Decoder(pipe.vae, pipe.vae.config.scaling_factor, pipe.vae.config.shift_factor)
-    timesteps = {}
-    if config.scheduler.config.get("use_dynamic_shifting"):
-        _, height, width = latent_shape(pipe, config.size)
-        patch = pipe.transformer.config.patch_size
+@dataclass(frozen=True)
+class FurtherPrompts:
+    """Other words for the second and the third text encoder; the same as the first if None."""
+
+    prompt_2: str | list[str] | None = None
+    prompt_3: str | list[str] | None = None
+
+
+class StableDiffusion3(TransformerFamily):
+    """StableDiffusion3Pipeline, and from a picture."""
+
+    rounds_up = True
+
+    def network(self, request: SamplingRequest) -> nn.Module:
+        """Return the transformer."""
+        return Transformer(self.pipe.transformer)
+
+    def decoder(self, size: Size) -> Decoder:
+        """Return the decoder."""
+        config = self.pipe.vae.config
+        return Decoder(self.pipe.vae, config.scaling_factor, config.shift_factor)
+
+    def set_timesteps(self, request: SamplingRequest) -> Mapping[str, Any]:
+        """Return the shift, where the scheduler has one that depends on the size."""
+        if not request.scheduler.config.get("use_dynamic_shifting"):
+            return {}
+        _, height, width = self.latent_shape(request.size)
+        patch = self.pipe.transformer.config.patch_size
         length = (height // patch) * (width // patch)
-        timesteps["mu"] = dynamic_shift(config.scheduler, length, max_shift=1.16)
-    network = Transformer(pipe.transformer)
-    return Parts(network, decoder, set_timesteps=timesteps, rounds_up=True)
+        return {"mu": dynamic_shift(request.scheduler, length, max_shift=1.16)}
 
-
-def encode_prompt(
-    pipe: Any,
-    prompt: str | list[str],
-    negative_prompt: str | list[str] | None,
-    *,
-    guidance: bool,
-    size: Size,
-    prompt_2: str | list[str] | None = None,
-    prompt_3: str | list[str] | None = None,
-    **arguments: Any,
-) -> dict[str, Tensor]:
-    """Return the conditioning of a prompt; see `adjointdpm.pipelines.encode_prompt`."""
-    positive, negative, pooled, negative_pooled = pipe.encode_prompt(
-        prompt,
-        prompt_2,
-        prompt_3,
-        device=pipe._execution_device,
-        do_classifier_free_guidance=guidance,
-        negative_prompt=negative_prompt,
-        **arguments,
-    )
-    cond = {"encoder_hidden_states": positive, "pooled_projections": pooled}
-    if guidance:
-        cond["negative_encoder_hidden_states"] = negative
-        cond["negative_pooled_projections"] = negative_pooled
-    return cond
-
-
-STABLE_DIFFUSION_3 = Family(take_apart, latent_shape, encode_prompt)
+    def encode(self, request: PromptRequest) -> tuple[Conditioning, Conditioning]:
+        """Return the embeddings of a prompt."""
+        further, request = request.split(FurtherPrompts)
+        positive, negative, pooled, negative_pooled = self.pipe.encode_prompt(
+            request.prompt,
+            further.prompt_2,
+            further.prompt_3,
+            device=execution_device(self.pipe),
+            do_classifier_free_guidance=request.guidance,
+            negative_prompt=request.negative_prompt,
+            **request.arguments,
+        )
+        return (
+            {"encoder_hidden_states": positive, "pooled_projections": pooled},
+            {"encoder_hidden_states": negative, "pooled_projections": negative_pooled},
+        )

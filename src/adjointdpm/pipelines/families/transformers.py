@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..family import Size
+from ..diffusers_private import execution_device
+from ..family import Conditioning, Family
+from ..requests import PromptRequest, Size
 
 
 class Transformer(nn.Module):
@@ -32,12 +34,44 @@ class Transformer(nn.Module):
         return output[:, : x.shape[1]]
 
 
-def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:
-    """Return (channels, height, width) of the latents of a pipeline with a transformer."""
-    config, factor = pipe.transformer.config, pipe.vae_scale_factor
-    height = config.sample_size if size.height is None else size.height // factor
-    width = config.sample_size if size.width is None else size.width // factor
-    return config.in_channels, height, width
+class TransformerFamily(Family):
+    """Pipelines whose latents have the size that their transformer was trained on by default."""
+
+    def latent_shape(self, size: Size) -> tuple[int, ...]:
+        """Return (channels, height, width) of what the transformer takes."""
+        config, factor = self.pipe.transformer.config, self.pipe.vae_scale_factor
+        height = config.sample_size if size.height is None else size.height // factor
+        width = config.sample_size if size.width is None else size.width // factor
+        return config.in_channels, height, width
+
+
+class MaskedTextFamily(TransformerFamily):
+    """Pipelines whose text has an attention mask."""
+
+    def encode(self, request: PromptRequest) -> tuple[Conditioning, Conditioning]:
+        """Return embeddings and masks; what is not given is as in the pipeline's call."""
+        for name in ("clean_caption", "complex_human_instruction"):
+            parameter = inspect.signature(type(self.pipe).__call__).parameters.get(name)
+            if parameter is not None:
+                request = request.with_default(name, parameter.default)
+        encoded = self.pipe.encode_prompt(
+            request.prompt,
+            request.guidance,
+            negative_prompt="" if request.negative_prompt is None else request.negative_prompt,
+            device=execution_device(self.pipe),
+            **request.arguments,
+        )
+        return masked_text(*encoded)
+
+
+def masked_text(
+    embeds: Tensor, mask: Tensor, negative_embeds: Tensor | None, negative_mask: Tensor | None
+) -> tuple[Conditioning, Conditioning]:
+    """Return text with its attention mask, and the negative one, by the transformers' names."""
+    return (
+        {"encoder_hidden_states": embeds, "encoder_attention_mask": mask},
+        {"encoder_hidden_states": negative_embeds, "encoder_attention_mask": negative_mask},
+    )
 
 
 def pack(latents: Tensor) -> Tensor:
@@ -48,34 +82,3 @@ def pack(latents: Tensor) -> Tensor:
 def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     """Return the latents of ``height`` by ``width`` tokens; the inverse of `pack`."""
     return functional.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height, width)), 2)
-
-
-def encode_masked_prompt(
-    pipe: Any,
-    prompt: str | list[str],
-    negative_prompt: str | list[str] | None,
-    *,
-    guidance: bool,
-    size: Size,
-    **arguments: Any,
-) -> dict[str, Tensor]:
-    """Return the conditioning of a prompt where the text has an attention mask.
-
-    What is not given is as in the pipeline's call; see `adjointdpm.pipelines.encode_prompt`.
-    """
-    for name in ("clean_caption", "complex_human_instruction"):
-        parameter = inspect.signature(type(pipe).__call__).parameters.get(name)
-        if parameter is not None:
-            arguments.setdefault(name, parameter.default)
-    embeds, mask, negative_embeds, negative_mask = pipe.encode_prompt(
-        prompt,
-        guidance,
-        negative_prompt="" if negative_prompt is None else negative_prompt,
-        device=pipe._execution_device,
-        **arguments,
-    )
-    cond = {"encoder_hidden_states": embeds, "encoder_attention_mask": mask}
-    if guidance:
-        cond["negative_encoder_hidden_states"] = negative_embeds
-        cond["negative_encoder_attention_mask"] = negative_mask
-    return cond

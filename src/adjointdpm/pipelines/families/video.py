@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from ...decoding import Decoder
-from ..family import Size
+from ..family import Conditioning, Family
+from ..requests import PromptRequest
 
 
 class VideoDecoder(Decoder):
@@ -18,18 +17,15 @@ class VideoDecoder(Decoder):
         return super().decode(latents).transpose(1, 2)
 
 
-def encode_prompt(
-    pipe: Any,
-    prompt: str | list[str],
-    negative_prompt: str | list[str] | None,
-    *,
-    guidance: bool,
-    size: Size,
-    **arguments: Any,
-) -> dict[str, Tensor]:
-    """Return the conditioning of a prompt; see `adjointdpm.pipelines.encode_prompt`."""
-    positive, negative = pipe.encode_prompt(
-        prompt, negative_prompt, do_classifier_free_guidance=guidance, **arguments
-    )
-    cond = {"encoder_hidden_states": positive}
-    return {**cond, "negative_encoder_hidden_states": negative} if guidance else cond
+class VideoFamily(Family):
+    """Pipelines of videos from text."""
+
+    def encode(self, request: PromptRequest) -> tuple[Conditioning, Conditioning]:
+        """Return the embeddings of a prompt."""
+        positive, negative = self.pipe.encode_prompt(
+            request.prompt,
+            request.negative_prompt,
+            do_classifier_free_guidance=request.guidance,
+            **request.arguments,
+        )
+        return {"encoder_hidden_states": positive}, {"encoder_hidden_states": negative}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,8 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..family import Family, Parts, SamplingConfig, Size
-from .video import VideoDecoder, encode_prompt
+from ...decoding import Decoder
+from ...denoiser import GuidanceScale
+from ..family import Conditioning
+from ..requests import PromptRequest, SamplingRequest, Size
+from .video import VideoDecoder, VideoFamily
 
 TEXT_LENGTH = 512
 """Tokens of a prompt in a call of the pipeline; its ``encode_prompt`` has another default."""
@@ -92,46 +94,66 @@ class WanDecoder(VideoDecoder):
             return super().decode(latents)
 
 
-def take_apart(pipe: Any, config: SamplingConfig) -> Parts:
-    """Return the network and the decoder of a WanPipeline."""
-    statistics = pipe.vae.config.latents_mean, pipe.vae.config.latents_std
-    mean, std = (torch.tensor(s, dtype=torch.float64).reshape(1, -1, 1, 1, 1) for s in statistics)
-    decoder = WanDecoder(pipe.vae, 1 / std, mean)
-    expand = bool(pipe.config.expand_timesteps)
-    if pipe.config.boundary_ratio is None:
-        return Parts(WanNetwork(pipe.transformer, expand_timesteps=expand), decoder)
-    boundary = pipe.config.boundary_ratio * config.scheduler.config.num_train_timesteps
-    network = WanNetwork(pipe.transformer, pipe.transformer_2, boundary, expand)
-    scale, scale_2 = config.guidance_scale, config.guidance_scale_2
-    if scale <= 1.0 or scale_2 is None:
-        return Parts(network, decoder)
+class Wan(VideoFamily):
+    """WanPipeline."""
 
-    def guidance_scale(t: Any) -> Any:
-        if isinstance(t, Tensor):
-            second = torch.full_like(t, scale_2, dtype=torch.float64)
-            return second.masked_fill(t >= boundary, scale)
-        return scale if t >= boundary else scale_2
+    @property
+    def _expands_timesteps(self) -> bool:
+        return bool(self.pipe.config.expand_timesteps)
 
-    return Parts(network, decoder, guidance_scale=guidance_scale)
+    def _boundary(self, request: SamplingRequest) -> float | None:
+        """Return the time below which the second transformer is called."""
+        ratio = self.pipe.config.boundary_ratio
+        return None if ratio is None else ratio * request.scheduler.config.num_train_timesteps
 
+    def network(self, request: SamplingRequest) -> nn.Module:
+        """Return the transformer, or both."""
+        pipe, boundary = self.pipe, self._boundary(request)
+        if boundary is None:
+            return WanNetwork(pipe.transformer, expand_timesteps=self._expands_timesteps)
+        return WanNetwork(pipe.transformer, pipe.transformer_2, boundary, self._expands_timesteps)
 
-def latent_shape(pipe: Any, size: Size) -> tuple[int, ...]:
-    """Return (channels, frames, height, width) of the latents."""
-    transformer = pipe.transformer if pipe.transformer is not None else pipe.transformer_2
-    height = 480 if size.height is None else size.height
-    width = 832 if size.width is None else size.width
-    num_frames = 81 if size.num_frames is None else size.num_frames
-    _, patch_height, patch_width = transformer.config.patch_size
-    ratio = pipe.vae_scale_factor_spatial
-    return (
-        transformer.config.in_channels,
-        # The pipeline rounds the frames to a multiple of the ratio, and one.
-        num_frames // pipe.vae_scale_factor_temporal + 1,
-        height // (ratio * patch_height) * patch_height,
-        width // (ratio * patch_width) * patch_width,
-    )
+    def decoder(self, size: Size) -> Decoder:
+        """Return the decoder."""
+        config = self.pipe.vae.config
+        mean, std = (
+            torch.tensor(statistic, dtype=torch.float64).reshape(1, -1, 1, 1, 1)
+            for statistic in (config.latents_mean, config.latents_std)
+        )
+        return WanDecoder(self.pipe.vae, 1 / std, mean)
 
+    def guidance_scale(self, request: SamplingRequest) -> GuidanceScale | None:
+        """Return the guidance scale by the time, where the second transformer has another."""
+        boundary = self._boundary(request)
+        scale, scale_2 = request.guidance_scale, request.guidance_scale_2
+        if boundary is None or scale <= 1.0 or scale_2 is None:
+            return None
 
-WAN = Family(
-    take_apart, latent_shape, functools.partial(encode_prompt, max_sequence_length=TEXT_LENGTH)
-)
+        def at(t: Any) -> Any:
+            if isinstance(t, Tensor):
+                second = torch.full_like(t, scale_2, dtype=torch.float64)
+                return second.masked_fill(t >= boundary, scale)
+            return scale if t >= boundary else scale_2
+
+        return at
+
+    def latent_shape(self, size: Size) -> tuple[int, ...]:
+        """Return (channels, frames, height, width) of the latents."""
+        pipe = self.pipe
+        transformer = pipe.transformer if pipe.transformer is not None else pipe.transformer_2
+        height = 480 if size.height is None else size.height
+        width = 832 if size.width is None else size.width
+        num_frames = 81 if size.num_frames is None else size.num_frames
+        _, patch_height, patch_width = transformer.config.patch_size
+        ratio = pipe.vae_scale_factor_spatial
+        return (
+            transformer.config.in_channels,
+            # The pipeline rounds the frames to a multiple of the ratio, and one.
+            num_frames // pipe.vae_scale_factor_temporal + 1,
+            height // (ratio * patch_height) * patch_height,
+            width // (ratio * patch_width) * patch_width,
+        )
+
+    def encode(self, request: PromptRequest) -> tuple[Conditioning, Conditioning]:
+        """Return the embeddings of a prompt."""
+        return super().encode(request.with_default("max_sequence_length", TEXT_LENGTH))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..plan import Program, execute, transpose
-from .method import FiniteCheck
+from ...plan import Program, execute, transpose
+from ..method import FiniteCheck
 from .network import Network
 from .totals import Totals
 
@@ -36,11 +36,18 @@ class StepTranspose:
         network: the network of the run.
         dtype: what the network is given.
         check: takes note of the adjoints.
+        tell: is told the product of each call, by the number of the call in the whole run.
     """
 
-    def __init__(self, network: Network, dtype: torch.dtype, check: FiniteCheck) -> None:
+    def __init__(
+        self,
+        network: Network,
+        dtype: torch.dtype,
+        check: FiniteCheck,
+        tell: Callable[[int, Tensor], object],
+    ) -> None:
         self.totals = Totals(network.targets)
-        self._network, self._dtype, self._check = network, dtype, check
+        self._network, self._dtype, self._check, self._tell = network, dtype, check, tell
 
     def __call__(
         self,
@@ -89,6 +96,7 @@ class StepTranspose:
             if pulled is None:
                 return None
             self._check.record(step.first + i, pulled)
+            self._tell(step.first + i, pulled)
             return pulled.to(adjoint.dtype)
 
         # An input that reads a draw is stored, and the end of such a step is not asked for.

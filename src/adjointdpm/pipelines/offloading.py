@@ -8,8 +8,8 @@ import torch
 from accelerate.hooks import CpuOffload
 from torch import nn
 
-from ..gradients import Backprop, GradientMethod
 from ..sampler import Sampler
+from .diffusers_private import hooks
 
 OUTSIDE = ("text_encoder", "image_encoder", "safety_checker")
 """Beginnings of the names of parts that run before or after sampling, not within the gradient."""
@@ -46,10 +46,8 @@ def check_offload(pipe: Any) -> None:
         if not isinstance(component, nn.Module) or name.startswith(OUTSIDE):
             continue
         for module in component.modules():
-            registry = getattr(module, "_diffusers_hook", None)
-            for hook, message in REFUSED.items():
-                if registry is not None and registry.get_hook(hook) is not None:
-                    raise ValueError(message.format(name=name))
+            for hook in REFUSED.keys() & hooks(module).keys():
+                raise ValueError(REFUSED[hook].format(name=name))
 
 
 def guard_offload(sampler: Sampler) -> Sampler:
@@ -68,15 +66,15 @@ def guard_offload(sampler: Sampler) -> Sampler:
 def _refuse_what_breaks(sampler: Any, args: Any) -> None:
     if not torch.is_grad_enabled():
         return
-    hooks = _moving_hooks(sampler.denoiser)
-    if hooks and any(parameter.requires_grad for parameter in sampler.denoiser.parameters()):
+    moving = _moving_hooks(sampler.denoiser)
+    if moving and any(parameter.requires_grad for parameter in sampler.denoiser.parameters()):
         raise ValueError(
             "the network's weights require grad but are offloaded, so they could not receive a "
             "gradient. Freeze them (pipe.unet.requires_grad_(False)), or call "
             "pipe.remove_all_hooks() and move the network to the device; LoRA adapters "
             "(add_lora), gradient checkpointing and an 8-bit optimiser save memory there"
         )
-    if any(isinstance(hook, CpuOffload) for hook in hooks) and _keeps_graphs(sampler.gradient):
+    if any(isinstance(hook, CpuOffload) for hook in moving) and sampler.gradient.keeps_graphs:
         raise ValueError(
             f"{sampler.gradient} keeps graphs of the network, which is moved away while they still "
             "need its weights (enable_model_cpu_offload). Use Exact() without a memory budget, or "
@@ -84,12 +82,8 @@ def _refuse_what_breaks(sampler: Any, args: Any) -> None:
         )
 
 
-def _keeps_graphs(method: GradientMethod) -> bool:
-    return isinstance(method, Backprop) or bool(getattr(method, "memory_budget", None))
-
-
 def _moving_hooks(component: nn.Module) -> list[Any]:
     """Return the hooks of accelerate in a module that move weights to the device and away."""
     found = [getattr(module, "_hf_hook", None) for module in component.modules()]
-    hooks = [each for hook in found for each in getattr(hook, "hooks", (hook,))]
-    return [h for h in hooks if isinstance(h, CpuOffload) or getattr(h, "offload", False)]
+    single = [each for hook in found for each in getattr(hook, "hooks", (hook,))]
+    return [h for h in single if isinstance(h, CpuOffload) or getattr(h, "offload", False)]

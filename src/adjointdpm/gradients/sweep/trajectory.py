@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..form import FLOW, Point
-from ..plan import Plan
-from ..schedule import Schedule
+from ...form import FLOW, Point
+from ...plan import Plan
+from ...schedule import Schedule
 
 MARGINAL_TOLERANCE = 0.02
 """How far a plan's alpha and sigma may be from the schedule's, as a share of their sum."""

@@ -14,8 +14,8 @@ from math import comb
 
 from torch import Tensor
 
-from ..memory import Kept, in_place
-from ..plan import Program, State
+from ...memory import Kept, in_place
+from ...plan import Program, State
 
 
 def repeated_calls(num_calls: int, slots: int) -> int:

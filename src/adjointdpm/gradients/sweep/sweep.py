@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..plan import State, execute
-from .method import FiniteCheck, Run
+from ...plan import State, execute
+from ..method import FiniteCheck, Run
 from .network import Network
 
 
@@ -60,6 +60,12 @@ class Sweep(ABC):
             output = self.network.run(0, leaf)
             self.network.check_reachable(leaf, output)
         return leaf, output
+
+    def tell(self, k: int, product: Tensor | None) -> Tensor | None:
+        """Tell the observer of the product of call k, and return it."""
+        if product is not None and self.run.observer is not None:
+            self.run.observer.on_product(k, product)
+        return product
 
     @abstractmethod
     def backward(

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-from ..denoiser import Denoiser, time_tensor
-from ..recompute import Environment, Settings, is_compiled, leaves_of
+from ...denoiser import Denoiser, time_tensor
+from ...recompute import Environment, Settings, is_compiled, leaves_of
 from .totals import Summing, Totals, times_power
 
 

@@ -1,0 +1,68 @@
+"""Gradients through diffusion sampling."""
+
+from . import formats, gradients, objectives, pipelines, solvers
+from .assets import load_default
+from .certificate import Certificate, certify
+from .cost import Cost
+from .denoiser import Denoiser
+from .gradients import (
+    Backprop,
+    CoarseAdjoint,
+    ContinuousAdjoint,
+    Exact,
+    GradientMethod,
+    Observer,
+    Reversible,
+    Symplectic,
+    Truncated,
+)
+from .pipelines import (
+    ImageToImageSampler,
+    add_lora,
+    differentiable,
+    encode_image,
+    encode_prompt,
+    from_pipeline,
+    latent_shape,
+    load_pipeline,
+)
+from .plan import CounterNoise, Plan
+from .sampler import Sampler, sample_each
+from .schedule import Schedule
+from .version import __version__
+
+__all__ = [
+    "Backprop",
+    "Certificate",
+    "CoarseAdjoint",
+    "ContinuousAdjoint",
+    "Cost",
+    "CounterNoise",
+    "Denoiser",
+    "Exact",
+    "GradientMethod",
+    "ImageToImageSampler",
+    "Observer",
+    "Plan",
+    "Reversible",
+    "Sampler",
+    "Schedule",
+    "Symplectic",
+    "Truncated",
+    "__version__",
+    "add_lora",
+    "certify",
+    "differentiable",
+    "encode_image",
+    "encode_prompt",
+    "formats",
+    "from_pipeline",
+    "gradients",
+    "latent_shape",
+    "load_default",
+    "load_pipeline",
+    "objectives",
+    "pipelines",
+    "sample_each",
+    "solvers",
+]

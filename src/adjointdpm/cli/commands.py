@@ -1,0 +1,100 @@
+"""The subcommands: each the settings of a job and the function that runs it.
+
+Nothing is imported before it is needed: the settings alone for the help, torch only for a run.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..jobs.certify import CertifyConfig
+    from ..jobs.demo import DemoConfig
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand.
+
+    Args:
+        help: one line, without a full stop.
+        config: imports the dataclass of its settings.
+        run: runs it, from the settings and the command line as it was typed; returns the exit
+            status.
+    """
+
+    help: str
+    config: Callable[[], type]
+    run: Callable[[Any, str], int]
+
+
+def _demo_config() -> type:
+    from ..jobs.demo import DemoConfig
+
+    return DemoConfig
+
+
+def _run_demo(config: DemoConfig, command_line: str) -> int:
+    from ..jobs.demo import run_demo, write_demo_report
+    from ..pipelines import quieten_libraries
+
+    quieten_libraries()
+    print(
+        f"Optimising noise and text embedding through {config.num_inference_steps} sampling steps "
+        f"of the embedded model, {config.max_train_steps} updates each.",
+        flush=True,
+    )
+    result = run_demo(config)
+    page = write_demo_report(result, command_line)
+    for story in (result.noise, result.embedding):
+        recognised = sum(row.after.recognised for row in story.rows)
+        print(
+            f"{story.name}: loss {story.history.losses[0]:.2f} -> {story.history.losses[-1]:.2f}; "
+            f"the judge recognises {recognised} of {len(story.rows)} pictures "
+            f"(before: {sum(row.before.recognised for row in story.rows)})"
+        )
+    print(
+        f"gradient against central differences: relative error {result.gradient_error:.0e}\n"
+        f"{result.seconds:.0f} s, at most {result.peak_memory / 2**30:.2f} GiB of memory\n"
+        f"Open {page}"
+    )
+    return 0
+
+
+def _certify_config() -> type:
+    from ..jobs.certify import CertifyConfig
+
+    return CertifyConfig
+
+
+def _run_certify(config: CertifyConfig, command_line: str) -> int:
+    from ..jobs.certify import run_certify
+    from ..pipelines import quieten_libraries
+
+    quieten_libraries()
+    certificate = run_certify(config, progress=_tell)
+    print(certificate)
+    if config.json is not None:
+        config.json.write_text(certificate.to_json() + "\n")
+    return 0 if certificate.passed else 1
+
+
+def _tell(what: str) -> None:
+    print(f"{what} ...", file=sys.stderr, flush=True)
+
+
+COMMANDS = {
+    "demo": Command(
+        "optimise noise and text embedding through the embedded model, and write a report",
+        _demo_config,
+        _run_demo,
+    ),
+    "certify": Command(
+        "measure how good a gradient is, against plain autograd and measured derivatives",
+        _certify_config,
+        _run_certify,
+    ),
+}

@@ -1,0 +1,69 @@
+"""The settings of the demo, checked; nothing here takes long to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...runs import OptimizeConfig
+
+
+@dataclass(frozen=True)
+class DemoConfig:
+    """Settings of the demo.
+
+    Args:
+        output_dir: where pictures, tensors and numbers go.
+        seed: of all that is drawn at random.
+        noise_prompt: what the first story asks for, in every style.
+        noise_target: the class that its pictures become.
+        embedding_prompt: the words whose embedding the second story starts from.
+        embedding_target: the class that the embedding comes to mean.
+        max_train_steps: updates in each of the two stories.
+        num_inference_steps: sampling steps, all of them differentiated.
+        guidance_scale: weight of classifier-free guidance.
+        noise_learning_rate: of Adam on the noise.
+        embedding_learning_rate: of Adam on the text embedding.
+        batch_size: how many noises each update of the embedding sees.
+        memory_budget: what `Exact` may spend on kept graphs.
+        device: where to run; a GPU if there is one, by default.
+        assets: another folder with the model, see `assets_folder`.
+        progress_bar: whether to show one.
+    """
+
+    output_dir: str | Path = "adjointdpm-demo"
+    seed: int = 3
+    noise_prompt: str = "car"
+    noise_target: str = "fire engine"
+    embedding_prompt: str = "red apple"
+    embedding_target: str = "strawberry"
+    max_train_steps: int = 20
+    num_inference_steps: int = 15
+    guidance_scale: float = 2.0
+    noise_learning_rate: float = 0.05
+    embedding_learning_rate: float = 0.15
+    batch_size: int = 4
+    memory_budget: str | None = "1GiB"
+    device: str | None = None
+    assets: str | Path | None = None
+    progress_bar: bool = True
+
+    def __post_init__(self) -> None:
+        if self.num_inference_steps < 1:
+            raise ValueError(
+                f"num_inference_steps must be at least 1, not {self.num_inference_steps}"
+            )
+        for part in ("noise", "embedding"):
+            self.loop(part)  # checks its settings
+
+    def loop(self, part: str) -> OptimizeConfig:
+        """Return the settings of the loop of one part, ``noise`` or ``embedding``."""
+        rates = {"noise": self.noise_learning_rate, "embedding": self.embedding_learning_rate}
+        return OptimizeConfig(
+            learning_rate=rates[part],
+            lr_scheduler="cosine",
+            max_train_steps=self.max_train_steps,
+            seed=self.seed + 1,
+            progress_bar=self.progress_bar,
+            description=part,
+        )
