@@ -1,4 +1,4 @@
-"""Every scheduler in diffusers, with all its settings: it is read and right, or refused in words."""
+"""Every scheduler in diffusers with all its settings: read and right, or refused in words."""
 
 from __future__ import annotations
 
