@@ -30,6 +30,26 @@ class SmallNetwork(nn.Module):
         return [*self.first.parameters(), *self.second.parameters()]
 
 
+class Counter:
+    """Counts from outside: a number on a network is put back when a call is run again."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.products = 0
+
+
+class CountingNetwork(SmallNetwork):
+    """Counts how often it is run, again or for the first time."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.counter = Counter()
+
+    def forward(self, *args: Any, **cond: Any) -> Tensor:
+        self.counter.calls += 1
+        return super().forward(*args, **cond)
+
+
 def relative_error(value: Tensor, expected: Tensor) -> float:
     """Return |value - expected| / |expected|."""
     value, expected = value.detach(), expected.detach()

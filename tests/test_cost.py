@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from mixtures import PROCESSES
+from networks import Counter
 from observers import Notes
 from torch import Tensor, nn
 
@@ -40,11 +41,10 @@ class ConvolutionalNetwork(nn.Module):
         self.second = nn.Conv2d(24, 24, 3, padding=1, dtype=dtype)
         self.last = nn.Conv2d(24, 2, 3, padding=1, dtype=dtype)
         self.word = nn.Linear(5, 24, dtype=dtype)
-        self.calls = 0
-        self.products = 0
+        self.counter = Counter()
 
     def forward(self, x: Tensor, t: Tensor, emb: Tensor) -> Tensor:
-        self.calls += 1
+        self.counter.calls += 1
         hidden = nn.functional.silu(self.first(x) + self.word(emb)[:, :, None, None])
         hidden = hidden + nn.functional.silu(self.second(self.norm(hidden)))
         output = 0.1 * self.last(hidden * torch.cos(t).to(x.dtype)[:, None, None, None])
@@ -53,7 +53,7 @@ class ConvolutionalNetwork(nn.Module):
         return output
 
     def _count_product(self, adjoint: Tensor) -> None:
-        self.products += 1
+        self.counter.products += 1
 
 
 def _plan(solver: str = "ddim") -> Plan:
@@ -73,18 +73,18 @@ class Case:
 
     def gradient(self) -> None:
         sample = self.sampler(self.noise, emb=self.emb)
-        self.forward_calls = self.network.calls
+        self.forward_calls = self.network.counter.calls
         targets = [t for t in (self.noise, self.emb, *self.network.parameters()) if t.requires_grad]
         if targets:
             torch.autograd.grad(sample, targets, torch.ones_like(sample), allow_unused=True)
 
     def predicted_and_counted(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         cost = self.sampler.cost(self.noise, emb=self.emb)
-        self.network.calls = self.network.products = 0
+        self.network.counter = Counter()
         self.gradient()
         predicted = (cost.forward_calls, cost.recomputed_calls, cost.products)
-        again = self.network.calls - self.forward_calls
-        return predicted, (self.forward_calls, again, self.network.products)
+        again = self.network.counter.calls - self.forward_calls
+        return predicted, (self.forward_calls, again, self.network.counter.products)
 
 
 METHODS: list[tuple[GradientMethod, str]] = [

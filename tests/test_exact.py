@@ -11,7 +11,7 @@ import diffusers
 import pytest
 import torch
 from mixtures import PROCESSES
-from networks import SmallNetwork
+from networks import CountingNetwork, SmallNetwork
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -38,14 +38,6 @@ from adjointdpm.memory.measure import peak_bytes
 STEPS = 9
 
 
-class Counting(SmallNetwork):
-    calls = 0
-
-    def forward(self, *args: Any, **cond: Any) -> Tensor:
-        self.calls += 1
-        return super().forward(*args, **cond)
-
-
 def _scheduler_plan(name: str, **settings: Any) -> tuple[Plan, Schedule]:
     scheduler = getattr(diffusers, name)(**settings)
     return Plan.from_scheduler(scheduler, STEPS), Schedule.from_config(scheduler.config)
@@ -69,14 +61,14 @@ def _run(
 ) -> tuple[list[Tensor], int]:
     """Return the sample and all gradients, and the network calls they took."""
     torch.manual_seed(1)
-    network = Counting(dropout)
+    network = CountingNetwork(dropout)
     noise = torch.randn(2, 4, dtype=torch.float64, requires_grad=True)
     emb = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
     sampler = Sampler(Denoiser(network, schedule), plan, method)
     sample = sampler(noise, emb=emb, **settings)
     torch.rand(3)  # the random state moves on before the reverse sweep
     gradients = torch.autograd.grad((sample**3).sum(), [noise, emb, *network.used])
-    return [sample, *gradients], network.calls
+    return [sample, *gradients], network.counter.calls
 
 
 def _same(first: list[Tensor], second: list[Tensor]) -> bool:

@@ -10,7 +10,7 @@ import diffusers
 import pytest
 import torch
 from mixtures import PROCESSES
-from networks import SmallNetwork, objective, relative_error, some_emb, some_noise
+from networks import CountingNetwork, SmallNetwork, objective, relative_error, some_emb, some_noise
 from torch import Tensor
 
 from adjointdpm import Backprop, Denoiser, Exact, GradientMethod, Plan, Sampler, Schedule, solvers
@@ -118,33 +118,25 @@ def test_memory_budget_does_not_change_the_gradient(budget: int | str) -> None:
     _assert_exact(denoiser, plan, Exact(memory_budget=budget), some_noise(), emb=some_emb())
 
 
-class _CountingNetwork(SmallNetwork):
-    calls = 0
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        self.calls += 1
-        return super().forward(*args, **kwargs)
-
-
 @pytest.mark.parametrize(("budget", "calls"), [(None, 2 * STEPS), ("1GiB", STEPS)])
 def test_number_of_network_calls(budget: str | None, calls: int) -> None:
-    network = _CountingNetwork()
+    network = CountingNetwork()
     sampler = Sampler(
         Denoiser(network, PROCESSES["vp"]), _own_plan("ddim", "vp", "epsilon"), Exact(budget)
     )
     sampler(some_noise(), emb=some_emb()).sum().backward()
-    assert network.calls == calls
+    assert network.counter.calls == calls
 
 
 def test_a_budget_between_keeps_the_last_graphs() -> None:
-    network = _CountingNetwork()
+    network = CountingNetwork()
     plan = _own_plan("ddim", "vp", "epsilon")
     counts = []
     for budget in range(0, 40_000, 2_000):
-        network.calls = 0
+        network.counter.calls = 0
         sampler = Sampler(Denoiser(network, PROCESSES["vp"]), plan, Exact(budget))
         sampler(some_noise(), emb=some_emb()).sum().backward()
-        counts.append(network.calls)
+        counts.append(network.counter.calls)
     assert counts[0] == 2 * STEPS
     assert counts[-1] == STEPS
     assert counts == sorted(counts, reverse=True)
@@ -265,8 +257,8 @@ def test_dropout_is_the_same_when_run_again(budget: str | None, training_ends: b
         assert relative_error(gradient, reference) < 1e-11
 
 
-def test_what_a_network_keeps_for_itself_is_left_alone() -> None:
-    """Settings come back for the reverse sweep; a counter and a first-time switch do not."""
+def test_what_a_network_keeps_for_itself_is_as_after_sampling() -> None:
+    """A counter and a first-time switch are as at each call, and stay where sampling left them."""
 
     class Counting(SmallNetwork):
         calls, is_new = 0, True
@@ -280,7 +272,7 @@ def test_what_a_network_keeps_for_itself_is_left_alone() -> None:
     plan = _own_plan("ddim", "vp", "epsilon")
     sample = Sampler(Denoiser(network, PROCESSES["vp"]), plan)(some_noise(), emb=some_emb())
     sample.sum().backward()
-    assert network.calls == 2 * plan.num_calls
+    assert network.calls == plan.num_calls
     assert not network.is_new
 
 

@@ -121,14 +121,15 @@ def predict(method: GradientMethod, run: Run) -> Cost:
                 f"the cost of {method!r} cannot be told before: its steps depend on what the "
                 "network answers. Give it a fixed number of steps"
             ) from error
-    recomputed = imitation.calls - forward_calls
+    count = imitation.count
+    recomputed = count.calls - forward_calls
     return Cost(
         method=repr(method),
         plan=repr(run.plan),
         forward_calls=forward_calls,
         recomputed_calls=recomputed,
-        products=imitation.products,
-        seconds=imitation.calls * call.forward_seconds + imitation.products * call.product_seconds,
+        products=count.products,
+        seconds=count.calls * call.forward_seconds + count.products * call.product_seconds,
         peak_memory=memory.peak,
         call=call,
     )
@@ -140,28 +141,25 @@ def _measure(run: Run) -> CallCost:
     network = Network(run.denoiser, run.plan.timesteps.tolist(), run.cond, run.adjoint_scale)
     with torch.no_grad():
         x = begin(run.plan.program, run.noise, Draws(run.noise, CounterNoise(0))).x
-    leaf = x.detach().requires_grad_()
     adjoint = torch.ones_like(x)
     saved = SavedBytes(network.constants)
     weights: list[int] = []
 
-    @torch.no_grad()
     def forward() -> None:
-        network.run(0, x)
+        network.run_without_graph(0, x)
 
-    @torch.enable_grad()
     def record() -> None:
         with saved.counting():
-            network.run(0, leaf)
+            network.run_with_graph(0, x)
 
-    @torch.enable_grad()
     def product() -> None:
-        output = network.run(0, leaf)
-        _, gradients = network.pull_back(leaf, output, adjoint, input_needed=True)
+        with network.reversing():
+            network.pull_back(*network.run_with_graph(0, x), adjoint)
+            gradients = network.gradients()
         weights[:] = [g.nbytes for g in gradients[len(network.cond) :] if g is not None]
 
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), network.undisturbed():
         forward_bytes = peak_on(device, forward)
         recording_bytes = peak_on(device, record)
         product_bytes = peak_on(device, product)
@@ -174,8 +172,8 @@ def _measure(run: Run) -> CallCost:
         forward_seconds=forward_seconds,
         product_seconds=max(both_seconds - forward_seconds, 0.0),
         forward_bytes=forward_bytes,
-        graph_bytes=saved.total - (leaf.nbytes if saved.has(leaf) else 0),
-        keeps_input=saved.has(leaf),
+        graph_bytes=saved.total - (x.nbytes if saved.has(x) else 0),
+        keeps_input=saved.has(x),
         recording_bytes=recording_bytes,
         product_bytes=product_bytes,
         weight_bytes=sum(weights),
@@ -214,7 +212,7 @@ def _rehearse(method: GradientMethod, run: Run, imitation: _Imitation) -> int:
         adjoint_scale=run.adjoint_scale,
     )
     sample = method.sample(rehearsal)
-    calls = imitation.calls
+    calls = imitation.count.calls
     candidates = [noise, draws.given, *pytree.tree_leaves(cond), *imitation.parameters()]
     targets = [leaf for leaf in candidates if isinstance(leaf, Tensor) and leaf.requires_grad]
     if sample.requires_grad:
@@ -222,12 +220,20 @@ def _rehearse(method: GradientMethod, run: Run, imitation: _Imitation) -> int:
     return calls
 
 
+@dataclass
+class _Count:
+    """What was asked of an imitation; beside it, since a counter on a network belongs to a call."""
+
+    calls: int = 0
+    products: int = 0
+
+
 class _Imitation(nn.Module):
     """Takes the memory of a network and computes nothing; counts calls and products."""
 
     def __init__(self, call: CallCost, dtype: torch.dtype | None) -> None:
         super().__init__()
-        self.call, self.calls, self.products = call, 0, 0
+        self.call, self.count = call, _Count()
         dtype = dtype if dtype is not None else torch.float32
         self.weights = nn.ParameterList()
         left = call.weight_bytes
@@ -237,7 +243,7 @@ class _Imitation(nn.Module):
             self.weights.append(torch.empty(size // dtype.itemsize, dtype=dtype, device="meta"))
 
     def forward(self, x: Tensor, t: Tensor, **cond: Any) -> Tensor:
-        self.calls += 1
+        self.count.calls += 1
         used = [leaf for leaf in pytree.tree_leaves(cond) if isinstance(leaf, Tensor)]
         inputs = [x, *(leaf for leaf in used if leaf.requires_grad)]
         if torch.is_grad_enabled() and any(t.requires_grad for t in (*inputs, *self.weights)):
@@ -294,7 +300,7 @@ class _Activations(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, adjoint: Tensor) -> tuple[Tensor | None, ...]:
-        ctx.imitation.products += 1
+        ctx.imitation.count.products += 1
         _take(ctx.imitation.call.passing_bytes - adjoint.nbytes)
         return None, None, *(torch.empty(0, device="meta") for _ in range(ctx.num_ends))
 

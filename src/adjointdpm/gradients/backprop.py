@@ -9,9 +9,8 @@ from functools import partial
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from ..plan import execute
-from .method import FiniteCheck, GradientMethod, Run
-from .sweep import Caller
+from .method import GradientMethod, Run
+from .sweep import Caller, run_checked
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,6 @@ class Backprop(GradientMethod):
 
     def sample(self, run: Run) -> Tensor:
         """Return the sample with the full autograd graph behind it."""
-        check = FiniteCheck("the output", run.plan.timesteps, run.check_finite)
         times, caller = run.plan.timesteps.tolist(), Caller(run.denoiser)
 
         def call(k: int, x: Tensor) -> Tensor:
@@ -36,13 +34,9 @@ class Backprop(GradientMethod):
                 x = x.view_as(x)
                 x.register_hook(partial(run.observer.on_product, k))
             ask = partial(caller, t=times[k], cond=run.cond, alone=False)
-            output = checkpoint(ask, x, use_reentrant=False) if self.checkpoint else ask(x)
-            check.record(k, output)
-            return output
+            return checkpoint(ask, x, use_reentrant=False) if self.checkpoint else ask(x)
 
-        sample = execute(run.plan.program, call, run.noise, run.draws)
-        check.raise_if_not_finite()
-        return sample
+        return run_checked(run, call)
 
     @property
     def graph_budget(self) -> float:

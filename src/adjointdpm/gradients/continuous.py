@@ -112,10 +112,11 @@ class ContinuousAdjointSweep(Sweep):
         self._starts = frozenset(run.plan.step_starts or ())
         self._recorded: list[tuple[Tensor, Tensor]] = []
         self._sample: Tensor | None = None
+        self._totals = Totals([])
 
     def call(self, k: int, x: Tensor) -> Tensor:
         """Run call k; store its input and output where it is a point of the trajectory."""
-        output = self.first_call(x)[1].detach() if k == 0 else self.network.run(k, x)
+        output = self.network.run(k, x)
         if self._method.trajectory == "recorded" and k in self._starts:
             self._recorded.append((x, output))
         return output
@@ -127,7 +128,7 @@ class ContinuousAdjointSweep(Sweep):
 
     def backward(
         self, adjoint: Tensor, noise_needed: bool, draws_needed: bool
-    ) -> tuple[Tensor | None, Tensor | None, Sequence[Tensor | None]]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Solve the adjoint ODE from the sample to the noise."""
         assert self._sample is not None
         points, sample = self._reverse_points(), self._sample.detach()
@@ -148,7 +149,13 @@ class ContinuousAdjointSweep(Sweep):
             start = self.run.noise.detach() * float(self.run.plan.table[0, 0])
             self.run.observer.on_round_trip(float((state[0] - start).norm() / start.norm()))
         noise = state[-1] * float(self.run.plan.table[0, 0])
-        return noise if noise_needed else None, None, solve.totals.values
+        self._totals = solve.totals
+        return noise if noise_needed else None, None
+
+    def gradients(self) -> Sequence[Tensor | None]:
+        """Return the weighted sums of the products."""
+        totals, self._totals = self._totals, Totals([])
+        return totals.values
 
     def _reverse_points(self) -> list[Point]:
         """Return the points of the reverse sweep, from the sample's end to the noise's."""
@@ -201,10 +208,9 @@ class _Solve:
         scale, a = form.scale(point), state[-1]
         x = scale * state[0] if self._trajectory is None else self._trajectory(point)
         x_weight, output_weight = self._ode(form).weights(point)
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            output = self._network.rerun(0, x, point.t)
-        pulled, gradients = self._network.pull_back(x, output, output_weight * a, input_needed=True)
+        x, output = self._network.rerun_with_graph(0, x, point.t)
+        pulled = self._network.pull_back(x, output, output_weight * a)
+        gradients = self._network.gradients()
         slopes = [(-scale * x_weight) * a if pulled is None else -scale * (x_weight * a + pulled)]
         if self._trajectory is None:
             slopes = [x_weight * x.detach() + output_weight * output.detach(), *slopes]

@@ -11,17 +11,18 @@ states be kept and the others computed again from them (`gradients/sweep/checkpo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..memory import Kept, SavedBytes, in_place, on_host, parse_bytes
-from ..plan import State, advance, begin, transpose
+from ..plan import Draws, Program, State, advance, begin, transpose
 from .method import FiniteCheck, GradientMethod, Run
-from .sweep import Checkpoints, Sweep, Totals, attach, slots_for
+from .sweep import Checkpoints, Network, Sweep, attach, slots_for
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,6 @@ class ExactSweep(Sweep):
         if method.max_latents is not None:
             self._checkpoints = self._make_checkpoints(method.max_latents)
         self._graphs: dict[int, tuple[Tensor, Tensor]] = {}
-        self._totals = Totals([])
         self._check = FiniteCheck("", ())
 
     def _make_checkpoints(self, max_latents: int) -> Checkpoints:
@@ -94,10 +94,8 @@ class ExactSweep(Sweep):
         program = run.plan.program
         run.draws.record()
         return Checkpoints(
-            begin=lambda: begin(program, run.noise, run.draws),
-            advance=lambda state: advance(
-                program, state, self.network.rerun(state.k, state.x), run.draws
-            ),
+            begin=partial(begin, program, run.noise, run.draws),
+            advance=_advancing(self.network, program, run.draws),
             slots=slots_for(program, max_latents),
             keep=self._keep,
         )
@@ -119,9 +117,7 @@ class ExactSweep(Sweep):
         elif k < self._first_kept:
             return self.network.run(k, x)
         else:
-            with torch.enable_grad():
-                leaf = x.detach().requires_grad_()
-                output = self.network.run(k, leaf, alone=k == self._first_kept)
+            leaf, output = self.network.run_with_graph(k, x, alone=k == self._first_kept)
         if k >= self._first_kept:
             self._graphs[k] = leaf, output
         return output.detach()
@@ -129,7 +125,7 @@ class ExactSweep(Sweep):
     def _measured_first_call(self, x: Tensor) -> tuple[Tensor, Tensor]:
         saved = SavedBytes(self.network.constants)
         with nullcontext() if self._budget is None else saved.counting():
-            leaf, output = self.first_call(x)
+            leaf, output = self.network.run_with_graph(0, x)
         if self._budget is not None:
             kept = self._budget // max(saved.total, 1)
             self._first_kept = max(self.run.plan.num_calls - kept, 0)
@@ -140,12 +136,8 @@ class ExactSweep(Sweep):
         if k in self._graphs:
             leaf, output = self._graphs.pop(k)
         else:
-            x = self._input(k)
-            with torch.enable_grad():
-                leaf = x.detach().requires_grad_()
-                output = self.network.rerun(k, leaf)
-        pulled, gradients = self.network.pull_back(leaf, output, adjoint, input_needed=input_needed)
-        self._totals.add(gradients)
+            leaf, output = self.network.rerun_with_graph(k, self._input(k))
+        pulled = self.network.pull_back(leaf, output, adjoint, input_needed=input_needed)
         if pulled is not None:
             self._check.record(k, pulled)
         return pulled
@@ -162,18 +154,20 @@ class ExactSweep(Sweep):
 
     def backward(
         self, adjoint: Tensor, noise_needed: bool, draws_needed: bool
-    ) -> tuple[Tensor | None, Tensor | None, Sequence[Tensor | None]]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Run the transposed program with one vector-Jacobian product a call."""
         run = self.run
-        self._totals = Totals(self.network.targets)
         self._check = FiniteCheck("the adjoint at the input", run.plan.timesteps, run.check_finite)
-        with self.network.summing(self._totals):
-            noise, drawn = self.transpose(adjoint, noise_needed or draws_needed)
+        noise, drawn = self.transpose(adjoint, noise_needed or draws_needed)
         self._check.raise_if_not_finite()
         draws = None
         if draws_needed:
             draws = torch.stack([torch.zeros_like(adjoint) if d is None else d for d in drawn])
         if noise_needed and noise is None:
             noise = torch.zeros_like(adjoint)
-        totals, self._totals = self._totals, Totals([])
-        return noise if noise_needed else None, draws, totals.values
+        return noise if noise_needed else None, draws
+
+
+def _advancing(network: Network, program: Program, draws: Draws) -> Callable[[State], State]:
+    """Return what runs call k again and goes on to the next; it does not know the sweep."""
+    return lambda state: advance(program, state, network.rerun(state.k, state.x), draws)

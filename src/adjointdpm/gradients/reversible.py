@@ -22,7 +22,7 @@ from ..plan import Call, Plan, execute
 from ..schedule import Schedule
 from ..solvers import TABLEAUS, Reversal, reversal
 from .method import FiniteCheck, GradientMethod, Run
-from .sweep import Network, Step, StepTranspose, Sweep, attach, solution_points
+from .sweep import Step, StepTranspose, Sweep, attach, solution_points
 
 Family = Literal["mccallum_foster", "bdia", "belm"]
 Pair = tuple[Tensor, Tensor]
@@ -109,15 +109,17 @@ class Reversible(GradientMethod):
     def sample(self, run: Run) -> Tensor:
         """Return the sample, with this method as its one autograd node."""
         sweep = ReversibleSweep(run, self, self._reversal(run.plan, run.denoiser.schedule))
-        return attach(sweep) if torch.is_grad_enabled() else sweep.walk(sweep.network.run)[0]
+        if torch.is_grad_enabled():
+            return attach(sweep)
+        return sweep.walk(sweep.network.run_without_graph)[0]
 
 
 class ReversibleSweep(Sweep):
     """The forward run, of which only the last pair of states is kept, and the walk back."""
 
     def __init__(self, run: Run, method: Reversible, reversal: Reversal) -> None:
-        super().__init__(run)
-        self.network = Network(run.denoiser, reversal.timesteps, run.cond, run.adjoint_scale)
+        # Reconstructed inputs are as good as the round trip, and so are the answers to them.
+        super().__init__(run, reversal.timesteps, tolerance=10 * method.tolerance)
         self._method, self._reversal = method, reversal
         calls = [part.num_calls for part in reversal.parts]
         self._steps = [
@@ -130,7 +132,7 @@ class ReversibleSweep(Sweep):
 
     def call(self, k: int, x: Tensor) -> Tensor:
         """Run call k; nothing of it is stored."""
-        return self.first_call(x)[1].detach() if k == 0 else self.network.run(k, x)
+        return self.network.run(k, x)
 
     def forward(self) -> Tensor:
         """Return the sample and keep the pair of states that the walk back starts from."""
@@ -164,7 +166,7 @@ class ReversibleSweep(Sweep):
 
     def backward(
         self, adjoint: Tensor, noise_needed: bool, draws_needed: bool
-    ) -> tuple[Tensor | None, Tensor | None, Sequence[Tensor | None]]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Undo the changes from the last to the first, and apply the transpose of each."""
         assert self._end is not None
         run, newest = self.run, self._reversal.newest
@@ -173,27 +175,26 @@ class ReversibleSweep(Sweep):
         pair = list(self._end)
         adjoints = [torch.zeros_like(state) for state in pair]
         adjoints[newest] += adjoint
-        with self.network.summing(transposed.totals):
-            if self._reversal.closing is not None:
-                closing = self._steps[-1]
-                _, pulled, _ = transposed(
-                    closing, pair[newest], adjoints[newest], input_needed=noise_needed
-                )
-                adjoints[newest] = torch.zeros_like(pair[newest]) if pulled is None else pulled
-            changes = list(zip(self._reversal.shears, self._steps, strict=False))
-            for shear, step in reversed(changes):
-                target, other = shear.target, 1 - shear.target
-                change, pulled, _ = transposed(
-                    step, pair[other], adjoints[target], input_needed=noise_needed
-                )
-                pair[target] = (pair[target] - change) / shear.weight
-                if pulled is not None:
-                    adjoints[other] = adjoints[other] + pulled
-                adjoints[target] = shear.weight * adjoints[target]
+        if self._reversal.closing is not None:
+            closing = self._steps[-1]
+            _, pulled, _ = transposed(
+                closing, pair[newest], adjoints[newest], input_needed=noise_needed
+            )
+            adjoints[newest] = torch.zeros_like(pair[newest]) if pulled is None else pulled
+        changes = list(zip(self._reversal.shears, self._steps, strict=False))
+        for shear, step in reversed(changes):
+            target, other = shear.target, 1 - shear.target
+            change, pulled, _ = transposed(
+                step, pair[other], adjoints[target], input_needed=noise_needed
+            )
+            pair[target] = (pair[target] - change) / shear.weight
+            if pulled is not None:
+                adjoints[other] = adjoints[other] + pulled
+            adjoints[target] = shear.weight * adjoints[target]
         check.raise_if_not_finite()
         self._judge(pair)
         noise = self._reversal.scale * (adjoints[0] + adjoints[1])
-        return noise.to(run.noise.dtype) if noise_needed else None, None, transposed.totals.values
+        return noise.to(run.noise.dtype) if noise_needed else None, None
 
     def _judge(self, pair: Sequence[Tensor]) -> None:
         """Measure how far the reconstructed start is from the noise; refuse what is too far."""

@@ -15,7 +15,6 @@ vector-Jacobian product of ``l_i``. Nothing is divided by ``b_i``, so methods wi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -64,36 +63,32 @@ class SymplecticSweep(Sweep):
         """Run call k; store its input where a step starts, or where noise was drawn."""
         if k in self._to_store:
             self._stored[k] = x
-        return self.first_call(x)[1].detach() if k == 0 else self.network.run(k, x)
+        return self.network.run(k, x)
 
     def backward(
         self, adjoint: Tensor, noise_needed: bool, draws_needed: bool
-    ) -> tuple[Tensor | None, Tensor | None, Sequence[Tensor | None]]:
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Run the adjoint half of the pair, step by step."""
         plan, noise = self.run.plan, self.run.noise.detach()
         check = FiniteCheck("the adjoint at the input", plan.timesteps, self.run.check_finite)
         transposed = StepTranspose(self.network, noise.dtype, check, self.tell)
         draws = [torch.zeros_like(noise)] * plan.num_draws
         state_adjoint: Tensor | None = adjoint
-        with self.network.summing(transposed.totals):
-            for step in reversed(self._steps):
-                if state_adjoint is None:
-                    break
-                _, state_adjoint, drawn = transposed(
-                    step,
-                    self._stored[step.first] if step.first else noise,
-                    state_adjoint,
-                    stored=self._stored,
-                    input_needed=noise_needed or draws_needed,
-                )
-                # No draw is read by two steps.
-                draws = [old if new is None else new for old, new in zip(draws, drawn, strict=True)]
+        for step in reversed(self._steps):
+            if state_adjoint is None:
+                break
+            _, state_adjoint, drawn = transposed(
+                step,
+                self._stored[step.first] if step.first else noise,
+                state_adjoint,
+                stored=self._stored,
+                input_needed=noise_needed or draws_needed,
+            )
+            # No draw is read by two steps.
+            draws = [old if new is None else new for old, new in zip(draws, drawn, strict=True)]
         check.raise_if_not_finite()
-        return (
-            state_adjoint if noise_needed else None,
-            torch.stack(draws) if draws_needed else None,
-            transposed.totals.values,
-        )
+        noise_adjoint = state_adjoint if noise_needed else None
+        return noise_adjoint, torch.stack(draws) if draws_needed else None
 
 
 def one_step_parts(plan: Plan) -> list[Step]:

@@ -1,22 +1,42 @@
 """Calls that keep no graph and are run again in the backward pass."""
 
-from .call import Recompute, is_offloaded, refuse_moving_weights
+from .call import Recompute
 from .environment import Environment, is_compiled
-from .float16 import through_float16
+from .fingerprint import Comparison, RerunError
+from .float16 import power_above, through_float16, times_power
 from .interception import Handler, intercepted, own_class
-from .reach import leaves_of
+from .reach import leaves_of, num_nodes_made, strangers
+from .replay import Record, Replay
 from .settings import Settings
+from .wrappers import (
+    announced,
+    is_offloaded,
+    refuse_caches,
+    refuse_moving_weights,
+    refuse_sharded_weights,
+)
 
 __all__ = [
+    "Comparison",
     "Environment",
     "Handler",
     "Recompute",
+    "Record",
+    "Replay",
+    "RerunError",
     "Settings",
+    "announced",
     "intercepted",
     "is_compiled",
     "is_offloaded",
     "leaves_of",
+    "num_nodes_made",
     "own_class",
+    "power_above",
+    "refuse_caches",
     "refuse_moving_weights",
+    "refuse_sharded_weights",
+    "strangers",
     "through_float16",
+    "times_power",
 ]

@@ -8,7 +8,7 @@ the last calls where memory allows, giving earlier ones up as it goes.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils import _pytree as pytree
 
 from ..memory import SavedBytes
-from .environment import Environment
-from .reach import leaves_of
-from .settings import Settings, Snapshot
+from .fingerprint import Comparison
+from .reach import leaves_of, num_nodes_made, strangers
+from .replay import Record, Replay
+from .wrappers import is_offloaded, refuse_moving_weights
 
 
 @dataclass(frozen=True)
@@ -83,85 +83,142 @@ def _lists(value: Any) -> Iterator[list[Any]]:
 
 
 class Call:
-    """One call of a function of tensors and weights, which can be run again."""
+    """One call of a function of tensors and weights, which can be run again.
+
+    Args:
+        function: what is run.
+        replay: runs it.
+        arguments: a nest of tensors and other values.
+        what: the call, for messages.
+        copies: whether answers are copied, since the function may write where they lie.
+        comparisons: of the reverse sweeps that this call is part of.
+    """
 
     def __init__(
         self,
         function: Callable[..., Any],
-        owner: nn.Module,
+        replay: Replay,
         arguments: Any,
-        environment: Environment | None,
-        settings: Snapshot,
+        *,
+        what: str,
+        copies: bool,
+        comparisons: Comparisons,
     ) -> None:
         self.nest, self.tensors = Nest.of(arguments)
-        self.weights = [p for p in owner.parameters() if p.requires_grad]
+        self.weights = replay.weights
+        self.replay = replay
         self.result: Nest | None = None
-        self.graph: tuple[list[Tensor], list[Tensor]] | None = None
+        self.graph: tuple[list[Tensor], Sequence[Tensor]] | None = None
         """The leaves and outputs of a kept graph."""
-        self._function = function
-        self.owner = owner
-        self._environment = environment
-        self._version = _version(owner)
-        self.settings = settings
+        self._function, self._what, self._copies = function, what, copies
+        self._comparisons = comparisons
+        self._record: Record | None = None
         self._again = self.nest.with_copied_generators()
 
     def run(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Run for the first time, without a graph, and return the output tensors."""
-        self.result, outputs = self._flat(self.nest, tensors)
-        return outputs
+        outputs = self._first(tensors)
+        return [x.clone() for x in outputs] if self._copies else list(outputs)
 
     def run_with_graph(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Run for the first time and keep the graph, which ends in leaves of its own."""
-        leaves = [x.detach().requires_grad_(x.requires_grad) for x in tensors]
-        with torch.enable_grad():
-            self.result, outputs = self._flat(self.nest, leaves)
+        leaves = self._leaves(tensors)
+        with torch.enable_grad(), self.replay.guard.opened():
+            nodes = num_nodes_made()
+            outputs = self._first(leaves)
+            nodes = num_nodes_made() - nodes
         self.graph = leaves, outputs
-        return [x.detach() for x in outputs]
+        self._search(leaves, outputs, nodes)
+        return [x.detach().clone() if self._copies else x.detach() for x in outputs]
+
+    def _first(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
+        device = next(iter((*tensors, *self.weights.originals))).device
+
+        def function() -> list[Tensor]:
+            self.result, outputs = self._flat(self.nest, tensors)
+            return outputs
+
+        outputs, self._record = self.replay.first(function, device)
+        return outputs
+
+    def _leaves(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        leaves = [x.detach().requires_grad_(x.requires_grad) for x in tensors]
+        for leaf in leaves:
+            if leaf.requires_grad:
+                self.replay.guard.watch(leaf)
+        return leaves
 
     def pull_back(
         self, tensors: Sequence[Tensor], adjoints: Sequence[Tensor | None]
     ) -> list[Tensor | None]:
         """Return the vector-Jacobian products with the tensors, then with the weights."""
-        if self._version != _version(self.owner):
-            raise RuntimeError(
-                f"the weights of {type(self.owner).__name__} were changed in place between "
-                "sampling and the backward pass (by an optimizer's step, or by fusing adapters), "
-                "so its activations cannot be computed again. Take the gradient first"
-            )
+        assert self._record is not None
+        self.replay.refuse_changes(self._record)
         graph, self.graph = self.graph, None
-        leaves, outputs = graph or self._run_again(tensors)
-        wanted = [x for x in (*leaves, *self.weights) if x.requires_grad]
-        pairs = [
-            (output, adjoint)
-            for output, adjoint in zip(outputs, adjoints, strict=True)
-            if adjoint is not None and output.requires_grad
-        ]
-        found: tuple[Tensor | None, ...] = ()
-        if pairs:
-            roots, seeds = zip(*pairs, strict=True)
-            found = torch.autograd.grad(roots, wanted, seeds, allow_unused=True)
-        gradients = iter(found)
-        return [
-            next(gradients, None) if x.requires_grad else None for x in (*leaves, *self.weights)
-        ]
+        with self.replay.guard.opened():
+            leaves, outputs = graph or self._run_again(self._leaves(tensors))
+            roots, seeds = _used(outputs, adjoints)
+            if roots:
+                torch.autograd.backward(roots, seeds)
+        return [_taken(leaf) for leaf in (*leaves, *self._record.weights.leaves)]
 
-    def _run_again(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        leaves = [x.detach().requires_grad_(x.requires_grad) for x in tensors]
-        environment = self._environment.restored() if self._environment else nullcontext()
-        with torch.enable_grad(), environment, self.settings.restored():
-            _, outputs = self._flat(self._again.with_copied_generators(), leaves)
+    def pull_back_twice(
+        self, tensors: Sequence[Tensor], adjoints: Sequence[Tensor | None]
+    ) -> list[Tensor | None]:
+        """Return the same with a graph, for second derivatives; activations are kept."""
+        assert self._record is not None
+        self.replay.refuse_changes(self._record)
+        _, outputs = self._run_again(tensors, attached=True)
+        roots, seeds = _used(outputs, adjoints)
+        targets = [*tensors, *self._record.weights.differentiated]
+        wanted = [x for x in targets if x.requires_grad]
+        found: Sequence[Tensor | None] = [None] * len(wanted)
+        if roots:
+            found = torch.autograd.grad(roots, wanted, seeds, create_graph=True, allow_unused=True)
+        gradients = iter(found)
+        return [next(gradients) if x.requires_grad else None for x in targets]
+
+    def _run_again(
+        self, leaves: Sequence[Tensor], *, attached: bool = False
+    ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        assert self._record is not None
+
+        def function() -> list[Tensor]:
+            return self._flat(self._again.with_copied_generators(), leaves)[1]
+
+        comparison = self._comparisons.of_this_pass(self._explain)
+        with torch.enable_grad():
+            nodes = num_nodes_made()
+            outputs = self.replay.again(
+                self._record, function, what=self._what, comparison=comparison, attached=attached
+            )
+            nodes = num_nodes_made() - nodes
+        if not attached and nodes not in self.replay.searched:
+            self._search(leaves, outputs, nodes)
         return leaves, outputs
+
+    def _explain(self) -> str:
+        assert self._record is not None
+        return self.replay.explain(self._record)
 
     def _flat(self, nest: Nest, tensors: Sequence[Tensor]) -> tuple[Nest, list[Tensor]]:
         args, kwargs = nest.fill(tensors)
         lists = list(_lists((args, kwargs)))
         before = [list(items) for items in lists]
-        # A cached low-precision copy of a weight, made without a graph, would swallow its gradient.
-        torch.clear_autocast_cache()
-        try:
-            result = self._function(*args, **kwargs)
-        finally:
-            torch.clear_autocast_cache()
+        written = [x._version for x in tensors if not x.is_inference()]
+        held = _held(nest)
+        result = self._function(*args, **kwargs)
+        if written != [x._version for x in tensors if not x.is_inference()]:
+            raise ValueError(
+                f"{self._what} wrote into a tensor that was passed to it, so that it cannot be run "
+                "again on what it was given. Let it work on a copy (x = x + ..., not x += ...)"
+            )
+        if held != _held(nest):
+            raise ValueError(
+                f"{self._what} keeps tensors in an object that was passed to it (a cache of keys "
+                "and values), where the gradient cannot follow them. Switch that cache off, or "
+                "use adp.Backprop()"
+            )
         changed = {
             i: tuple(now)
             for i, (now, old) in enumerate(zip(lists, before, strict=True))
@@ -169,36 +226,73 @@ class Call:
         }
         return Nest.of((result, changed), tensors)
 
-    def check_reachable(self) -> None:
-        """Raise unless the kept graph ends in the arguments and the weights.
+    def _search(self, leaves: Sequence[Tensor], outputs: Sequence[Tensor], nodes: int) -> None:
+        """Raise unless a graph ends in the arguments and the weights.
 
         Raises:
             ValueError: a tensor that requires grad is used and would silently get no gradient.
         """
-        assert self.graph is not None
-        leaves, outputs = self.graph
-        known = {id(x) for x in (*leaves, *self.weights)}
-        for output in outputs:
-            for leaf in leaves_of(output).values():
-                if id(leaf) not in known:
-                    raise ValueError(
-                        f"{type(self.owner).__name__} uses a tensor of shape {tuple(leaf.shape)} "
-                        "that requires grad but is neither a weight of it nor among its arguments, "
-                        "so it cannot receive a gradient. Pass it as an argument, make it a "
-                        "parameter of the module, or use adp.Backprop()"
-                    )
+        self.replay.searched.add(nodes)
+        known = [*leaves, *self.weights.leaves]
+        for leaf in strangers(leaves_of(*outputs), known):
+            raise ValueError(
+                f"{self._what} uses a tensor of shape {tuple(leaf.shape)} that requires grad but "
+                "is neither a weight of it nor among its arguments, so it cannot receive a "
+                "gradient. Pass it as an argument, make it a parameter of the module, or use "
+                "adp.Backprop(). (A network that keeps what it computed for its next call, a "
+                "cache, does this too: switch it off)"
+            )
 
 
-def _version(owner: nn.Module) -> int | None:
-    """Return a number that grows when a weight is changed in place."""
-    if is_offloaded(owner):
-        return None
-    return sum(p._version for p in owner.parameters() if not p.is_inference())
+def _used(
+    outputs: Sequence[Tensor], adjoints: Sequence[Tensor | None]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the outputs that adjoints go into, and those adjoints."""
+    pairs = zip(outputs, adjoints, strict=True)
+    used = [(x, a) for x, a in pairs if a is not None and x.requires_grad]
+    return [x for x, _ in used], [a for _, a in used]
 
 
-def is_offloaded(module: nn.Module) -> bool:
-    """Say whether accelerate moves weights of the module to the device and away again."""
-    return any(hasattr(part, "_hf_hook") for part in module.modules())
+def _taken(leaf: Tensor) -> Tensor | None:
+    gradient, leaf.grad = leaf.grad, None
+    return gradient
+
+
+def _held(nest: Nest) -> list[int]:
+    """Return which tensors are held by objects that are no containers, by identity."""
+    found: list[int] = []
+    for leaf in nest.leaves:
+        if hasattr(leaf, "__dict__") and not isinstance(leaf, Tensor | nn.Module | Slot | type):
+            for value in list(vars(leaf).values()):
+                found += [id(x) for x in pytree.tree_leaves(value) if isinstance(x, Tensor)]
+                for inner in pytree.tree_leaves(value):
+                    if hasattr(inner, "__dict__") and not isinstance(inner, Tensor | nn.Module):
+                        inside = pytree.tree_leaves(list(vars(inner).values()))
+                        found += [id(x) for x in inside if isinstance(x, Tensor)]
+    return found
+
+
+class Comparisons:
+    """The comparison of each backward pass that is on its way, read when the pass is over."""
+
+    def __init__(self) -> None:
+        self._passes: dict[int, Comparison] = {}
+
+    def of_this_pass(self, explain: Callable[[], str]) -> Comparison:
+        """Return the comparison of the backward pass that this thread is in."""
+        number = torch._C._current_graph_task_id()
+        if number not in self._passes:
+            # What an interrupted pass left here is of no use.
+            self._passes = {number: Comparison(explain)}
+            if number >= 0:
+                engine = torch.autograd.Variable._execution_engine
+                engine.queue_callback(lambda: self._finish(number))
+        return self._passes[number]
+
+    def _finish(self, number: int) -> None:
+        comparison = self._passes.pop(number, None)
+        if comparison is not None:
+            comparison.raise_if_changed()
 
 
 class _Recomputed(torch.autograd.Function):
@@ -215,9 +309,10 @@ class _Recomputed(torch.autograd.Function):
         return tuple(outputs)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *adjoints: Tensor | None) -> tuple[Tensor | None, ...]:
-        return None, None, *ctx.call.pull_back(ctx.saved_tensors, adjoints)
+        call: Call = ctx.call
+        pull_back = call.pull_back_twice if torch.is_grad_enabled() else call.pull_back
+        return None, None, *pull_back(ctx.saved_tensors, adjoints)
 
 
 class Recompute:
@@ -226,15 +321,20 @@ class Recompute:
     Args:
         memory_budget: bytes that may be spent on keeping the graphs of the last calls.
         same_environment: whether random state and autocast are as in the first run.
+        copies: whether answers are copied, for functions that write where their last answer lies.
     """
 
-    def __init__(self, memory_budget: int = 0, *, same_environment: bool = True) -> None:
+    def __init__(
+        self, memory_budget: int = 0, *, same_environment: bool = True, copies: bool = False
+    ) -> None:
         self._budget = memory_budget
         self._same_environment = same_environment
+        self._copies = copies
         self._sizes: dict[int, int] = {}
-        self._settings: dict[int, Settings] = {}
+        self._calls: Counter[int] = Counter()
+        self._replays: dict[int, Replay] = {}
         self._kept: deque[tuple[int, Call]] = deque()
-        self._environment: Environment | None = None
+        self._comparisons = Comparisons()
 
     def __call__(
         self, function: Callable[..., Any], owner: nn.Module, args: Sequence[Any], kwargs: Any
@@ -256,15 +356,19 @@ class Recompute:
         if not torch.is_grad_enabled() or not any(x.requires_grad for x in (*inputs, *weights)):
             return function(*args, **kwargs)
         refuse_moving_weights(owner)
-        device = next(iter((*inputs, *weights))).device
-        if self._same_environment:
-            self._environment = Environment.now(device, self._environment)
-        if id(owner) not in self._settings:
-            self._settings[id(owner)] = Settings(owner)
-        settings = self._settings[id(owner)].now()
-        call = Call(function, owner, (tuple(args), kwargs), self._environment, settings)
+        if id(owner) not in self._replays:
+            self._replays[id(owner)] = Replay(
+                owner, same_environment=self._same_environment, moves=is_offloaded(owner)
+            )
+        call = Call(
+            function,
+            self._replays[id(owner)],
+            (tuple(args), kwargs),
+            what=f"call {self._calls[id(owner)]} of {type(owner).__name__}",
+            copies=self._copies,
+            comparisons=self._comparisons,
+        )
         outputs = self._run(call)
-        settings.settle()
         assert call.result is not None
         result, changed = call.result.fill(outputs, call.tensors)
         for i, items in enumerate(_lists((tuple(args), kwargs))):
@@ -274,19 +378,25 @@ class Recompute:
         return result
 
     def _run(self, call: Call) -> tuple[Tensor, ...]:
-        known = id(call.owner) in self._sizes
-        size = self._sizes.get(id(call.owner), 0)
-        keep = not known or 0 < size <= self._budget
-        while self._kept and keep and self._kept_bytes() + size > self._budget:
+        owner = call.replay.owner
+        known, size = id(owner) in self._sizes, self._sizes.get(id(owner), 0)
+        fits = 0 < size <= self._budget
+        # The second graph tells whether a call uses what an earlier one has left behind.
+        look = self._calls[id(owner)] < 2
+        self._calls[id(owner)] += 1
+        while self._kept and (fits or not known) and self._kept_bytes() + size > self._budget:
             self._kept.popleft()[1].graph = None
-        measured = SavedBytes([*call.tensors, *call.owner.parameters(), *call.owner.buffers()])
+        measured = SavedBytes(
+            [*call.tensors, *owner.parameters(), *owner.buffers(), *call.weights.leaves]
+        )
         with nullcontext() if known or not self._budget else measured.counting():
-            outputs = _Recomputed.apply(call, keep, *call.tensors, *call.weights)
+            outputs = _Recomputed.apply(
+                call, look or fits, *call.tensors, *call.weights.differentiated
+            )
         if not known:
-            call.check_reachable()
-            size = self._sizes[id(call.owner)] = measured.total
+            size = self._sizes[id(owner)] = measured.total
         # The kept graph of an offloaded module would look for weights that have moved away.
-        if keep and 0 < size <= self._budget and not is_offloaded(call.owner):
+        if 0 < size <= self._budget and not is_offloaded(owner):
             self._kept.append((size, call))
         else:
             call.graph = None
@@ -294,13 +404,3 @@ class Recompute:
 
     def _kept_bytes(self) -> int:
         return sum(size for size, call in self._kept if call.graph is not None)
-
-
-def refuse_moving_weights(owner: nn.Module) -> None:
-    """Raise if weights require grad that accelerate moves to the device and away again."""
-    if is_offloaded(owner) and any(p.requires_grad for p in owner.parameters()):
-        raise ValueError(
-            f"the weights of {type(owner).__name__} require grad but are offloaded: they are moved "
-            "away after each call, and a gradient would find them elsewhere. Freeze them "
-            "(module.requires_grad_(False)) or keep the pipeline on the device (pipe.to(device))"
-        )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+DRAWING = threading.RLock()
+"""Held by calls that draw from the random state, which all threads share."""
 
 
 @dataclass(frozen=True)
@@ -17,34 +21,43 @@ class Environment:
 
     device: torch.device
     autocast: dict[str, Any] | None
-    cpu_random_state: Tensor
-    device_random_state: Tensor | None
+    random_states: tuple[Tensor, ...]
+    """That of the CPU, and that of the device; empty for a call that draws nothing."""
 
     @classmethod
-    def now(cls, device: torch.device, last: Environment | None = None) -> Environment:
-        """Record the present autocast settings and random states, sharing what did not change."""
+    def now(cls, device: torch.device) -> Environment:
+        """Record the present autocast settings and random states."""
         kind = device.type
         autocast: dict[str, Any] | None = None
         if torch.amp.is_autocast_available(kind):
             autocast = {"enabled": False}
             if torch.is_autocast_enabled(kind):
                 autocast = {"enabled": True, "dtype": torch.get_autocast_dtype(kind)}
-        state = torch.cuda.get_rng_state(device) if kind == "cuda" else None
-        cpu_state = torch.get_rng_state()
-        # One state a call (5 KiB on a CPU) would also riddle the heap that latents come from.
-        if last is not None and torch.equal(cpu_state, last.cpu_random_state):
-            cpu_state = last.cpu_random_state
-        return cls(device, autocast, cpu_state, state)
+        return cls(device, autocast, random_states(device))
+
+    def settled(self) -> Environment:
+        """Return the same without random states if none has moved since: the call drew nothing.
+
+        Most networks draw nothing. Their random states need not be restored, and are not rewound
+        under the eyes of other threads.
+        """
+        present = random_states(self.device)
+        pairs = zip(present, self.random_states, strict=True)
+        if all(torch.equal(now, before) for now, before in pairs):
+            return replace(self, random_states=())
+        return self
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
         """Run a block under the recorded settings, leaving the present ones as they are."""
-        devices = [self.device] if self.device_random_state is not None else []
         with contextlib.ExitStack() as stack:
-            stack.enter_context(torch.random.fork_rng(devices))
-            torch.set_rng_state(self.cpu_random_state)
-            if self.device_random_state is not None:
-                torch.cuda.set_rng_state(self.device_random_state, self.device)
+            if self.random_states:
+                stack.enter_context(DRAWING)
+                devices = [self.device] if len(self.random_states) > 1 else []
+                stack.enter_context(torch.random.fork_rng(devices))
+                torch.set_rng_state(self.random_states[0])
+                for state in self.random_states[1:]:
+                    torch.cuda.set_rng_state(state, self.device)
             if self.autocast is not None:
                 stack.enter_context(torch.autocast(self.device.type, **self.autocast))
             yield
@@ -52,7 +65,26 @@ class Environment:
     @property
     def in_float16(self) -> bool:
         """Whether autocast made float16 of what it could."""
-        return self.autocast is not None and self.autocast.get("dtype") == torch.float16
+        return self.dtype == torch.float16
+
+    @property
+    def dtype(self) -> torch.dtype | None:
+        """What autocast makes of what it can; None where it is off."""
+        return None if self.autocast is None else self.autocast.get("dtype")
+
+
+def random_states(device: torch.device) -> tuple[Tensor, ...]:
+    """Return the random state of the CPU, and that of a device with one of its own."""
+    own = (torch.cuda.get_rng_state(device),) if device.type == "cuda" else ()
+    return torch.get_rng_state(), *own
+
+
+def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Compute in a block in the dtypes that are given."""
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return contextlib.nullcontext()
 
 
 def is_compiled(module: nn.Module) -> bool:

@@ -1,4 +1,4 @@
-"""Gradients through a frozen module in float16, which holds nothing below 6e-8."""
+"""Gradients through float16, which holds nothing below 6e-8."""
 
 from __future__ import annotations
 
@@ -7,6 +7,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+
+def power_above(adjoint: Tensor) -> Tensor:
+    """Return the power of two just above the largest entry, as a tensor: nothing is waited for."""
+    return torch.frexp(adjoint.detach().abs().amax()).exponent.clamp(-126, 126)
+
+
+def times_power(tensor: Tensor, exponent: Tensor) -> Tensor:
+    """Return a tensor times a power of two, in float32 or better."""
+    return torch.ldexp(tensor.to(torch.promote_types(tensor.dtype, torch.float32)), exponent)
 
 
 class _Scale:
@@ -23,7 +33,7 @@ class _ToFloat16(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *adjoints: Tensor) -> tuple[Tensor, None]:
-        return torch.ldexp(adjoints[0].to(ctx.dtype), ctx.scale.exponent), None
+        return times_power(adjoints[0].to(ctx.dtype), ctx.scale.exponent), None
 
 
 class _FromFloat16(torch.autograd.Function):
@@ -34,10 +44,9 @@ class _FromFloat16(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *adjoints: Tensor) -> tuple[Tensor, None, None]:
-        # As a tensor: nothing is waited for.
-        exponent = torch.frexp(adjoints[0].detach().abs().amax()).exponent.clamp(-126, 126)
-        ctx.scale.exponent = exponent
-        return torch.ldexp(adjoints[0], -exponent).to(torch.float16), None, None
+        ctx.scale.exponent = power_above(adjoints[0])
+        scaled = times_power(adjoints[0], -ctx.scale.exponent)
+        return scaled.to(torch.float16), None, None
 
 
 def through_float16(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -1,16 +1,18 @@
-"""Where an autograd graph ends."""
+"""Where an autograd graph ends, and how large it is."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
+import torch
 from torch import Tensor
 
 
-def leaves_of(output: Tensor) -> dict[int, Tensor]:
+def leaves_of(*outputs: Tensor) -> dict[int, Tensor]:
     """Return the leaves of an autograd graph, by identity."""
-    leaves: dict[int, Tensor] = {}
-    if output.grad_fn is None:
-        return {id(output): output} if output.requires_grad else {}
-    seen, pending = {output.grad_fn}, [output.grad_fn]
+    leaves = {id(x): x for x in outputs if x.requires_grad and x.grad_fn is None}
+    pending = [x.grad_fn for x in outputs if x.grad_fn is not None]
+    seen = set(pending)
     while pending:
         node = pending.pop()
         if hasattr(node, "variable"):
@@ -20,3 +22,14 @@ def leaves_of(output: Tensor) -> dict[int, Tensor]:
                 seen.add(following)
                 pending.append(following)
     return leaves
+
+
+def num_nodes_made() -> int:
+    """Return how many nodes of graphs this thread has made so far."""
+    return torch._C._autograd._get_sequence_nr()
+
+
+def strangers(reached: dict[int, Tensor], known: Collection[Tensor]) -> list[Tensor]:
+    """Return the leaves among ``reached`` that are not known."""
+    ids = {id(tensor) for tensor in known}
+    return [leaf for key, leaf in reached.items() if key not in ids]

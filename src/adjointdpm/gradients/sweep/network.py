@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
@@ -12,16 +11,26 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ...denoiser import Denoiser, time_tensor
-from ...recompute import Environment, Settings, is_compiled, leaves_of
-from .totals import Summing, Totals, times_power
+from ...recompute import (
+    Comparison,
+    Record,
+    Replay,
+    is_compiled,
+    leaves_of,
+    num_nodes_made,
+    power_above,
+    refuse_sharded_weights,
+    strangers,
+)
+from .totals import Arrivals
 
 
 class Caller:
     """Calls a denoiser at a number for a time, compiled or not.
 
     A denoiser that is compiled as a whole takes its time as a tensor, since a number would be
-    compiled in: anew for every step. Where a network runs as CUDA graphs, its output lies where
-    the next run writes, and is copied.
+    compiled in: anew for every step. What it answers is copied: networks may write where their last
+    answer lies (CUDA graphs, TensorRT), and a latent is nothing beside a call.
 
     Args:
         denoiser: the denoiser, or what ``torch.compile`` made of it.
@@ -41,12 +50,33 @@ class Caller:
             t: its time.
             cond: its conditioning.
             alone: no graph of an earlier call is needed any more.
+
+        Raises:
+            ValueError: the network wrote into what it was given.
         """
-        graphed = self.compiled and x.device.type == "cuda"
-        if graphed and alone:
+        if self.compiled and x.device.type == "cuda" and alone:
             torch.compiler.cudagraph_mark_step_begin()
+        given = [x, *(leaf for leaf in pytree.tree_leaves(cond) if isinstance(leaf, Tensor))]
+        before = _versions(given)
         output = self._denoiser(x, time_tensor(t, x) if self._whole else t, **cond)
-        return output.clone() if graphed else output
+        if (after := _versions(given)) != before:
+            self._refuse_writing(cond, [a != b for a, b in zip(after, before, strict=True)])
+        return output.clone()
+
+    @staticmethod
+    def _refuse_writing(cond: dict[str, Any], written: Sequence[bool]) -> None:
+        paths = pytree.tree_flatten_with_path(cond)[0]
+        names = [pytree.keystr(path) for path, leaf in paths if isinstance(leaf, Tensor)]
+        what = ["its input x", *(f"the conditioning {name}" for name in names)]
+        which = " and ".join(name for name, is_so in zip(what, written, strict=True) if is_so)
+        raise ValueError(
+            f"the network wrote into {which}. The sampler needs it as it was: for later steps, "
+            "and to run the call again. Let the network work on a copy (x = x + ..., not x += ...)"
+        )
+
+
+def _versions(tensors: Sequence[Tensor]) -> list[int]:
+    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 class Network:
@@ -57,6 +87,8 @@ class Network:
         timesteps: the time of each call.
         cond: conditioning, a nest of tensors.
         adjoint_scale: ``auto`` to scale the adjoint of a float16 network, see `pull_back`.
+        tolerance: the largest change of an answer, relative to its norm, when a call is run again;
+            by default what rounding explains.
     """
 
     def __init__(
@@ -65,12 +97,16 @@ class Network:
         timesteps: Sequence[float],
         cond: dict[str, Any],
         adjoint_scale: Literal["auto"] | None = "auto",
+        tolerance: float | None = None,
     ) -> None:
+        refuse_sharded_weights(denoiser)
         self._denoiser = denoiser
         self._caller = Caller(denoiser)
         self._timesteps = timesteps
         self._adjoint_scale = adjoint_scale
+        self._tolerance = tolerance
         self._in_float16 = denoiser.network_dtype == torch.float16
+        self._replay = Replay(denoiser)
         paths, self._structure = pytree.tree_flatten_with_path(cond)
         self._arguments = [leaf for _, leaf in paths]
         self._names = [pytree.keystr(path) for path, _ in paths]
@@ -81,134 +117,264 @@ class Network:
         ]
         self.cond = [self._arguments[i] for i in self._differentiable]
         """Tensors of the conditioning that require a gradient, as the caller passed them."""
-        self.parameters = [p for p in denoiser.parameters() if p.requires_grad]
-        """Weights that require a gradient."""
+        weights = self._replay.weights
+        self.parameters = weights.differentiated
+        """Weights that require a gradient, as they are found on the modules."""
         self._leaves = [tensor.detach().requires_grad_() for tensor in self.cond]
         for i, leaf in zip(self._differentiable, self._leaves, strict=True):
             self._arguments[i] = leaf
-        self._environments: dict[int, Environment] = {}
-        self.settings = Settings(denoiser).now()
-        """What the network's parts were set to before its first call."""
-        self._summing: Summing | None = None
-
-    @property
-    def targets(self) -> list[Tensor]:
-        """The leaves whose gradients `pull_back` gives: conditioning, then weights."""
-        return [*self._leaves, *self.parameters]
+            self._replay.guard.watch(leaf)
+        self.targets = [*self._leaves, *weights.leaves]
+        """The leaves whose gradients `pull_back` adds up: of the conditioning, then of weights."""
+        self._records: dict[int, Record] = {}
+        self._unreached: set[int] | None = None
+        self._constants: tuple[list[Tensor], list[int]] = [], []
+        self._arrivals: Arrivals | None = None
+        self._comparison = self._new_comparison()
 
     @property
     def constants(self) -> list[Tensor]:
         """What is alive whether or not a graph is: conditioning, weights (frozen too), buffers."""
         given = [leaf for leaf in self._arguments if isinstance(leaf, Tensor)]
-        return [*given, *self._denoiser.parameters(), *self._denoiser.buffers()]
+        own = [*self._denoiser.parameters(), *self._denoiser.buffers()]
+        return [*given, *own, *self.targets]
 
     @property
     def compiled(self) -> bool:
         """Whether any part of the denoiser is compiled."""
         return self._caller.compiled
 
-    def run(self, k: int, x: Tensor, *, alone: bool = True) -> Tensor:
-        """Return the output of call k and record what surrounded it.
+    @property
+    def wrappers(self) -> Sequence[torch.nn.Module]:
+        """Data-parallel wrappers within the denoiser."""
+        return self._replay.wrappers
+
+    def run(self, k: int, x: Tensor) -> Tensor:
+        """Return the output of call k, detached, and record what surrounded it.
+
+        The first call has a graph, to see where it ends, and so has the second, which may use what
+        the first left behind. So has every call until each tensor of the conditioning was seen to
+        be used.
+
+        Args:
+            k: the call.
+            x: its input.
+        """
+        if k < 2 or self._unreached:
+            return self.run_with_graph(k, x)[1].detach()
+        return self.run_without_graph(k, x)
+
+    def run_without_graph(self, k: int, x: Tensor) -> Tensor:
+        """Return the output of call k, and record what surrounded it."""
+        with torch.no_grad():
+            return self._first(k, x, alone=True)
+
+    def run_with_graph(self, k: int, x: Tensor, *, alone: bool = True) -> tuple[Tensor, Tensor]:
+        """Run call k; return its input, the leaf where the graph ends, and its output.
 
         Args:
             k: the call.
             x: its input.
             alone: whether no graph of an earlier call is needed any more.
         """
-        self._environments[k] = Environment.now(x.device, self._environments.get(k - 1))
-        self._in_float16 |= self._environments[k].in_float16
-        return self._call(x, self._timesteps[k], alone=alone)
+        with torch.enable_grad(), self._replay.guard.opened():
+            leaf, nodes = self._leaf(x), num_nodes_made()
+            output = self._first(k, leaf, alone=alone)
+            self._search(k, leaf, output, num_nodes_made() - nodes)
+        return leaf, output
 
     def rerun(self, k: int, x: Tensor, t: float | None = None) -> Tensor:
         """Return the output of call k again as it was the first time, or the same at another t."""
-        with self._environments[k].restored():
-            return self._call(x, self._timesteps[k] if t is None else t, alone=True)
+        compare = self._comparison if t is None else None
+
+        def call() -> list[Tensor]:
+            return [self._call(x, self._timesteps[k] if t is None else t, alone=True)]
+
+        record = self._records[k]
+        (output,) = self._replay.again(record, call, what=self._what(k), comparison=compare)
+        return output
+
+    def rerun_with_graph(self, k: int, x: Tensor, t: float | None = None) -> tuple[Tensor, Tensor]:
+        """Run call k again; return its input, the leaf where the graph ends, and its output."""
+        with torch.enable_grad():
+            leaf, nodes = self._leaf(x), num_nodes_made()
+            output = self.rerun(k, leaf, t)
+            self._search(k, leaf, output, num_nodes_made() - nodes)
+        return leaf, output
+
+    def _leaf(self, x: Tensor) -> Tensor:
+        leaf = x.detach().requires_grad_()
+        self._replay.guard.watch(leaf)
+        return leaf
+
+    def _what(self, k: int) -> str:
+        return f"network call {k} (timestep {self._timesteps[k]:g})"
+
+    def _first(self, k: int, x: Tensor, *, alone: bool) -> Tensor:
+        def call() -> list[Tensor]:
+            return [self._call(x, self._timesteps[k], alone=alone)]
+
+        (output,), record = self._replay.first(call, x.device)
+        if self._tolerance is not None:
+            record.tolerance = max(record.tolerance, self._tolerance)
+        self._records[k] = record
+        assert record.environment is not None
+        self._in_float16 |= record.environment.in_float16
+        return output
 
     def _call(self, x: Tensor, t: float, *, alone: bool) -> Tensor:
         cond = pytree.tree_unflatten(self._arguments, self._structure)
-        # A cached low-precision copy of a weight, made without a graph, would swallow its gradient.
-        torch.clear_autocast_cache()
-        try:
-            return self._caller(x, t, cond, alone=alone)
-        finally:
-            torch.clear_autocast_cache()
+        return self._caller(x, t, cond, alone=alone)
 
     def pull_back(
-        self, x: Tensor, output: Tensor, adjoint: Tensor, *, input_needed: bool
-    ) -> tuple[Tensor | None, list[Tensor | None]]:
-        """Return the adjoint of the input ``x``, and those of `targets`, of one call.
+        self, x: Tensor, output: Tensor, adjoint: Tensor, *, input_needed: bool = True
+    ) -> Tensor | None:
+        """Return the adjoint of the input ``x`` of one call; those of `targets` are added up.
 
         Adjoints have any size, and float16 holds nothing below 6e-8. With
         ``adjoint_scale="auto"`` the adjoint goes through a float16 network with its largest entry
         between 1/2 and 1, and the power of two is taken back in float32.
 
-        Within `summing`, those of large weights are None here, for they are in the totals already.
+        Args:
+            x: the leaf that the graph ends in.
+            output: of the call; its graph is used up.
+            adjoint: of the output.
+            input_needed: whether anybody needs the adjoint of the input.
         """
-        wanted = [*([x] if input_needed else []), *self.targets]
-        gradients: list[Tensor | None] = [None] * len(wanted)
-        if wanted and output.requires_grad:
-            scaled = self._in_float16 and self._adjoint_scale == "auto"
-            exponent = _exponent(adjoint) if scaled else None
-            if exponent is not None:
-                adjoint = torch.ldexp(adjoint, -exponent)
-            with self._summing.pass_of(output, exponent) if self._summing else nullcontext():
-                gradients = list(torch.autograd.grad(output, wanted, adjoint, allow_unused=True))
-            if self._summing is not None:
-                gradients = self._summing.others(gradients, first=len(wanted) - len(self.targets))
-            if exponent is not None:
-                gradients = [g if g is None else times_power(g, exponent) for g in gradients]
-        return gradients.pop(0) if input_needed else None, gradients
+        assert self._arrivals is not None, "products are taken within reversing()"
+        if not output.requires_grad:
+            return None
+        exponent = power_above(adjoint) if self._scaled else None
+        if exponent is not None:
+            adjoint = torch.ldexp(adjoint, -exponent)
+        self._arrivals.exponent = exponent
+        torch.autograd.backward(output, adjoint)
+        pulled, x.grad = x.grad, None
+        if pulled is None or not input_needed:
+            return None
+        return pulled if exponent is None else torch.ldexp(pulled, exponent)
+
+    @property
+    def _scaled(self) -> bool:
+        return self._in_float16 and self._adjoint_scale == "auto"
+
+    def gradients(self) -> list[Tensor | None]:
+        """Return what `pull_back` has added up for `targets` since the last time."""
+        assert self._arrivals is not None
+        return self._arrivals.take()
 
     @contextlib.contextmanager
-    def summing(self, totals: Totals) -> Iterator[None]:
-        """Within this block, let `pull_back` add large weights' gradients to ``totals`` itself."""
-        try:
-            with Summing(self.parameters, totals, first=len(self._leaves)) as self._summing:
-                yield
-        finally:
-            self._summing = None
-
-    def check_reachable(self, x: Tensor, output: Tensor) -> None:
-        """Raise unless the output's graph ends in the input, the conditioning and the weights.
+    def reversing(self) -> Iterator[None]:
+        """Take products within this block, at whose end the calls that were run again are judged.
 
         Raises:
-            ValueError: a tensor that requires grad is used but was not passed in, or was passed in
-                but is not used: either would silently get no gradient.
+            RuntimeError: weights or conditioning were changed since sampling.
+            RerunError: a call gave another answer than the first time.
         """
-        known = {id(tensor) for tensor in (x, *self.targets)}
+        self._refuse_changes()
+        self._comparison = self._new_comparison()
+        self._arrivals = Arrivals(self.targets, scaled=self._scaled)
+        try:
+            with self._replay.guard.opened():
+                yield
+            self._comparison.raise_if_changed()
+        finally:
+            self._arrivals.close()
+            self._arrivals = None
+
+    @contextlib.contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Leave buffers and settings at the end of a block as they were at its start."""
+        with self._replay.undisturbed():
+            yield
+
+    def _new_comparison(self) -> Comparison:
+        records, replay = self._records, self._replay
+        return Comparison(lambda: replay.explain(records[max(records)]))
+
+    def finish(self) -> None:
+        """Take note that the run is over.
+
+        Raises:
+            ValueError: no call used a tensor of the conditioning that requires grad.
+        """
+        if self._unreached and not self.compiled:
+            self._refuse_unused(self._unreached)
+        constants = [x for x in self._arguments if isinstance(x, Tensor) and not x.requires_grad]
+        self._constants = constants, _versions(constants)
+
+    def _refuse_changes(self) -> None:
+        if self._records:
+            self._replay.refuse_changes(self._records[max(self._records)])
+        constants, before = self._constants
+        if _versions(constants) != before:
+            raise RuntimeError(
+                "conditioning was changed in place between sampling and the backward pass, so that "
+                "network calls cannot be run again. Take the gradient first, or pass a copy"
+            )
+
+    def _search(self, k: int, x: Tensor, output: Tensor, nodes: int) -> None:
+        """Raise unless the output's graph ends in the input, the conditioning and the weights.
+
+        Graphs with as many nodes as one that was searched are taken for the same.
+
+        Raises:
+            ValueError: a tensor that requires grad is used but was not passed in, so that it would
+                silently get no gradient.
+        """
+        if nodes in self._replay.searched and not self._unreached:
+            return
+        self._replay.searched.add(nodes)
         reached = leaves_of(output)
-        for leaf in reached.values():
-            if id(leaf) not in known:
-                raise ValueError(
-                    f"the network uses a tensor of shape {tuple(leaf.shape)} that requires grad "
-                    "but is neither a weight of it nor passed to the sampler, so it cannot receive "
-                    "a gradient. Pass it as conditioning (sampler(noise, name=tensor)), make the "
-                    "network an nn.Module that owns it, or detach it"
-                )
-        self._refuse_unused([id(leaf) not in reached for leaf in self._leaves])
+        for leaf in strangers(reached, [x, *self.targets]):
+            raise ValueError(
+                f"the network uses (in call {k}) a tensor of shape {tuple(leaf.shape)} that "
+                "requires grad but is neither a weight of it nor passed to the sampler, so it "
+                "cannot receive a gradient. Pass it as conditioning (sampler(noise, name=tensor)), "
+                "make the network an nn.Module that owns it, or detach it. If it is something that "
+                "the network kept from an earlier call (a cache), switch that off or use "
+                "gradient=adp.Backprop()"
+            )
+        unused = {i for i, leaf in enumerate(self._leaves) if id(leaf) not in reached}
+        self._unreached = unused if self._unreached is None else self._unreached & unused
 
     def check_received(self, gradients: Sequence[Tensor | None]) -> None:
         """Raise where no call of a compiled network gave the conditioning a gradient.
 
-        All that goes into a compiled graph looks as if the output depended on it, so
-        `check_reachable` cannot tell.
+        All that goes into a compiled graph looks as if the output depended on it, so no search can
+        tell.
 
         Args:
             gradients: those of `targets`, after a reverse sweep.
         """
         if self.compiled:
-            self._refuse_unused([gradients[i] is None for i in range(len(self._leaves))])
+            self._refuse_unused({i for i in range(len(self._leaves)) if gradients[i] is None})
 
-    def _refuse_unused(self, unused: Sequence[bool]) -> None:
-        for i, is_unused in zip(self._differentiable, unused, strict=True):
-            if is_unused:
-                raise ValueError(
-                    f"the conditioning {self._names[i]} requires grad, but the network's output "
-                    "does not depend on it, so it cannot receive a gradient. Detach it, or see "
-                    "why the network leaves it unused"
+    def check_finite(self, gradients: Sequence[Tensor | None]) -> None:
+        """Raise FloatingPointError if a gradient of the conditioning or a weight is not finite."""
+        found = [(i, g) for i, g in enumerate(gradients) if g is not None and not g.is_meta]
+        if not found:
+            return
+        norms = torch.stack([norm.float() for norm in torch._foreach_norm([g for _, g in found])])
+        for (i, _), finite in zip(found, torch.isfinite(norms).tolist(), strict=True):
+            if not finite:
+                raise FloatingPointError(
+                    f"the gradient of {self._target_name(i)} is not finite, though adjoints of "
+                    "latents are. A half-precision overflow is the usual cause (run the network in "
+                    "bfloat16 or float32)"
                 )
 
+    def _target_name(self, i: int) -> str:
+        if i < len(self._leaves):
+            return f"the conditioning {self._names[self._differentiable[i]]}"
+        weight = self.parameters[i - len(self._leaves)]
+        names = (name for name, w in self._denoiser.named_parameters() if w is weight)
+        return f"the weight {next(names, tuple(weight.shape))}"
 
-def _exponent(adjoint: Tensor) -> Tensor:
-    """Return the power of two just above the largest entry, as a tensor: nothing is waited for."""
-    return torch.frexp(adjoint.detach().abs().amax()).exponent.clamp(-126, 126)
+    def _refuse_unused(self, unused: set[int]) -> None:
+        for i in sorted(unused):
+            raise ValueError(
+                f"the conditioning {self._names[self._differentiable[i]]} requires grad, but the "
+                "network's output does not depend on it, so it cannot receive a gradient. Detach "
+                "it, or see why the network leaves it unused"
+            )

@@ -11,7 +11,6 @@ from torch import Tensor
 from ...plan import Program, execute, transpose
 from ..method import FiniteCheck
 from .network import Network
-from .totals import Totals
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,6 @@ class StepTranspose:
         check: FiniteCheck,
         tell: Callable[[int, Tensor], object],
     ) -> None:
-        self.totals = Totals(network.targets)
         self._network, self._dtype, self._check, self._tell = network, dtype, check, tell
 
     def __call__(
@@ -72,9 +70,8 @@ class StepTranspose:
         outputs: list[Tensor] = []
 
         def rerun(i: int) -> Tensor:
-            with torch.enable_grad():
-                inputs[i] = inputs[i].detach().requires_grad_()
-                return self._network.rerun(step.first + i, inputs[i])
+            inputs[i], output = self._network.rerun_with_graph(step.first + i, inputs[i])
+            return output
 
         def call(i: int, x: Tensor) -> Tensor:
             inputs.append((stored or {}).get(step.first + i, x).to(self._dtype))
@@ -86,13 +83,12 @@ class StepTranspose:
         def pull_back(i: int, adjoint: Tensor) -> Tensor | None:
             # The last stage comes first here, and has its graph already.
             output = outputs.pop() if outputs else rerun(i)
-            pulled, gradients = self._network.pull_back(
+            pulled = self._network.pull_back(
                 inputs[i],
                 output,
                 adjoint.to(output.dtype),
                 input_needed=step.first + i > 0 or input_needed,
             )
-            self.totals.add(gradients)
             if pulled is None:
                 return None
             self._check.record(step.first + i, pulled)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...plan import State, execute
+from ...recompute import announced
 from ..method import FiniteCheck, Run
-from .network import Network
+from .network import Caller, Network
 
 
 class Sweep(ABC):
@@ -19,12 +20,20 @@ class Sweep(ABC):
 
     Args:
         run: what is run.
+        timesteps: of the network calls; by default those of the plan.
+        tolerance: see `Network`.
     """
 
-    def __init__(self, run: Run) -> None:
+    def __init__(
+        self,
+        run: Run,
+        timesteps: Sequence[float] | None = None,
+        *,
+        tolerance: float | None = None,
+    ) -> None:
         self.run = run
-        times = run.plan.timesteps.tolist()
-        self.network = Network(run.denoiser, times, run.cond, run.adjoint_scale)
+        times = run.plan.timesteps.tolist() if timesteps is None else timesteps
+        self.network = Network(run.denoiser, times, run.cond, run.adjoint_scale, tolerance)
 
     @property
     def inputs(self) -> list[Tensor | None]:
@@ -41,25 +50,7 @@ class Sweep(ABC):
 
     def forward(self) -> Tensor:
         """Return the sample; called with grad mode off."""
-        run = self.run
-        check = FiniteCheck("the output", run.plan.timesteps, run.check_finite)
-
-        def call(k: int, x: Tensor) -> Tensor:
-            output = self.call(k, x)
-            check.record(k, output)
-            return output
-
-        sample = execute(run.plan.program, call, run.noise, run.draws, self.visit)
-        check.raise_if_not_finite()
-        return sample
-
-    def first_call(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Run call 0 with its graph, check where the graph ends, and return the leaf and output."""
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_()
-            output = self.network.run(0, leaf)
-            self.network.check_reachable(leaf, output)
-        return leaf, output
+        return run_checked(self.run, self.call, self.visit)
 
     def tell(self, k: int, product: Tensor | None) -> Tensor | None:
         """Tell the observer of the product of call k, and return it."""
@@ -70,8 +61,37 @@ class Sweep(ABC):
     @abstractmethod
     def backward(
         self, adjoint: Tensor, noise_needed: bool, draws_needed: bool
-    ) -> tuple[Tensor | None, Tensor | None, Sequence[Tensor | None]]:
-        """Return the gradients of noise, draws, and of conditioning and weights together."""
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Return the gradients of noise and draws; the network adds up the others."""
+
+    def gradients(self) -> Sequence[Tensor | None]:
+        """Return, after ``backward``, the gradients of conditioning and weights."""
+        return self.network.gradients()
+
+
+def run_checked(
+    run: Run,
+    call: Callable[[int, Tensor], Tensor],
+    visit: Callable[[State], None] | None = None,
+) -> Tensor:
+    """Return the sample of a run, whose outputs are looked at for what is not finite."""
+    check = FiniteCheck("the output", run.plan.timesteps, run.check_finite)
+
+    def checked(k: int, x: Tensor) -> Tensor:
+        output = call(k, x)
+        check.record(k, output)
+        return output
+
+    sample = execute(run.plan.program, checked, run.noise, run.draws, visit)
+    check.raise_if_not_finite()
+    return sample
+
+
+def run_plainly(run: Run) -> Tensor:
+    """Return the sample of a run by ordinary operations, with a graph where autograd records."""
+    times, caller = run.plan.timesteps.tolist(), Caller(run.denoiser)
+    alone = not torch.is_grad_enabled()
+    return run_checked(run, lambda k, x: caller(x, times[k], run.cond, alone=alone))
 
 
 class _Attached(torch.autograd.Function):
@@ -83,7 +103,7 @@ class _Attached(torch.autograd.Function):
         # Saved for their version counters: autograd then refuses weights changed in between.
         ctx.save_for_backward(*inputs)
         sample = sweep.forward()
-        sweep.network.settings.settle()
+        sweep.network.finish()
         return sample
 
     @staticmethod
@@ -97,15 +117,19 @@ class _Attached(torch.autograd.Function):
             )
         _ = ctx.saved_tensors
         _, noise_needed, draws_needed, *_ = ctx.needs_input_grad
-        with sweep.network.settings.restored():
-            noise, draws, others = sweep.backward(adjoint, noise_needed, draws_needed)
-        sweep.network.check_received(others)
+        network = sweep.network
+        with network.reversing():
+            noise, draws = sweep.backward(adjoint, noise_needed, draws_needed)
+            others = sweep.gradients()
+        network.check_received(others)
+        if sweep.run.check_finite:
+            network.check_finite(others)
         return (None, noise, draws, *others)
 
 
 def attach(sweep: Sweep) -> Tensor:
     """Run a sweep and return its sample as a node of the autograd graph, where one is recorded."""
-    if torch.is_grad_enabled():
-        return _Attached.apply(sweep, *sweep.inputs)
-    run = sweep.run
-    return execute(run.plan.program, sweep.network.run, run.noise, run.draws)
+    if not torch.is_grad_enabled():
+        return run_plainly(sweep.run)
+    sample = _Attached.apply(sweep, *sweep.inputs)
+    return announced(sweep.network.wrappers, sample)

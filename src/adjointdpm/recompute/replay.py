@@ -1,0 +1,281 @@
+"""Calls of a module that are run once without a graph, and again with one.
+
+The one mechanism under samplers (`adjointdpm.gradients`) and under pipelines and decoders (`call`).
+What a call finds when it runs first, it finds again: the weights, the buffers, the settings,
+autocast and the random state. Its graph ends in leaves that stand in for the weights, so that the
+weights themselves see nothing but the total. What it answers is compared with its first answer.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from .environment import DRAWING, Environment
+from .fingerprint import Comparison, Fingerprints, coarsest, tolerance_of
+from .guard import Guard
+from .settings import Settings
+from .tensors import Places, StandIns, in_their_places, versions
+from .wrappers import parallel_wrappers, passed_on
+
+_LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+
+
+def _lock_of(owner: nn.Module) -> Any:
+    """Return the lock of the part that owns the first weight: wrappers of one network share it."""
+    first = next((part for part in owner.modules() if part._parameters), owner)
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(first, threading.RLock())
+
+
+@dataclass
+class Record:
+    """What a call found when it ran first, and what it answered.
+
+    Args:
+        environment: autocast and random state; None where they are of no interest.
+        settings: see `Settings.now`.
+        weights: what stood in the weights' places, with leaves for those that require grad.
+        buffers: copies of the buffers that calls change.
+        versions: of the weights, of the other buffers, and of what else the call read.
+        fingerprint: of the answer.
+        tolerance: the largest change of the answer that is taken for rounding.
+    """
+
+    environment: Environment | None
+    settings: list[Any]
+    weights: StandIns
+    buffers: dict[int, Tensor]
+    versions: list[tuple[int, torch.dtype]]
+    fingerprint: Tensor
+    tolerance: float
+
+
+class Replay:
+    """Runs calls of a module, and runs them again.
+
+    Args:
+        owner: the module. Its structure must stay as it is.
+        same_environment: whether random state and autocast are those of the first run.
+        moves: whether weights are moved to the device and away again, call by call; what they
+            held cannot be checked then.
+    """
+
+    def __init__(
+        self, owner: nn.Module, *, same_environment: bool = True, moves: bool = False
+    ) -> None:
+        self.guard = Guard()
+        self.owner = owner
+        self._same_environment = same_environment
+        self._moves = moves
+        self._settings = Settings(owner)
+        self._places = Places(owner)
+        weights, self._buffers = self._places.tensors()
+        self._weights = StandIns(weights)
+        self._guard_weights()
+        self._changing: list[int] | None = None
+        self._fingerprints = Fingerprints()
+        self._lock = _lock_of(owner)
+        self.wrappers = parallel_wrappers(owner)
+        self.searched: set[int] = set()
+        """How many nodes the graphs of calls have whose ends were looked at."""
+
+    @property
+    def weights(self) -> StandIns:
+        """The weights as they are found now, and what stands in for those that require grad."""
+        found, self._buffers = self._places.tensors()
+        known = self._weights
+        same = all(
+            a is b and a.requires_grad == (b is not c)
+            for a, b, c in zip(found, known.originals, known.tensors, strict=True)
+        )
+        if not same:
+            self._weights = StandIns(found)
+            self._guard_weights()
+        return self._weights
+
+    def _guard_weights(self) -> None:
+        # A few of them tell as much as all: who runs the module meanwhile uses each.
+        leaves = self._weights.leaves
+        for leaf in {id(x): x for x in leaves[:1] + leaves[len(leaves) // 2 :][:1]}.values():
+            self.guard.watch(leaf)
+
+    def first(
+        self, function: Callable[[], Sequence[Tensor]], device: torch.device
+    ) -> tuple[Sequence[Tensor], Record]:
+        """Run a call for the first time.
+
+        With gradients on, it keeps its graph, which ends in the weights' stand-ins.
+
+        Args:
+            function: the call; it returns the tensors that it answers with.
+            device: of its tensors.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(self._lock)
+            weights = self.weights
+            settings = self._settings.now()
+            buffers = self._buffers_before()
+            environment = None
+            if self._same_environment:
+                stack.enter_context(DRAWING)
+                environment = Environment.now(device)
+            if torch.is_grad_enabled():
+                stack.enter_context(in_their_places(self._places.weights, weights.tensors))
+            outputs = self._call(function)
+            if environment is not None:
+                environment = environment.settled()
+            buffers = self._changed(buffers)
+        return outputs, Record(
+            environment,
+            settings,
+            weights,
+            buffers,
+            self._versions(weights),
+            self._fingerprints(outputs),
+            self._tolerance(outputs, environment),
+        )
+
+    def again(
+        self,
+        record: Record,
+        function: Callable[[], Sequence[Tensor]],
+        *,
+        what: str = "",
+        comparison: Comparison | None = None,
+        attached: bool = False,
+    ) -> Sequence[Tensor]:
+        """Run a call again as it was, with or without a graph.
+
+        Args:
+            record: of its first run.
+            function: the call.
+            what: the call, for messages.
+            comparison: takes the fingerprints; None for a call that is given other tensors.
+            attached: whether the graph ends in the weights themselves.
+        """
+        weights = record.weights.originals if attached else record.weights.tensors
+        with ExitStack() as stack:
+            stack.enter_context(self._lock)
+            if record.environment is not None:
+                stack.enter_context(record.environment.restored())
+            stack.enter_context(self._settings.restored(record.settings))
+            stack.enter_context(in_their_places(self._places.weights, weights))
+            stack.enter_context(self._with_buffers(record))
+            try:
+                outputs = self._call(function)
+            except (KeyError, AttributeError, TypeError, IndexError) as error:
+                error.add_note(
+                    f"{what or 'The call'} ran without this error the first time, and failed when "
+                    "it was run again for the gradient. If the network keeps something from call "
+                    "to call (a cache), switch that off or use adp.Backprop()"
+                )
+                raise
+        if comparison is not None:
+            again = self._fingerprints(outputs)
+            comparison.add(what, record.fingerprint, again, record.tolerance)
+        return outputs
+
+    def _call(self, function: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor]:
+        # A cached low-precision copy of a weight, made without a graph, would swallow its gradient.
+        torch.clear_autocast_cache()
+        try:
+            with passed_on(self.wrappers):
+                return function()
+        finally:
+            torch.clear_autocast_cache()
+
+    def _buffers_before(self) -> dict[int, Tensor]:
+        """Return copies of buffers that the call may change: all, before the first of all calls."""
+        which = range(len(self._buffers)) if self._changing is None else self._changing
+        self._before = versions(self._buffers)
+        return {i: self._buffers[i].detach().clone() for i in which}
+
+    def _changed(self, copies: dict[int, Tensor]) -> dict[int, Tensor]:
+        """Return the copies of buffers that calls change, now that one has run."""
+        _, now = self._places.tensors()
+        pairs = zip(now, self._buffers, versions(now), self._before, strict=True)
+        changed = [i for i, (a, b, new, old) in enumerate(pairs) if a is not b or new != old]
+        self._changing = sorted({*(self._changing or ()), *changed})
+        self._buffers = now
+        return {i: copies[i] for i in self._changing if i in copies}
+
+    @contextmanager
+    def _with_buffers(self, record: Record) -> Iterator[None]:
+        # Copies of the copies: the call is going to change them, and may be run once more.
+        places = [self._places.buffers[i] for i in self._changing or ()]
+        tensors = [
+            record.buffers.get(i, self._buffers[i]).detach().clone() for i in self._changing or ()
+        ]
+        with in_their_places(places, tensors):
+            yield
+
+    def _versions(self, weights: StandIns) -> list[tuple[int, torch.dtype]]:
+        return [] if self._moves else versions([*weights.originals, *self._buffers])
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Leave buffers and settings at the end of a block as they were at its start."""
+        _, buffers = self._places.tensors()
+        copies = [buffer.detach().clone() for buffer in buffers]
+        now = self._settings.now()
+        with self._settings.restored(now), in_their_places(self._places.buffers, copies):
+            yield
+
+    def changed_since(self, record: Record) -> list[str]:
+        """Return the names of weights and buffers that were written into, or cast, since a call."""
+        if self._moves:
+            return []
+        tensors = [*record.weights.originals, *self._buffers]
+        names = [place.name for place in (*self._places.weights, *self._places.buffers)]
+        now, own = versions(tensors), len(record.weights.originals)
+        changing = {own + i for i in self._changing or ()}
+        return [
+            name
+            for i, (name, new, old) in enumerate(zip(names, now, record.versions, strict=True))
+            if new != old and i not in changing
+        ]
+
+    def refuse_changes(self, record: Record) -> None:
+        """Raise RuntimeError if a weight or a buffer was changed since a call.
+
+        Raises:
+            RuntimeError: the call cannot be run again.
+        """
+        if changed := self.changed_since(record):
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise RuntimeError(
+                f"the weights of {type(self.owner).__name__} were changed in place between "
+                "sampling and the backward pass (by an optimizer's step, by loading or casting "
+                f"weights, or by fusing adapters), so that its calls cannot be run again: "
+                f"{changed[0]}{more}. Take the gradient first"
+            )
+
+    def explain(self, record: Record) -> str:
+        """Say what may be the cause of another answer, and what helps."""
+        since = self._settings.changed_since(record.settings)
+        noted = "nothing that leaves a trace was changed since"
+        if since:
+            noted = f"changed since, and put back for this, was {', '.join(since[:3])}"
+        return (
+            f"What is known: {noted}. Likely causes: the network gives different answers to the "
+            "same input (it keeps features from call to call, counts its calls, or draws from "
+            "NumPy, Python or a generator of its own); or something was changed that leaves no "
+            "trace (weights by a fused optimizer's step or through .data, a hook, a patched "
+            "method). What helps: take the gradient before anything is changed; switch caches "
+            "off; pass generators in as arguments; adp.Exact(memory_budget=...) where all graphs "
+            "fit, so that no call is run again; or adp.Backprop()"
+        )
+
+    def _tolerance(self, outputs: Sequence[Tensor], environment: Environment | None) -> float:
+        dtypes = {weight.dtype for weight in self._weights.originals}
+        dtypes |= {output.dtype for output in outputs}
+        return tolerance_of(coarsest(*dtypes, environment.dtype if environment else None))
