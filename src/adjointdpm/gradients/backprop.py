@@ -26,7 +26,7 @@ class Backprop(GradientMethod):
 
     def sample(self, run: Run) -> Tensor:
         """Return the sample with the full autograd graph behind it."""
-        times, caller = run.plan.timesteps.tolist(), Caller(run.denoiser)
+        times, caller = run.plan.times, Caller(run.denoiser)
 
         def call(k: int, x: Tensor) -> Tensor:
             if run.observer is not None and x.requires_grad:
@@ -42,6 +42,11 @@ class Backprop(GradientMethod):
     def graph_budget(self) -> float:
         """Infinity, for all graphs are kept, unless each call is a checkpoint."""
         return 0.0 if self.checkpoint else math.inf
+
+    @property
+    def differentiates_plan(self) -> bool:
+        """Yes, as any other tensor."""
+        return True
 
     @property
     def needs_plan(self) -> bool:

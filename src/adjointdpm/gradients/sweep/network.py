@@ -42,7 +42,9 @@ class Caller:
         self.compiled = any(is_compiled(module) for module in denoiser.modules())
         """Whether any part of it is compiled."""
 
-    def __call__(self, x: Tensor, t: float, cond: dict[str, Any], *, alone: bool) -> Tensor:
+    def __call__(
+        self, x: Tensor, t: float | Tensor, cond: dict[str, Any], *, alone: bool
+    ) -> Tensor:
         """Return the denoiser's output.
 
         Args:
@@ -89,6 +91,7 @@ class Network:
         adjoint_scale: ``auto`` to scale the adjoint of a float16 network, see `pull_back`.
         tolerance: the largest change of an answer, relative to its norm, when a call is run again;
             by default what rounding explains.
+        times: those of the calls, where they receive gradients.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Network:
         cond: dict[str, Any],
         adjoint_scale: Literal["auto"] | None = "auto",
         tolerance: float | None = None,
+        times: Tensor | None = None,
     ) -> None:
         refuse_sharded_weights(denoiser)
         self._denoiser = denoiser
@@ -124,6 +128,14 @@ class Network:
         for i, leaf in zip(self._differentiable, self._leaves, strict=True):
             self._arguments[i] = leaf
             self._replay.guard.watch(leaf)
+        self._given_names = [self._names[i] for i in self._differentiable]
+        self._times: Tensor | None = None
+        if times is not None:
+            self._times = times.detach().requires_grad_()
+            self._replay.guard.watch(self._times)
+            self.cond.append(times)
+            self._leaves.append(self._times)
+            self._given_names.append("'timesteps' of the plan")
         self.targets = [*self._leaves, *weights.leaves]
         """The leaves whose gradients `pull_back` adds up: of the conditioning, then of weights."""
         self._records: dict[int, Record] = {}
@@ -188,7 +200,7 @@ class Network:
         compare = self._comparison if t is None else None
 
         def call() -> list[Tensor]:
-            return [self._call(x, self._timesteps[k] if t is None else t, alone=True)]
+            return [self._call(x, self._time(k) if t is None else t, alone=True)]
 
         record = self._records[k]
         (output,) = self._replay.again(record, call, what=self._what(k), comparison=compare)
@@ -212,7 +224,7 @@ class Network:
 
     def _first(self, k: int, x: Tensor, *, alone: bool) -> Tensor:
         def call() -> list[Tensor]:
-            return [self._call(x, self._timesteps[k], alone=alone)]
+            return [self._call(x, self._time(k), alone=alone)]
 
         (output,), record = self._replay.first(call, x.device)
         if self._tolerance is not None:
@@ -222,7 +234,10 @@ class Network:
         self._in_float16 |= record.environment.in_float16
         return output
 
-    def _call(self, x: Tensor, t: float, *, alone: bool) -> Tensor:
+    def _time(self, k: int) -> float | Tensor:
+        return self._timesteps[k] if self._times is None else self._times[k]
+
+    def _call(self, x: Tensor, t: float | Tensor, *, alone: bool) -> Tensor:
         cond = pytree.tree_unflatten(self._arguments, self._structure)
         return self._caller(x, t, cond, alone=alone)
 
@@ -366,7 +381,7 @@ class Network:
 
     def _target_name(self, i: int) -> str:
         if i < len(self._leaves):
-            return f"the conditioning {self._names[self._differentiable[i]]}"
+            return f"the conditioning {self._given_names[i]}"
         weight = self.parameters[i - len(self._leaves)]
         names = (name for name, w in self._denoiser.named_parameters() if w is weight)
         return f"the weight {next(names, tuple(weight.shape))}"
@@ -374,7 +389,7 @@ class Network:
     def _refuse_unused(self, unused: set[int]) -> None:
         for i in sorted(unused):
             raise ValueError(
-                f"the conditioning {self._names[self._differentiable[i]]} requires grad, but the "
+                f"the conditioning {self._given_names[i]} requires grad, but the "
                 "network's output does not depend on it, so it cannot receive a gradient. Detach "
                 "it, or see why the network leaves it unused"
             )
