@@ -21,6 +21,9 @@ from .scheduler import SchedulerRun
 
 LINEARITY_TOLERANCE = 1e-4
 
+_DRAWING = frozenset({torch.randn, torch.randn_like})
+_CASTING = frozenset({Tensor.to, Tensor.float, Tensor.half})
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -56,15 +59,13 @@ class _Instrument(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        kwargs = dict(kwargs or {})
-        if func in (torch.randn, torch.randn_like):
+        if func in _DRAWING:
             self.num_draws += 1
             return self.draw(self.num_draws - 1)
-        is_state = bool(args) and isinstance(args[0], Tensor) and args[0].shape == self.shape
-        if is_state and func in (Tensor.to, Tensor.float, Tensor.half):
+        if func in _CASTING and args[0].shape == self.shape:
             # Some schedulers cast to float32 inside `step`: the coefficients are wanted unrounded.
             return args[0]
-        return func(*args, **kwargs)
+        return func(*args, **(kwargs or {}))
 
 
 def _check_linear_settings(scheduler: Any) -> None:
