@@ -16,15 +16,19 @@ from .gradients import (
     Symplectic,
     Truncated,
 )
+from .path import Trajectory
+from .per_step import PerStep
 from .pipelines import (
     ImageToImageSampler,
     add_lora,
     differentiable,
     encode_image,
     encode_prompt,
+    freeze,
     from_pipeline,
     latent_shape,
     load_pipeline,
+    trainable,
 )
 from .plan import CounterNoise, Plan
 from .sampler import Sampler, sample_each
@@ -43,11 +47,13 @@ __all__ = [
     "GradientMethod",
     "ImageToImageSampler",
     "Observer",
+    "PerStep",
     "Plan",
     "Reversible",
     "Sampler",
     "Schedule",
     "Symplectic",
+    "Trajectory",
     "Truncated",
     "__version__",
     "add_lora",
@@ -56,6 +62,7 @@ __all__ = [
     "encode_image",
     "encode_prompt",
     "formats",
+    "freeze",
     "from_pipeline",
     "gradients",
     "latent_shape",
@@ -65,4 +72,5 @@ __all__ = [
     "pipelines",
     "sample_each",
     "solvers",
+    "trainable",
 ]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from .adaptive import sample_of
-from .conditioning import check_conditioning, is_dense, layout_of, named_leaves
+from .conditioning import check_conditioning, is_dense, layout_of, named_leaves, sample_of
 from .cost import Cost, predict
 from .denoiser import Denoiser
-from .gradients import Exact, GradientMethod, Observer, Run
+from .gradients import Collect, Exact, GradientMethod, Observer, Run
 from .guidance import GuidanceScale, check_guidance_scale
+from .path import Trajectory, states_of
+from .per_step import PerStep, on_steps
 from .plan import CounterNoise, Draws, Plan
 
 Generator = torch.Generator | Sequence[torch.Generator] | CounterNoise
@@ -40,6 +42,7 @@ class Sampler(nn.Module):
 
     Raises:
         ValueError: the plan was made for another prediction type than the denoiser's.
+        TypeError: ``gradient`` is not a gradient method.
 
     >>> from adjointdpm import Schedule, solvers
     >>> schedule = Schedule.vp_linear()
@@ -74,6 +77,10 @@ class Sampler(nn.Module):
                 f"denoiser's network predicts {denoiser.prediction_type!r}; build both with the "
                 "same prediction_type"
             )
+        if not isinstance(gradient, GradientMethod | None):
+            raise TypeError(
+                f"gradient must be a gradient method such as adp.Exact(), not {gradient!r}"
+            )
         if adjoint_scale not in ("auto", None):
             raise ValueError(f"adjoint_scale must be 'auto' or None, not {adjoint_scale!r}")
         self.denoiser = denoiser
@@ -83,7 +90,15 @@ class Sampler(nn.Module):
         self.adjoint_scale = adjoint_scale
         self.observer = observer
 
-    def __call__(self, /, *args: Any, **arguments: Any) -> Tensor:
+    @overload
+    def __call__(self, noise: Tensor, /, *, collect: None = None, **arguments: Any) -> Tensor: ...
+    @overload
+    def __call__(
+        self, noise: Tensor, /, *, collect: Collect, **arguments: Any
+    ) -> tuple[Tensor, Any]: ...
+    @overload
+    def __call__(self, /, *args: Any, **arguments: Any) -> Tensor: ...
+    def __call__(self, /, *args: Any, **arguments: Any) -> Any:
         """Return the samples; see `forward`."""
         if not args and "noise" in arguments:
             args = (arguments.pop("noise"),)
@@ -102,8 +117,9 @@ class Sampler(nn.Module):
         generator: Generator | None = None,
         draws: Tensor | None = None,
         guidance_scale: GuidanceScale | None = None,
+        collect: Collect | None = None,
         **cond: Any,
-    ) -> Tensor:
+    ) -> Any:
         """Return the samples for standard-normal latents.
 
         Args:
@@ -113,23 +129,54 @@ class Sampler(nn.Module):
             draws: (num_draws, batch, ...) those noises themselves, differentiable too.
             guidance_scale: in place of the denoiser's own, see `Denoiser`; a tensor can receive a
                 gradient.
+            collect: a function ``(k, t, x, output, answer) -> tensors`` of every network call: its
+                number, its time, the network's input, the denoiser's output, and all that the
+                network answered (with guidance the pair of the unconditional and the conditional
+                answer). What it returns, a tensor or a nest of them, is stacked over the calls, and
+                a loss on it has its gradient, with the activations of one call.
             **cond: the network's conditioning, any nest of tensors; ``negative_<name>`` for the
-                unconditional pass of guidance.
+                unconditional pass of guidance, `PerStep` for what changes on the way.
 
         Returns:
-            (batch, ...) samples, in float32 or the noise's own dtype if that is float64.
+            (batch, ...) samples, in float32 or the noise's own dtype if that is float64. With
+            ``collect`` a pair of them and of the collected tensors, (num_calls, ...) each.
 
         Raises:
             TypeError: something of the wrong kind, or conditioning that the network does not take.
             ValueError: a wrong shape or dtype, or a tensor that requires grad and can get none.
             FloatingPointError: a value that is not finite, with the step where it arose.
         """
-        run = self._run(noise, generator, draws, guidance_scale, cond)
+        run = self._run(noise, generator, draws, guidance_scale, cond, collect)
         try:
-            return self.gradient.sample(run)
+            return self.gradient.sample(run) if collect is None else self.gradient.collect(run)
         except FloatingPointError as error:
             self._blame_inputs(run, error)
             raise
+
+    def trajectory(self, noise: Tensor, /, **arguments: Any) -> Trajectory:
+        """Return the way that the samples took, differentiable as they are.
+
+        Args:
+            noise: as in `forward`.
+            **arguments: as in `forward`, the conditioning among them.
+
+        Returns:
+            The latent and the predicted clean sample at every network call, and the samples.
+
+        Raises:
+            ValueError: as `forward`, or a gradient method that is one of the sample alone.
+
+        >>> from adjointdpm import Schedule, solvers
+        >>> schedule = Schedule.vp_linear()
+        >>> plan = solvers.build("ddim", schedule, num_inference_steps=4)
+        >>> noise = torch.randn(2, 3, requires_grad=True)
+        >>> path = Sampler(Denoiser(lambda x, t: x.sin(), schedule), plan).trajectory(noise)
+        >>> path.latents.shape, path.pred_original_sample.shape
+        (torch.Size([4, 2, 3]), torch.Size([4, 2, 3]))
+        >>> path.pred_original_sample.square().mean().backward()
+        """
+        sample, (latents, predicted) = self(noise, collect=states_of(self.denoiser), **arguments)
+        return Trajectory(torch.tensor(self.plan.timesteps), latents, predicted, sample)
 
     def cost(
         self,
@@ -172,6 +219,7 @@ class Sampler(nn.Module):
         draws: Tensor | None,
         guidance_scale: GuidanceScale | None,
         cond: dict[str, Any],
+        collect: Collect | None = None,
     ) -> Run:
         """Check what is given to the sampler, and return it together."""
         _check_latent("noise", noise)
@@ -185,16 +233,24 @@ class Sampler(nn.Module):
         if draws is not None:
             draws = self._checked_draws(draws, noise)
         self._check_plan()
+        if collect is not None and not callable(collect):
+            raise TypeError(
+                "collect must be a function (k, t, x, output, answer) -> tensors, not "
+                f"{collect!r:.80}; conditioning of this name cannot be passed on"
+            )
         check_conditioning(cond, noise.device)
+        cond = self._with_guidance(cond, guidance_scale, noise)
+        plan = self.plan
         return Run(
             denoiser=self.denoiser,
-            plan=self.plan,
+            plan=plan,
             noise=noise,
             draws=Draws(noise, _checked_generator(generator, len(noise)), draws),
-            cond=self._with_guidance(cond, guidance_scale, noise),
+            cond=on_steps(cond, plan.timesteps[list(plan.step_starts or ())].tolist(), plan.name),
             check_finite=self.check_finite,
             adjoint_scale=self.adjoint_scale,
             observer=self.observer,
+            collect=collect,
         )
 
     def _check_plan(self) -> None:
@@ -226,13 +282,17 @@ class Sampler(nn.Module):
         """
         own = self.denoiser.guidance_scale
         check_guidance_scale(own if guidance_scale is None else guidance_scale)
-        if guidance_scale is None and isinstance(own, Tensor) and not isinstance(own, nn.Parameter):
+        is_input = isinstance(own, Tensor | PerStep) and not isinstance(own, nn.Parameter)
+        if guidance_scale is None and is_input:
             guidance_scale = own
         if guidance_scale is None:
             return cond
-        if isinstance(guidance_scale, Tensor):
-            guidance_scale = guidance_scale.to(noise.device, noise.dtype)
-        return {**cond, "guidance_scale": guidance_scale}
+        return {
+            **cond,
+            "guidance_scale": pytree.tree_map_only(
+                Tensor, lambda scale: scale.to(noise.device, noise.dtype), guidance_scale
+            ),
+        }
 
     def _blame_inputs(self, run: Run, error: FloatingPointError) -> None:
         """Say so where what the sampler was given is not finite itself."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -103,6 +103,9 @@ class Decoder(nn.Module):
             clamp: in place of the decoder's own setting.
         """
         return self._pictures(latents, clamp or self.clamp)
+
+    if TYPE_CHECKING:
+        __call__ = forward
 
     def _pictures(self, latents: Tensor, clamp: Clamp, *, same_environment: bool = True) -> Tensor:
         unscaled = latents / self.scaling_factor.to(latents) + self.shift_factor.to(latents)

@@ -1,14 +1,15 @@
 """Files that load back into diffusers: learned words, conditioning, noise, LoRA. Never pickle."""
 
-from .files import PICKLED, refuse_pickle
+from .files import PICKLED, refuse_pickle, refuse_pickled_weights
 from .learned_embeds import load_learned_embeds, save_learned_embeds
-from .lora import save_lora
+from .lora import NO_PEFT, save_lora, unwrapped
 from .model_card import Artefact, model_card, write_model_card
 from .noise import Noise, load_noise, save_noise, scheduler_config
 from .prompt_embeds import PromptEmbeds, load_prompt_embeds, save_prompt_embeds
 from .provenance import Provenance
 
 __all__ = [
+    "NO_PEFT",
     "PICKLED",
     "Artefact",
     "Noise",
@@ -19,10 +20,12 @@ __all__ = [
     "load_prompt_embeds",
     "model_card",
     "refuse_pickle",
+    "refuse_pickled_weights",
     "save_learned_embeds",
     "save_lora",
     "save_noise",
     "save_prompt_embeds",
     "scheduler_config",
+    "unwrapped",
     "write_model_card",
 ]

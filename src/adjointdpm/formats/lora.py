@@ -9,11 +9,14 @@ from typing import Any
 
 from torch import nn
 
-from .files import replacing
+from ..storage import replacing
 from .model_card import Artefact, write_model_card
 from .provenance import Provenance
 
 FILE = "pytorch_lora_weights.safetensors"
+
+NO_PEFT = "LoRA adapters need peft: pip install 'adjointdpm[lora]'"
+"""What is said where it is not installed."""
 
 
 def save_lora(
@@ -32,6 +35,7 @@ def save_lora(
 
     Args:
         pipe: a pipeline with adapters on its UNet, transformer or text encoders; see `add_lora`.
+            They may be compiled, or wrapped in ``DistributedDataParallel`` (save on one rank).
         folder: also gets a model card.
         adapter_name: which, where there are several.
         provenance: that of ``pipe`` by default.
@@ -42,13 +46,20 @@ def save_lora(
 
     Raises:
         ValueError: there is no adapter, or none of that name, or the pipeline cannot save it.
+        ImportError: peft is not installed.
     """
-    from peft.utils import get_peft_model_state_dict
+    try:
+        from peft.utils import get_peft_model_state_dict
+    except ImportError:
+        raise ImportError(NO_PEFT) from None
 
     adapted = _adapted(pipe, adapter_name)
     arguments: dict[str, Any] = {}
     for name, (module, adapter) in adapted.items():
-        arguments[f"{name}_lora_layers"] = get_peft_model_state_dict(module, adapter_name=adapter)
+        state = get_peft_model_state_dict(module, adapter_name=adapter)
+        # Of parts that are compiled on their own, within a module that is not.
+        state = {key.replace("_orig_mod.", ""): weight for key, weight in state.items()}
+        arguments[f"{name}_lora_layers"] = state
         config = module.peft_config[adapter].to_dict()
         arguments[f"{name}_lora_adapter_metadata"] = config
     cls = type(pipe)
@@ -76,11 +87,26 @@ def save_lora(
     return path
 
 
+def unwrapped(module: Any) -> Any:
+    """Return the module within one that ``torch.compile`` or data parallelism wraps.
+
+    >>> import torch
+    >>> linear = nn.Linear(2, 2)
+    >>> unwrapped(torch.compile(linear)) is linear
+    True
+    """
+    if hasattr(module, "_orig_mod"):
+        return unwrapped(module._orig_mod)
+    if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return unwrapped(module.module)
+    return module
+
+
 def _adapted(pipe: Any, adapter_name: str | None) -> dict[str, tuple[Any, str]]:
     """Return the components that have an adapter, and its name in each."""
     found: dict[str, tuple[Any, str]] = {}
     for name in getattr(pipe, "_lora_loadable_modules", ()):
-        module = getattr(pipe, name, None)
+        module = unwrapped(getattr(pipe, name, None))
         adapters = list(getattr(module, "peft_config", {}))
         if adapter_name is not None:
             adapters = [adapter for adapter in adapters if adapter == adapter_name]

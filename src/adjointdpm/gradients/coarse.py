@@ -21,10 +21,11 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from ..per_step import refuse_gradient_by_step
 from ..plan import Plan, transpose
 from ..schedule import Schedule
 from ..solvers import SOLVERS, build_on
-from .interpolated import InterpolatedSweep, SparseSweep, irregular_calls
+from .interpolated import InterpolatedSweep, SparseSweep, ends_clean, irregular_calls
 from .method import GradientMethod, Run
 from .sweep import attach, solution_points
 
@@ -74,7 +75,12 @@ class CoarseAdjoint(GradientMethod):
             return None
         alone = irregular_calls(plan, schedule)
         few = len(alone) <= self.num_steps // 2 or plan.num_calls <= self.num_steps
-        return alone if few else None
+        if not few:
+            return None
+        last = plan.num_calls - 1
+        if last not in alone and len(alone) + 2 < self.num_steps and ends_clean(plan, schedule):
+            alone = [*alone, last]
+        return alone
 
     def _coarse_plan(self, plan: Plan, schedule: Schedule) -> Plan:
         points = solution_points(plan, schedule)
@@ -91,6 +97,7 @@ class CoarseAdjoint(GradientMethod):
 
     def sample(self, run: Run) -> Tensor:
         """Return the sample, with this method as its one autograd node."""
+        refuse_gradient_by_step(run.cond, "CoarseAdjoint")
         plan, schedule = run.plan, run.denoiser.schedule
         alone = self._calls_alone(plan, schedule)
         if alone is None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..denoiser import Denoiser
 from ..plan import Draws, Plan
 from ..schedule import Schedule
+from .collect import Collect
 from .observer import Observer
 
 
@@ -28,6 +29,7 @@ class Run:
         check_finite: whether to look for values that are not finite, and name the step.
         adjoint_scale: ``auto`` to scale the adjoint where it passes a float16 network.
         observer: is told what the reverse sweep finds.
+        collect: what to make of every network call, see `GradientMethod.collect`.
     """
 
     denoiser: Denoiser
@@ -38,6 +40,7 @@ class Run:
     check_finite: bool = True
     adjoint_scale: Literal["auto"] | None = "auto"
     observer: Observer | None = None
+    collect: Collect | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,17 @@ class GradientMethod(ABC):
     @abstractmethod
     def sample(self, run: Run) -> Tensor:
         """Return the sample, attached to the autograd graph by this method."""
+
+    def collect(self, run: Run) -> tuple[Tensor, Any]:
+        """Return the sample, and what ``run.collect`` makes of the network calls, stacked.
+
+        Raises:
+            ValueError: the gradient of what calls give beside their output is not to be had.
+        """
+        raise ValueError(
+            f"{type(self).__name__} takes the gradient of the sample only, and not of what is "
+            "collected from the network calls; use Exact(), Truncated() or Backprop()"
+        )
 
     def on(self, device: torch.device) -> GradientMethod:
         """Return the method without what makes no difference on a device."""

@@ -8,6 +8,7 @@ from .lora import add_lora
 from .offloading import check_offload
 from .quiet import quieten_libraries
 from .registry import FAMILIES
+from .trained import freeze, trainable
 
 __all__ = [
     "FAMILIES",
@@ -17,8 +18,10 @@ __all__ = [
     "differentiable",
     "encode_image",
     "encode_prompt",
+    "freeze",
     "from_pipeline",
     "latent_shape",
     "load_pipeline",
     "quieten_libraries",
+    "trainable",
 ]

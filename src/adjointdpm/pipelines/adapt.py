@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from typing import Any, Literal
 
 from torch import Tensor
@@ -10,12 +11,15 @@ from torch import Tensor
 from ..decoding import Decoder
 from ..gradients import GradientMethod
 from ..plan import Plan
+from ..recompute import refuse_caches
 from ..sampler import Sampler
 from .families.shifting import require_shape
 from .offloading import check_offload, guard_offload
+from .reencoding import reusable
 from .registry import family_of
 from .requests import PromptRequest, SamplingRequest, Size
 from .sampling import build_sampler
+from .trained import modules_of, warn_of_untrained
 
 
 def from_pipeline(
@@ -40,8 +44,8 @@ def from_pipeline(
 
     ``decode(sampler(noise, **encode_prompt(pipe, prompt)))`` gives the pictures that
     ``pipe(prompt, latents=noise)`` gives, and every step of it can be differentiated. The modules
-    are those of the pipeline itself, not copies: freeze what is not trained with
-    ``pipe.unet.requires_grad_(False)``, since weight gradients cost as much as all others together.
+    are those of the pipeline itself, not copies. Say what is trained with `freeze` or `trainable`:
+    weight gradients cost as much as all others together, and ``from_pretrained`` asks for all.
 
     Args:
         pipe: the pipeline; see `FAMILIES` for the classes that are known.
@@ -73,6 +77,10 @@ def from_pipeline(
     """
     family = family_of(pipe)
     check_offload(pipe)
+    if gradient is None or gradient.graph_budget != math.inf:
+        for name, module in modules_of(pipe).items():
+            refuse_caches(module, f"pipe.{name}")
+    warn_of_untrained(pipe, stacklevel=2)
     request = SamplingRequest(
         scheduler=scheduler if scheduler is not None else pipe.scheduler,
         num_inference_steps=num_inference_steps,
@@ -159,7 +167,9 @@ def encode_prompt(
 ) -> dict[str, Any]:
     """Return the conditioning of a prompt, ready to be passed on as ``sampler(noise, **cond)``.
 
-    Gradients flow through the text encoder where its weights require grad.
+    Gradients flow through the text encoder where its weights require grad; it is run again in the
+    backward pass, so that one conditioning serves for any number of gradients until the weights
+    change. For constants, `freeze` the pipeline or call this under ``torch.no_grad()``.
 
     Args:
         pipe: the pipeline.
@@ -181,4 +191,5 @@ def encode_prompt(
     """
     size = Size(height, width, num_frames)
     request = PromptRequest(prompt, negative_prompt, guidance, size, arguments)
-    return family_of(pipe).encode_prompt(request)
+    family = family_of(pipe)
+    return reusable(lambda: family.encode_prompt(request), modules_of(pipe))

@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from ..formats import PICKLED, refuse_pickle
+from ..formats import refuse_pickle, refuse_pickled_weights
+from .trained import freeze
 
 REFUSED = {
     "token": (
@@ -54,7 +55,7 @@ def load_pipeline(
             ``safety_checker=None``, ``scheduler=...`` or ``device_map=...``.
 
     Returns:
-        The pipeline, in evaluation mode.
+        The pipeline, in evaluation mode and frozen; `trainable` and `add_lora` say what is trained.
 
     Raises:
         ValueError: an argument that is refused, weights that are pickled, or a single file.
@@ -95,7 +96,7 @@ def _from_pretrained(path_or_id: str | Path, **arguments: Any) -> Any:
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        return DiffusionPipeline.from_pretrained(path_or_id, use_safetensors=True, **arguments)
+        pipe = DiffusionPipeline.from_pretrained(path_or_id, use_safetensors=True, **arguments)
     except OSError as error:
         not_cached = (LocalEntryNotFoundError, OfflineModeIsEnabled)
         if not isinstance(error, not_cached) and not isinstance(error.__cause__, not_cached):
@@ -105,6 +106,7 @@ def _from_pretrained(path_or_id: str | Path, **arguments: Any) -> Any:
             "downloaded. Check the path; or go online, without HF_HUB_OFFLINE and "
             "local_files_only, and load it once"
         ) from error
+    return freeze(pipe)
 
 
 def _check_folder(folder: Path) -> None:
@@ -115,7 +117,4 @@ def _check_folder(folder: Path) -> None:
             "with pipe.save_pretrained(folder)"
         )
     for component in sorted(path for path in folder.iterdir() if path.is_dir()):
-        files = sorted(component.iterdir())
-        pickled = [file for file in files if file.suffix.lower() in PICKLED]
-        if pickled and not any(file.suffix == ".safetensors" for file in files):
-            refuse_pickle(pickled[0])
+        refuse_pickled_weights(component)

@@ -8,6 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..formats import NO_PEFT
+from .trained import freeze
+
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 """The projections of attention, as diffusers' networks name them."""
 
@@ -46,13 +49,10 @@ def add_lora(
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError:
-        raise ImportError("LoRA adapters need peft: pip install 'adjointdpm[lora]'") from None
+        raise ImportError(NO_PEFT) from None
 
-    if isinstance(pipe_or_module, nn.Module):
-        parts = [pipe_or_module]
-        module: Any = pipe_or_module
-    else:
-        parts = [part for part in pipe_or_module.components.values() if isinstance(part, nn.Module)]
+    module: Any = pipe_or_module
+    if not isinstance(pipe_or_module, nn.Module):
         module = getattr(pipe_or_module, "unet", None) or pipe_or_module.transformer
     config = LoraConfig(
         r=rank,
@@ -60,8 +60,7 @@ def add_lora(
         target_modules=list(target_modules),
         init_lora_weights=init_lora_weights,
     )
-    for part in parts:
-        part.requires_grad_(False)
+    freeze(pipe_or_module)
     if hasattr(module, "add_adapter"):
         module.add_adapter(config, adapter_name)
     elif adapter_name in getattr(module, "peft_config", {}):

@@ -33,6 +33,7 @@ def build_sampler(family: Family, request: SamplingRequest) -> Sampler:
             "true_cfg_scale is for pipelines whose network takes guidance_scale as an input, as "
             "that of Flux does; the weight of this one's two passes is guidance_scale"
         )
+    network = family.network(request)  # first, since it refuses schedulers by their names
     scheduler = request.scheduler
     clipping = _clipping(scheduler)
     arguments = {"eta": request.eta} if _takes(scheduler.step, "eta") else {}
@@ -55,12 +56,14 @@ def build_sampler(family: Family, request: SamplingRequest) -> Sampler:
         stub = Denoiser(_scripted, schedule, prediction_type, **clipping)
         _check_clipping(SchedulerRun(scheduler, steps, **driving), plan, stub)
     guidance_scale = request.guidance_scale if family.guided else request.true_cfg_scale
-    guidance_scale = max(guidance_scale, 1.0)  # less is none, as in diffusers
+    if isinstance(guidance_scale, int | float):
+        guidance_scale = max(guidance_scale, 1.0)  # less is none, as in diffusers
+    by_time = family.guidance_scale(request)
     denoiser = Denoiser(
-        family.network(request),
+        network,
         schedule,
         prediction_type,
-        guidance_scale=family.guidance_scale(request) or guidance_scale,
+        guidance_scale=guidance_scale if by_time is None else by_time,
         guidance_rescale=request.guidance_rescale,
         guidance_passes=request.guidance_passes,
         **clipping,

@@ -1,10 +1,10 @@
 """Calls that keep no graph and are run again in the backward pass."""
 
 from .call import Recompute
-from .environment import Environment, is_compiled
+from .environment import Environment, is_compiled, is_transformed
 from .fingerprint import Comparison, RerunError
 from .float16 import power_above, through_float16, times_power
-from .interception import Handler, intercepted, own_class
+from .interception import Handler, inherited, intercepted, own_class
 from .reach import leaves_of, num_nodes_made, strangers
 from .replay import Record, Replay
 from .settings import Settings
@@ -13,7 +13,6 @@ from .wrappers import (
     is_offloaded,
     refuse_caches,
     refuse_moving_weights,
-    refuse_sharded_weights,
 )
 
 __all__ = [
@@ -26,16 +25,17 @@ __all__ = [
     "RerunError",
     "Settings",
     "announced",
+    "inherited",
     "intercepted",
     "is_compiled",
     "is_offloaded",
+    "is_transformed",
     "leaves_of",
     "num_nodes_made",
     "own_class",
     "power_above",
     "refuse_caches",
     "refuse_moving_weights",
-    "refuse_sharded_weights",
     "strangers",
     "through_float16",
     "times_power",

@@ -58,7 +58,7 @@ def intercepted(handlers: Handlers) -> Iterator[None]:
     that would answer a call, the one entered last does.
 
     Args:
-        handlers: by object and name of the method.
+        handlers: by object and name of the method; see `inherited` for those behind ``super()``.
     """
     by_name = {(id(thing), name): handler for (thing, name), handler in handlers.items()}
     layer = Layer(by_name, [thing for thing, _ in handlers])
@@ -115,12 +115,14 @@ def _set_class(thing: Any, cls: type) -> None:
 @functools.cache
 def _answering(own: type, names: frozenset[str]) -> type:
     """Return the subclass of ``own`` whose methods ``names`` look for a handler."""
-    namespace: dict[str, Any] = {name: _method(own, name) for name in names}
+    namespace: dict[str, Any] = {
+        name: _method(own, name, name) for name in names if ":" not in name
+    }
     namespace["__module__"] = own.__module__
     namespace["__qualname__"] = own.__qualname__
     namespace["__doc__"] = own.__doc__
 
-    cls: Any = type(own.__name__, (own,), namespace)
+    cls: Any = type(own.__name__, (own, *_stand_ins(own, names)), namespace)
 
     def reduce(self: Any, protocol: Any) -> Any:
         function, args, *state = super(cls, self).__reduce_ex__(protocol)
@@ -128,6 +130,20 @@ def _answering(own: type, names: frozenset[str]) -> type:
 
     cls.__reduce_ex__ = reduce
     return cls
+
+
+def inherited(base: type, name: str) -> str:
+    """Return how `Handlers` call a method of a base class that ``super()`` reaches."""
+    return f"{base.__module__}.{base.__qualname__}:{name}"
+
+
+def _stand_ins(own: type, names: frozenset[str]) -> Iterator[type]:
+    """Yield subclasses of base classes, to stand in front of them in the order of methods."""
+    for base in own.__mro__[1:]:
+        wanted = {name: inherited(base, name) for name in vars(base)}
+        methods = {name: _method(base, name, key) for name, key in wanted.items() if key in names}
+        if methods:
+            yield type(base.__name__, (base,), methods)
 
 
 def _copied(thing: Any, memo: dict[int, Any]) -> Any:
@@ -142,14 +158,14 @@ DEFAULTS: dict[str, Callable[..., Any]] = {"__deepcopy__": _copied}
 """What methods do that a class can have and need not."""
 
 
-def _method(own: type, name: str) -> Callable[..., Any]:
+def _method(own: type, name: str, key: str) -> Callable[..., Any]:
     function = getattr(own, name, None) or DEFAULTS[name]
     is_static = isinstance(inspect.getattr_static(own, name, None), staticmethod)
 
     @functools.wraps(function)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         stock = function if is_static else functools.partial(function, self)
-        handler = _handler(self, name)
+        handler = _handler(self, key)
         return stock(*args, **kwargs) if handler is None else handler(stock, *args, **kwargs)
 
     return method

@@ -16,12 +16,13 @@ from ...recompute import (
     Record,
     Replay,
     is_compiled,
+    is_transformed,
     leaves_of,
     num_nodes_made,
     power_above,
-    refuse_sharded_weights,
     strangers,
 )
+from ..collect import Collector
 from .totals import Arrivals
 
 
@@ -34,20 +35,23 @@ class Caller:
 
     Args:
         denoiser: the denoiser, or what ``torch.compile`` made of it.
+        collector: makes tensors of each call beside the denoiser's output.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
+    def __init__(self, denoiser: Denoiser, collector: Collector | None = None) -> None:
         self._denoiser = denoiser
+        self._collector = collector
         self._whole = is_compiled(denoiser)
         self.compiled = any(is_compiled(module) for module in denoiser.modules())
         """Whether any part of it is compiled."""
 
     def __call__(
-        self, x: Tensor, t: float | Tensor, cond: dict[str, Any], *, alone: bool
-    ) -> Tensor:
-        """Return the denoiser's output.
+        self, k: int, x: Tensor, t: float | Tensor, cond: dict[str, Any], *, alone: bool
+    ) -> list[Tensor]:
+        """Return the denoiser's output, and what the collector makes of the call.
 
         Args:
+            k: the number of the call.
             x: its input.
             t: its time.
             cond: its conditioning.
@@ -59,11 +63,20 @@ class Caller:
         if self.compiled and x.device.type == "cuda" and alone:
             torch.compiler.cudagraph_mark_step_begin()
         given = [x, *(leaf for leaf in pytree.tree_leaves(cond) if isinstance(leaf, Tensor))]
+        if is_transformed():
+            given = []
         before = _versions(given)
-        output = self._denoiser(x, time_tensor(t, x) if self._whole else t, **cond)
+        times, answer = time_tensor(t, x) if self._whole else t, None
+        if self._collector is None:
+            output = self._denoiser(x, times, **cond)
+        else:
+            output, answer = self._denoiser(x, times, return_answers=True, **cond)
         if (after := _versions(given)) != before:
             self._refuse_writing(cond, [a != b for a, b in zip(after, before, strict=True)])
-        return output.clone()
+        output = output.clone()
+        if self._collector is None:
+            return [output]
+        return [output, *self._collector.of_call(k, t, x, output, answer)]
 
     @staticmethod
     def _refuse_writing(cond: dict[str, Any], written: Sequence[bool]) -> None:
@@ -74,6 +87,20 @@ class Caller:
         raise ValueError(
             f"the network wrote into {which}. The sampler needs it as it was: for later steps, "
             "and to run the call again. Let the network work on a copy (x = x + ..., not x += ...)"
+        )
+
+
+def refuse_transforms() -> None:
+    """Raise where autograd's nodes are not seen.
+
+    Raises:
+        RuntimeError: a transform of ``torch.func`` is at work.
+    """
+    if is_transformed():
+        raise RuntimeError(
+            "a transform of torch.func (or forward-mode differentiation) does not pass a gradient "
+            "method of its own: use gradient=Exact() or Backprop(), which give it ordinary "
+            "operations and keep the graphs of all calls, or torch.autograd"
         )
 
 
@@ -91,6 +118,8 @@ class Network:
         adjoint_scale: ``auto`` to scale the adjoint of a float16 network, see `pull_back`.
         tolerance: the largest change of an answer, relative to its norm, when a call is run again;
             by default what rounding explains.
+        collector: makes tensors of each call beside the output; where there are several outputs,
+            they follow it.
         times: those of the calls, where they receive gradients.
     """
 
@@ -101,11 +130,13 @@ class Network:
         cond: dict[str, Any],
         adjoint_scale: Literal["auto"] | None = "auto",
         tolerance: float | None = None,
+        collector: Collector | None = None,
         times: Tensor | None = None,
     ) -> None:
-        refuse_sharded_weights(denoiser)
+        refuse_transforms()
         self._denoiser = denoiser
-        self._caller = Caller(denoiser)
+        self._caller = Caller(denoiser, collector)
+        self._collector = collector
         self._timesteps = timesteps
         self._adjoint_scale = adjoint_scale
         self._tolerance = tolerance
@@ -173,16 +204,18 @@ class Network:
             x: its input.
         """
         if k < 2 or self._unreached:
-            return self.run_with_graph(k, x)[1].detach()
+            return self.run_with_graph(k, x)[1][0].detach()
         return self.run_without_graph(k, x)
 
     def run_without_graph(self, k: int, x: Tensor) -> Tensor:
         """Return the output of call k, and record what surrounded it."""
         with torch.no_grad():
-            return self._first(k, x, alone=True)
+            return self._first(k, x, alone=True)[0]
 
-    def run_with_graph(self, k: int, x: Tensor, *, alone: bool = True) -> tuple[Tensor, Tensor]:
-        """Run call k; return its input, the leaf where the graph ends, and its output.
+    def run_with_graph(
+        self, k: int, x: Tensor, *, alone: bool = True
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run call k; return its input, the leaf where the graph ends, and its outputs.
 
         Args:
             k: the call.
@@ -191,28 +224,32 @@ class Network:
         """
         with torch.enable_grad(), self._replay.guard.opened():
             leaf, nodes = self._leaf(x), num_nodes_made()
-            output = self._first(k, leaf, alone=alone)
-            self._search(k, leaf, output, num_nodes_made() - nodes)
-        return leaf, output
+            outputs = self._first(k, leaf, alone=alone)
+            self._search(k, leaf, outputs, num_nodes_made() - nodes)
+        return leaf, outputs
 
     def rerun(self, k: int, x: Tensor, t: float | None = None) -> Tensor:
         """Return the output of call k again as it was the first time, or the same at another t."""
+        return self._again(k, x, t)[0]
+
+    def _again(self, k: int, x: Tensor, t: float | None) -> list[Tensor]:
         compare = self._comparison if t is None else None
 
         def call() -> list[Tensor]:
-            return [self._call(x, self._time(k) if t is None else t, alone=True)]
+            return self._call(k, x, self._time(k) if t is None else t, alone=True)
 
         record = self._records[k]
-        (output,) = self._replay.again(record, call, what=self._what(k), comparison=compare)
-        return output
+        return list(self._replay.again(record, call, what=self._what(k), comparison=compare))
 
-    def rerun_with_graph(self, k: int, x: Tensor, t: float | None = None) -> tuple[Tensor, Tensor]:
-        """Run call k again; return its input, the leaf where the graph ends, and its output."""
+    def rerun_with_graph(
+        self, k: int, x: Tensor, t: float | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run call k again; return its input, the leaf where the graph ends, and its outputs."""
         with torch.enable_grad():
             leaf, nodes = self._leaf(x), num_nodes_made()
-            output = self.rerun(k, leaf, t)
-            self._search(k, leaf, output, num_nodes_made() - nodes)
-        return leaf, output
+            outputs = self._again(k, leaf, t)
+            self._search(k, leaf, outputs, num_nodes_made() - nodes)
+        return leaf, outputs
 
     def _leaf(self, x: Tensor) -> Tensor:
         leaf = x.detach().requires_grad_()
@@ -222,27 +259,34 @@ class Network:
     def _what(self, k: int) -> str:
         return f"network call {k} (timestep {self._timesteps[k]:g})"
 
-    def _first(self, k: int, x: Tensor, *, alone: bool) -> Tensor:
+    def _first(self, k: int, x: Tensor, *, alone: bool) -> list[Tensor]:
         def call() -> list[Tensor]:
-            return [self._call(x, self._time(k), alone=alone)]
+            return self._call(k, x, self._time(k), alone=alone)
 
-        (output,), record = self._replay.first(call, x.device)
+        outputs, record = self._replay.first(call, x.device)
         if self._tolerance is not None:
             record.tolerance = max(record.tolerance, self._tolerance)
         self._records[k] = record
         assert record.environment is not None
         self._in_float16 |= record.environment.in_float16
-        return output
+        if self._collector is not None:
+            self._collector.keep(k, outputs[1:])
+        return list(outputs)
 
     def _time(self, k: int) -> float | Tensor:
         return self._timesteps[k] if self._times is None else self._times[k]
 
-    def _call(self, x: Tensor, t: float | Tensor, *, alone: bool) -> Tensor:
+    def _call(self, k: int, x: Tensor, t: float | Tensor, *, alone: bool) -> list[Tensor]:
         cond = pytree.tree_unflatten(self._arguments, self._structure)
-        return self._caller(x, t, cond, alone=alone)
+        return self._caller(k, x, t, cond, alone=alone)
 
     def pull_back(
-        self, x: Tensor, output: Tensor, adjoint: Tensor, *, input_needed: bool = True
+        self,
+        x: Tensor,
+        outputs: Sequence[Tensor],
+        adjoints: Sequence[Tensor | None],
+        *,
+        input_needed: bool = True,
     ) -> Tensor | None:
         """Return the adjoint of the input ``x`` of one call; those of `targets` are added up.
 
@@ -252,18 +296,21 @@ class Network:
 
         Args:
             x: the leaf that the graph ends in.
-            output: of the call; its graph is used up.
-            adjoint: of the output.
+            outputs: of the call; their graph is used up.
+            adjoints: of the outputs; None for those that nothing depends on.
             input_needed: whether anybody needs the adjoint of the input.
         """
         assert self._arrivals is not None, "products are taken within reversing()"
-        if not output.requires_grad:
+        pairs = zip(outputs, adjoints, strict=True)
+        used = [(y, a) for y, a in pairs if a is not None and y.requires_grad]
+        if not used:
             return None
-        exponent = power_above(adjoint) if self._scaled else None
-        if exponent is not None:
-            adjoint = torch.ldexp(adjoint, -exponent)
+        exponent = None
+        if self._scaled:
+            exponent = torch.stack([power_above(a) for _, a in used]).amax()
+            used = [(y, torch.ldexp(a, -exponent)) for y, a in used]
         self._arrivals.exponent = exponent
-        torch.autograd.backward(output, adjoint)
+        torch.autograd.backward([y for y, _ in used], [a for _, a in used])
         pulled, x.grad = x.grad, None
         if pulled is None or not input_needed:
             return None
@@ -328,8 +375,8 @@ class Network:
                 "network calls cannot be run again. Take the gradient first, or pass a copy"
             )
 
-    def _search(self, k: int, x: Tensor, output: Tensor, nodes: int) -> None:
-        """Raise unless the output's graph ends in the input, the conditioning and the weights.
+    def _search(self, k: int, x: Tensor, outputs: Sequence[Tensor], nodes: int) -> None:
+        """Raise unless the outputs' graph ends in the input, the conditioning and the weights.
 
         Graphs with as many nodes as one that was searched are taken for the same.
 
@@ -340,7 +387,7 @@ class Network:
         if nodes in self._replay.searched and not self._unreached:
             return
         self._replay.searched.add(nodes)
-        reached = leaves_of(output)
+        reached = leaves_of(*outputs)
         for leaf in strangers(reached, [x, *self.targets]):
             raise ValueError(
                 f"the network uses (in call {k}) a tensor of shape {tuple(leaf.shape)} that "
