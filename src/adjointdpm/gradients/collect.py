@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-Collect = Callable[[int, float, Tensor, Tensor, Any], Any]
+Collect = Callable[[int, float | Tensor, Tensor, Tensor, Any], Any]
 """``(k, t, x, output, answer) -> tensors`` of network call k.
 
 It is given the number of the call, its time, the network's input, the denoiser's output and the
