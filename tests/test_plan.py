@@ -218,6 +218,14 @@ def test_a_step_that_clips_unannounced_is_found_out() -> None:
         Plan.from_scheduler(Clipping(clip_sample=False), 5)
 
 
+def test_a_setting_that_step_never_reads_is_no_obstacle() -> None:
+    """CogVideoX's scheduler has clip_sample=True in its config, and clips nothing."""
+    assert diffusers.CogVideoXDDIMScheduler().config["clip_sample"]
+    plan = Plan.from_scheduler(diffusers.CogVideoXDDIMScheduler(), 5)
+    other = Plan.from_scheduler(diffusers.CogVideoXDDIMScheduler(clip_sample=False), 5)
+    np.testing.assert_array_equal(plan.table, other.table)
+
+
 def test_a_start_within_a_step_is_refused() -> None:
     """A pair of calls begins with its first: from the second the scheduler would never step."""
     for name in ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler"):
