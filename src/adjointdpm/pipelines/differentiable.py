@@ -92,7 +92,7 @@ def differentiable(
     plain = isinstance(gradient, GradientMethod) and gradient.graph_budget == math.inf
     check_method(pipe, call, gradient, plain)
     parts.denoisers(pipe, denoisers)
-    warn_of_untrained(pipe, stacklevel=4)  # past the context manager
+    warn_of_untrained(pipe, stacklevel=3)  # past the context manager
 
     def sample(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         check_call(pipe, call, args, kwargs)
