@@ -9,12 +9,12 @@ import families_flux
 import families_kandinsky
 import families_latent_diffusion
 import families_stable_diffusion_xl
+import families_video
 import pytest
 import torch
 from case import finish
 from comparison import assert_same_gradients, gradients, with_gradient
 from diffusers import (
-    AutoencoderKLLTXVideo,
     FirstBlockCacheConfig,
     KandinskyV22CombinedPipeline,
     KandinskyV22Pipeline,
@@ -114,19 +114,12 @@ def test_truncated_has_no_last_step_to_count_from_in_a_chain(chain: Any) -> None
 @pytest.fixture(scope="module")
 def upsampler() -> Any:
     torch.manual_seed(0)
-    vae = AutoencoderKLLTXVideo(
-        latent_channels=32,
-        block_out_channels=(8, 8, 8, 8),
-        decoder_block_out_channels=(8, 8, 8, 8),
-        layers_per_block=(1, 1, 1, 1, 1),
-        decoder_layers_per_block=(1, 1, 1, 1, 1),
-    )
-    network = LTXLatentUpsamplerModel(in_channels=32, mid_channels=32, num_blocks_per_stage=1)
-    return finish(LTXLatentUpsamplePipeline(vae=vae, latent_upsampler=network))
+    network = LTXLatentUpsamplerModel(in_channels=4, mid_channels=32, num_blocks_per_stage=1)
+    return finish(LTXLatentUpsamplePipeline(vae=families_video.ltx_vae(), latent_upsampler=network))
 
 
 def test_a_pipeline_without_a_scheduler(upsampler: Any) -> None:
-    latents = normal(0, 1, 32, 2, 2, 2)
+    latents = normal(0, 1, 4, 2, 2, 2)
     arguments = {"latents": latents, "output_type": "latent", "return_dict": False}
     arguments |= {"height": 64, "width": 64}
     with adp.differentiable(upsampler) as pipe:
@@ -140,12 +133,12 @@ def test_the_error_of_a_pipeline_without_a_scheduler_is_its_own(upsampler: Any) 
         adp.differentiable(upsampler) as pipe,
         pytest.raises(ValueError, match="tone_map_compression_ratio"),
     ):
-        pipe(latents=normal(0, 1, 32, 2, 2, 2), tone_map_compression_ratio=2, output_type="latent")
+        pipe(latents=normal(0, 1, 4, 2, 2, 2), tone_map_compression_ratio=2, output_type="latent")
     with (
         adp.differentiable(upsampler, adp.Truncated(1)) as pipe,
         pytest.raises(ValueError, match="no scheduler"),
     ):
-        pipe(latents=normal(0, 1, 32, 2, 2, 2), output_type="latent")
+        pipe(latents=normal(0, 1, 4, 2, 2, 2), output_type="latent")
 
 
 # Subclasses
