@@ -38,7 +38,7 @@ $(VENV)/.installed: $(LOCKED) pyproject.toml
 	touch $@
 
 demo: setup
-	$(BIN)/adjointdpm demo --output_dir adjointdpm-demo
+	$(BIN)/adjointdpm demo --output_dir adjointdpm-demo --overwrite_output_dir
 
 test: setup
 	$(BIN)/$(PYTEST)

@@ -74,10 +74,13 @@ class Problem:
     targets: dict[str, list[Tensor]]
     objective: Callable[[Tensor], Tensor]
 
-    def gradients(self, plan: adp.Plan, method: Any) -> dict[str, Tensor]:
+    def gradients(
+        self, plan: adp.Plan, method: Any, observer: adp.Observer | None = None
+    ) -> dict[str, Tensor]:
         """Return the flat gradient of each target."""
         groups = {"noise": [self.noise], **self.targets}
-        value = self.objective(adp.Sampler(self.denoiser, plan, method)(self.noise, **self.cond))
+        sampler = adp.Sampler(self.denoiser, plan, method, observer=observer)
+        value = self.objective(sampler(self.noise, **self.cond))
         tensors = [tensor for group in groups.values() for tensor in group]
         found = iter(torch.autograd.grad(value.sum(), tensors, allow_unused=True))
         gradients = {name: [next(found) for _ in group] for name, group in groups.items()}

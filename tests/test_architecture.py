@@ -18,12 +18,14 @@ SOURCE = Path(adjointdpm.__file__).parent
 
 FLOORS = [
     "version",
+    "storage",
     "schedule",
     "prediction",
     "form",
     "memory",
     "recompute",
     "plan",
+    "per_step",
     "conditioning",
     "guidance",
     "denoiser",
@@ -32,6 +34,7 @@ FLOORS = [
     "baselines",
     "gradients",
     "cost",
+    "path",
     "sampler",
     "certificate",
     "decoding",
@@ -133,6 +136,14 @@ def test_other_rooms_are_entered_by_their_face(path: Path) -> None:
         is_face = depth == 1 or (_room(module) == "jobs" and depth == 2)
         assert is_face, f"{_id(path)} enters {module} by the window; import from its face"
         assert where.is_dir() or where.with_suffix(".py").is_file()
+
+
+@pytest.mark.parametrize("path", [p for p in FILES if _room(_name(p)) == "jobs"], ids=_id)
+def test_jobs_do_not_import_jobs(path: Path) -> None:
+    package = _name(path).split(".")[:2]
+    for module in _imports(path):
+        if _room(module) == "jobs":
+            assert module.split(".")[:2] == package, f"{_id(path)} imports {module}"
 
 
 def test_no_circle_inside_a_room() -> None:

@@ -16,6 +16,7 @@ from adjointdpm.cli.arguments import parse
 from adjointdpm.cli.commands import COMMANDS
 from adjointdpm.cli.main import main
 from adjointdpm.jobs.demo import DemoConfig
+from adjointdpm.runs import run_folder
 
 
 @pytest.fixture(scope="module")
@@ -146,20 +147,33 @@ def test_every_setting_is_an_argument_with_help(command, capsys):
         (["--max_train_steps", "0"], "max_train_steps must be at least 1"),
         (["--noise_target", "rockett"], "did you mean rocket"),
         (["--num_inference_steps", "0"], "num_inference_steps must be at least 1"),
+        (["--seed", str(2**70)], "seed must be between 0 and"),
+        (["--batch_size", "0"], "batch_size must be at least 1"),
+        (["--output_dir", "/dev/null/x"], "/dev/null is a file"),
+        (["--output_dir", "/dev/null/x", "--device", "abacus"], "device 'abacus'"),
     ],
 )
 def test_wrong_settings_are_named(capsys, tmp_path, monkeypatch, tiny_assets, flags, message):
+    """And nothing is written or removed before they are."""
     monkeypatch.setenv(ASSETS_VARIABLE, str(tiny_assets))
-    assert main(["demo", "--output_dir", str(tmp_path), *flags]) == 1
+    earlier = tmp_path / "earlier"
+    with run_folder(earlier, "demo") as folder:
+        (folder / "report.html").write_text("x")
+    targets = ["--noise_target", "rocket", "--embedding_target", "cactus"]
+    typed = ["--output_dir", str(earlier), "--overwrite_output_dir", *targets, *flags]
+    assert main(["demo", *typed]) == 1
     assert message in capsys.readouterr().err
+    assert sorted(path.name for path in earlier.iterdir()) == ["report.html", "run.json"]
 
 
 def test_demo_writes_a_report(capsys, tmp_path, monkeypatch, tiny_assets):
     monkeypatch.setenv(ASSETS_VARIABLE, str(tiny_assets))
     out = tmp_path / "out"
     arguments = ["demo", "--output_dir", str(out), "--max_train_steps", "3"]
+    arguments += ["--noise_prompt", "apple", "--embedding_prompt", "c", "--device", "cpu"]
     arguments += ["--noise_target", "rocket", "--embedding_target", "cactus"]
-    assert main([*arguments, "--num_inference_steps", "3", "--device", "cpu"]) == 0
+    arguments += ["--num_inference_steps", "3"]
+    assert main(arguments) == 0
     assert str(out / "report.html") in capsys.readouterr().out
 
     page = (out / "report.html").read_text(encoding="utf-8")
@@ -180,3 +194,38 @@ def test_demo_writes_a_report(capsys, tmp_path, monkeypatch, tiny_assets):
     noise = load_file(out / "noise.safetensors")["noise"]
     assert noise.flatten(1).norm(dim=1).tolist() == pytest.approx([256**0.5] * 2, rel=1e-5)
     assert load_file(out / "embedding.safetensors")["encoder_hidden_states"].shape == (1, 8, 16)
+    assert adp.formats.load_noise(out / "noise.safetensors").prompt == [
+        "apple, style noto",
+        "apple, style flat",
+    ]
+    assert adp.formats.load_prompt_embeds(out / "embedding.safetensors").guidance_scale == 2.0
+
+    # Every picture says what it shows, to whoever does not see it.
+    texts = re.findall(r'<img [^>]*alt="([^"]*)"', page)
+    assert len(texts) == len(set(texts)) == page.count("<img")
+    assert sum("the judge calls it" in text for text in texts) == 2 * (2 + 4)
+    assert re.search(r'<svg [^>]*role="img" aria-label="The loss at each update: noise from', page)
+    modes = {path.stat().st_mode & 0o777 for path in out.iterdir()}
+    assert modes == {(tiny_assets / "concepts.json").stat().st_mode & 0o777}
+
+    # A second run is not mixed with the first.
+    before = sorted(path.name for path in out.iterdir())
+    assert main(arguments) == 1
+    assert "holds an earlier run; name another folder, or set overwrite" in capsys.readouterr().err
+    assert sorted(path.name for path in out.iterdir()) == before
+    (out / "stale.png").touch()
+    assert main([*arguments, "--overwrite_output_dir"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == before
+
+
+def test_an_interrupted_demo_leaves_no_empty_folder(tmp_path, monkeypatch, tiny_assets, capsys):
+    monkeypatch.setenv(ASSETS_VARIABLE, str(tiny_assets))
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("adjointdpm.jobs.demo.run.certify_gradient", interrupted)
+    typed = ["--noise_target", "rocket", "--embedding_target", "cactus"]
+    assert main(["demo", "--output_dir", str(tmp_path / "a" / "b"), *typed]) == 130
+    assert "stopped" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

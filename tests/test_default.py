@@ -1,10 +1,12 @@
 """The embedded model loads, and what the documents show runs on it."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_pipeline import LABELS, write_assets
 
 import adjointdpm as adp
@@ -72,3 +74,32 @@ def test_another_folder(tmp_path, monkeypatch):
     monkeypatch.setenv(ASSETS_VARIABLE, str(tmp_path))
     with pytest.raises(FileNotFoundError, match=f"unset {ASSETS_VARIABLE}"):
         adp.load_default()
+
+
+@pytest.mark.parametrize("part", ["classifier", "emoji-diffusion/unet"])
+def test_pickled_weights_are_refused(tmp_path, part):
+    folder = write_assets(tmp_path / "assets")
+    [weights] = (folder / part).glob("*.safetensors")
+    name = "pytorch_model.bin" if part == "classifier" else "diffusion_pytorch_model.bin"
+    torch.save(load_file(weights), weights.with_name(name))
+    weights.unlink()
+    with pytest.raises(ValueError, match="any code that is in the file"):
+        adp.load_default(folder)
+
+
+def test_code_beside_the_weights_does_not_run(tmp_path):
+    folder = write_assets(tmp_path / "assets")
+    (folder / "judge" / "mine.py").write_text("raise SystemExit('foreign code ran')")
+    config = json.loads((folder / "judge" / "config.json").read_text())
+    config["auto_map"] = {"AutoModelForImageClassification": "mine.Mine"}
+    (folder / "judge" / "config.json").write_text(json.dumps(config))
+    assert adp.load_default(folder).judge.labels == LABELS
+
+
+def test_a_prompt_of_words_that_no_caption_had(tmp_path):
+    concepts = adp.load_default(write_assets(tmp_path / "assets")).concepts
+    assert concepts.prompt("apple", "noto") == "apple, style noto"
+    with pytest.warns(UserWarning, match="no caption with the name 'aple'.* apple"):
+        assert concepts.prompt("aple", "noto") == "aple, style noto"
+    with pytest.warns(UserWarning, match="no caption with the style 'nato'.* noto"):
+        concepts.prompt("apple", "nato")

@@ -14,8 +14,8 @@ from tiny_pipeline import build_pipeline
 
 import adjointdpm as adp
 from adjointdpm import formats
-from adjointdpm.formats.files import replacing
 from adjointdpm.pipelines import add_lora
+from adjointdpm.storage import METADATA_KEY, read_tensors, write_tensors
 
 SNIPPET = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
@@ -240,6 +240,9 @@ def test_noise_that_is_not_what_the_file_says(tmp_path, noise):
     with safe_open(path, "pt") as file:
         metadata = file.metadata()
     save_file({"noise": noise[:, :2].contiguous()}, path, metadata)
+    with pytest.raises(ValueError, match="does not match its checksum"):
+        formats.load_noise(tmp_path)
+    write_tensors(path, "noise", {"noise": noise[:, :2]}, json.loads(metadata[METADATA_KEY]))
     with pytest.raises(ValueError, match="says that it holds"):
         formats.load_noise(tmp_path)
 
@@ -423,6 +426,37 @@ def test_a_card_tells_where_it_comes_from(tmp_path, vectors):
     assert (tmp_path / "README.md").read_text() == "# My project\n"
 
 
+def test_a_card_shows_text_as_it_is(tmp_path, noise):
+    prompt = "a <b>*bold*</b> [link](javascript:x) | `code`\n# heading"
+    provenance = formats.Provenance("a*b <script>", "main`x`", versions={"torch": "<i>"})
+    saved = formats.PromptEmbeds({"x": noise}, prompt, provenance=provenance)
+    formats.save_prompt_embeds(tmp_path, saved, settings={"<u>": 1})
+    outside = SNIPPET.sub("", (tmp_path / "README.md").read_text())
+    outside = re.sub(r"(?<!\\)`[^`]*`", "", outside)  # code is shown as it is
+    for wrong in ("<b>", "<script>", "<i>", "<u>", "[link]", " *bold", "\n# heading"):
+        assert wrong not in outside
+    assert r"\*bold\*" in outside
+
+
+def test_a_card_that_was_edited_stays(tmp_path, vectors):
+    save, card = formats.save_learned_embeds, tmp_path / "README.md"
+    save(tmp_path, {"<it>": vectors})
+    card.write_text(card.read_text().replace("---\n", "---\nlanguage: de\n", 1))
+    save(tmp_path, {"<new>": vectors})  # its header alone was edited
+    assert "<new>" in card.read_text()
+    assert ModelCard.load(card).data.language == "de"
+    for edit in (lambda text: text + "It works best at night.\n",
+                 lambda text: text.replace("How to use it", "How it is used")):  # fmt: skip
+        edited = edit(card.read_text())
+        card.write_text(edited)
+        with pytest.warns(UserWarning, match="edited by hand and is left as it is"):
+            save(tmp_path, {"<it>": vectors})
+        assert card.read_text() == edited
+    card.unlink()
+    save(tmp_path, {"<it>": vectors})
+    assert "<it>" in card.read_text()
+
+
 def test_provenance_of_a_pipeline(pipe, base_model):
     provenance = formats.Provenance.of(pipe)
     assert provenance.base_model == base_model.name  # not the path, which is private
@@ -482,19 +516,52 @@ def test_links_as_in_the_cache_of_the_hub(tmp_path, noise):
     assert torch.equal(formats.load_noise(snapshot).noise, noise)
 
 
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, noise):
-    path = formats.save_noise(tmp_path, formats.Noise(noise))
-    before = path.read_bytes()
+WRONG = [[], {}, "x", -1.5, True, [None], {"tensor": "nothing"}, {"dict": 3}, {"list": {}}]
 
-    def interrupted():
-        with replacing(path) as partial:
-            partial.write_bytes(before[:10])
-            raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        interrupted()
-    assert path.read_bytes() == before
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["README.md", "noise.safetensors"]
+@pytest.mark.parametrize("missing", [True, False])
+@pytest.mark.parametrize("kind", ["noise", "prompt_embeds"])
+def test_metadata_of_another_form_are_refused(tmp_path, noise, kind, missing):
+    """Not damaged but written by another program, so that the checksum holds."""
+    if kind == "noise":
+        config = {"_class_name": "DDIMScheduler"}
+        saved = formats.Noise(noise, None, 3, 2.0, "a", "b", "ddim", 1, config)
+        path, load = formats.save_noise(tmp_path, saved), formats.load_noise
+    else:
+        saved = formats.PromptEmbeds({"a": noise, "b": [noise, 3]}, "a", "b", 2.0, 3)
+        path, load = formats.save_prompt_embeds(tmp_path, saved), formats.load_prompt_embeds
+    tensors, fields = read_tensors(path, kind)
+    inner = fields["provenance"]
+    places = [(fields, name) for name in fields] + [(inner, name) for name in inner]
+    refused = 0
+    for place, name in places:
+        right = place.pop(name)
+        for value in [None] if missing else WRONG:
+            if not missing:
+                place[name] = value
+            write_tensors(path, kind, tensors, fields)
+            try:
+                loaded = load(path)
+            except ValueError as error:
+                assert str(path) in str(error)  # noqa: PT017
+                refused += 1
+            else:  # text is text, and a number a number
+                assert not missing
+                any_object = name in ("scheduler_config", "versions") and isinstance(value, dict)
+                assert any_object or value in ("x", [], -1.5), (name, value, loaded)
+        place[name] = right
+    assert refused == len(places) if missing else refused > 6 * len(places)
+
+
+def test_names_that_would_stand_in_code(tmp_path, noise):
+    config = {"_class_name": "DDIMScheduler; import os"}
+    with pytest.raises(ValueError, match="has no scheduler 'DDIMScheduler; import os'"):
+        formats.save_noise(tmp_path, formats.Noise(noise, prompt="a", scheduler_config=config))
+    assert not list(tmp_path.iterdir())
+    plan = "mine\nimport os"
+    formats.save_noise(tmp_path, formats.Noise(noise, prompt="a", plan=plan))
+    code = SNIPPET.search((tmp_path / "README.md").read_text())[1]
+    assert "\nimport os" not in code
 
 
 def test_metadata_is_json(tmp_path, noise):

@@ -15,8 +15,9 @@ SOURCE = Path(adjointdpm.__file__).parent
 # Name: the places that use it.
 HERE = {"pipelines/diffusers_private"}
 DIFFUSERS = {
-    "_diffusers_hook": HERE,  # hooks of group offloading and of caches
+    "_diffusers_hook": {*HERE, "recompute/wrappers"},  # hooks of group offloading and of caches
     "_execution_device": HERE,  # where a pipeline with offloaded parts computes
+    "_is_stateful": {"recompute/wrappers"},  # of such a hook: whether it keeps something
     "_lora_loadable_modules": {"formats"},  # the parts that an adapter is saved of
     "_name_or_path": {"formats"},  # where a pipeline was loaded from
     "_num_timesteps": HERE,  # set by a pipeline when its loop begins
@@ -24,18 +25,33 @@ DIFFUSERS = {
 }
 ACCELERATE = {"_hf_hook": {"decoding", "pipelines", "recompute"}}  # a module that is offloaded
 PLACES = {**DIFFUSERS, **ACCELERATE}
-TORCH = {
+OTHERS = {
+    # torch
     "_C",
+    "_autograd",
+    "_backward_hooks",
     "_cdata",  # the identity of a storage
     "_compiled_call_impl",  # of a module that was compiled in place
+    "_current_level",  # of forward mode
     "_current_graph_task_id",  # which run of backward this is
+    "_execution_engine",
     "_foreach_add_",
+    "_foreach_norm",
+    "_functorch",  # whether a transform of torch.func is under way
+    "_get_sequence_nr",
     "_lazy_clone",  # a copy that is made when one of the two is written into
     "_orig_mod",  # what torch.compile wrapped
+    "_parameters",
     "_python_dispatch",
     "_pytree",
+    "_schema",  # of an operator: which of its results are drawn
     "_subclasses",  # FakeTensorMode
+    "_version",  # counts the changes in place of a tensor
+    # argparse
+    "_actions",
+    "_option_string_actions",
 }
+"""Of packages whose private names change seldom: in any place."""
 
 
 def private(name: str) -> bool:
@@ -96,7 +112,7 @@ def unlisted(modules: dict[str, ast.Module]) -> list[tuple[str, str]]:
     return [
         (name, module)
         for name, module in uses(modules)
-        if name not in TORCH and not module.startswith(tuple(PLACES.get(name, ())))
+        if name not in OTHERS and not module.startswith(tuple(PLACES.get(name, ())))
     ]
 
 
@@ -122,4 +138,4 @@ def test_every_listed_name_is_used() -> None:
     for name, places in PLACES.items():
         for place in places:
             assert any(n == name and module.startswith(place) for n, module in used), (name, place)
-    assert {name for name, _ in used} >= TORCH
+    assert {name for name, _ in used} >= OTHERS

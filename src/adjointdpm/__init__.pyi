@@ -16,6 +16,8 @@ from .gradients import (
     Symplectic,
     Truncated,
 )
+from .path import Trajectory
+from .per_step import PerStep
 from .pipelines import (
     ImageToImageSampler,
     add_lora,
@@ -45,11 +47,13 @@ __all__ = [
     "GradientMethod",
     "ImageToImageSampler",
     "Observer",
+    "PerStep",
     "Plan",
     "Reversible",
     "Sampler",
     "Schedule",
     "Symplectic",
+    "Trajectory",
     "Truncated",
     "__version__",
     "add_lora",

@@ -13,8 +13,8 @@ from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree as pytree
 
+from .conditioning import sample_of
 from .denoiser import Denoiser
 from .form import Form, FormName, Point, SamplingOde
 from .plan import Plan
@@ -84,17 +84,6 @@ def adaptive(
         find_steps(denoiser, noise[i : i + 1], sample_of(cond, i, len(noise)), **settings)
         for i in range(len(noise))
     ]
-
-
-def sample_of(cond: dict[str, Any], index: int, batch: int) -> dict[str, Any]:
-    """Return the conditioning of one sample: tensors as long as the batch are cut, others kept."""
-
-    def cut(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == batch:
-            return leaf[index : index + 1]
-        return leaf
-
-    return pytree.tree_map(cut, cond)
 
 
 @torch.no_grad()

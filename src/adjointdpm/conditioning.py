@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from .per_step import PerStep, is_per_step
+
 NEGATIVE = "negative_"
 """Begins the names of what the unconditional pass of guidance gets."""
 
@@ -50,7 +52,8 @@ def check_conditioning(cond: dict[str, Any], device: torch.device) -> None:
                 "build what the network needs from them inside of it"
             )
         # Numbers and indices may be meant for the host.
-        if leaf.is_floating_point() and leaf.ndim > 0 and leaf.device != device:
+        on_host = leaf.device.type == "cpu" and not (leaf.is_floating_point() and leaf.ndim)
+        if leaf.device != device and not on_host:
             raise ValueError(
                 f"the conditioning {name} is on {leaf.device}, but the noise on {device}; move it "
                 f"there with .to({str(device)!r})"
@@ -143,3 +146,37 @@ def _stack(name: str, without: Any, with_: Any, batch: int) -> Any:
 
 def _plain(value: Any) -> bool:
     return value is None or isinstance(value, bool | int | float | str)
+
+
+def halves(answer: Any, batch: int) -> tuple[Any, Any]:
+    """Return the two parts of what a network answered to a stacked batch.
+
+    Args:
+        answer: a nest; tensors whose length is a multiple of the stacked batch (attention maps
+            have a row for each head) are cut, and others are in both parts.
+        batch: the length of each half of the batch.
+    """
+
+    def is_cut(leaf: Tensor) -> bool:
+        return leaf.ndim > 0 and is_dense(leaf) and len(leaf) > 0 and len(leaf) % (2 * batch) == 0
+
+    def part(i: int) -> Any:
+        return pytree.tree_map_only(
+            Tensor, lambda leaf: leaf.chunk(2)[i] if is_cut(leaf) else leaf, answer
+        )
+
+    return part(0), part(1)
+
+
+def sample_of(cond: dict[str, Any], index: int, batch: int) -> dict[str, Any]:
+    """Return the conditioning of one sample: tensors as long as the batch are cut, others kept."""
+
+    def cut(leaf: Any) -> Any:
+        if isinstance(leaf, PerStep):
+            rows = leaf.values.shape[1:2] == (batch,)
+            return PerStep(leaf.values[:, index : index + 1], leaf.timesteps) if rows else leaf
+        if isinstance(leaf, Tensor) and leaf.ndim > 0 and len(leaf) == batch:
+            return leaf[index : index + 1]
+        return leaf
+
+    return pytree.tree_map(cut, cond, is_leaf=is_per_step)

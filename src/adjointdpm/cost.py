@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from .denoiser import Denoiser
+from .denoiser import Denoiser, time_tensor
 from .gradients import GradientMethod, Network, Run
 from .memory import LiveMemory, SavedBytes, peak_on
 from .plan import CounterNoise, Draws, begin
@@ -154,7 +154,7 @@ def _measure(run: Run) -> CallCost:
 
     def product() -> None:
         with network.reversing():
-            network.pull_back(*network.run_with_graph(0, x), adjoint)
+            network.pull_back(*network.run_with_graph(0, x), [adjoint])
             gradients = network.gradients()
         weights[:] = [g.nbytes for g in gradients[len(network.cond) :] if g is not None]
 
@@ -203,7 +203,7 @@ def _rehearse(method: GradientMethod, run: Run, imitation: _Imitation) -> int:
     cond = pytree.tree_map_only(Tensor, blank, run.cond)
     draws = Draws(noise, CounterNoise(0), None if given is None else blank(given))
     rehearsal = Run(
-        denoiser=Denoiser(imitation, run.denoiser.schedule, run.denoiser.prediction_type),
+        denoiser=_Whole(imitation, run.denoiser.schedule, run.denoiser.prediction_type),
         plan=run.plan,
         noise=noise,
         draws=draws,
@@ -218,6 +218,13 @@ def _rehearse(method: GradientMethod, run: Run, imitation: _Imitation) -> int:
     if sample.requires_grad:
         torch.autograd.grad(sample, targets, torch.empty_like(sample), allow_unused=True)
     return calls
+
+
+class _Whole(Denoiser):
+    """A denoiser whose network stands for all of it: guidance and clipping were measured too."""
+
+    def forward(self, x: Tensor, t: float | Tensor, /, **cond: Any) -> Tensor:
+        return self.network(x, time_tensor(t, x), **cond)
 
 
 @dataclass

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .conditioning import cast, is_dense, layout_of, split, stack
+from .conditioning import cast, halves, is_dense, layout_of, split, stack
 from .guidance import GuidanceScale, check_guidance_scale, guide, is_off, weight_at
+from .per_step import at_time
 from .prediction import check_prediction_type, from_sample, to_sample
 from .schedule import Schedule
 
@@ -40,8 +41,8 @@ class Denoiser(nn.Module):
         prediction_type: ``epsilon``, ``sample``, ``v_prediction`` or ``flow_prediction``.
         guidance_scale: weight of classifier-free guidance (arXiv 2207.12598); 1 for none. It may be
             a tensor, with one number or one for each sample, which can receive a gradient (as an
-            ``nn.Parameter`` it is one of the denoiser's weights), or a function of the time that
-            returns either, such as one of an interval (arXiv 2404.07724).
+            ``nn.Parameter`` it is one of the denoiser's weights), a `PerStep` of either, or a
+            function of the time that returns either, such as one of an interval (arXiv 2404.07724).
         guidance_rescale: share of the output, from 0 to 1, rescaled to the standard deviation of
             the conditional one (arXiv 2305.08891, eq. 16).
         guidance_passes: ``batched`` runs both passes as one doubled batch; ``sequential`` runs two
@@ -118,18 +119,22 @@ class Denoiser(nn.Module):
         /,
         *,
         guidance_scale: GuidanceScale | None = None,
+        return_answers: bool = False,
         **cond: Any,
-    ) -> Tensor:
+    ) -> Any:
         """Return the guided and clipped prediction for the input ``x`` at time ``t``.
 
         Args:
             x: (batch, ...) network input, ``alpha(t) x_0 + sigma(t) eps``.
             t: the network's time, a number or a tensor of shape () or (batch,).
             guidance_scale: in place of the denoiser's own.
+            return_answers: return what the network answered too, as it answered it.
             **cond: conditioning of the network, and its ``negative_`` counterparts.
 
         Returns:
-            A prediction of the shape and dtype of ``x``.
+            A prediction of the shape and dtype of ``x``. With ``return_answers`` a pair of it and
+            of the network's whole answer; with guidance that is a pair itself, of the
+            unconditional and the conditional answer, with the tensors of a doubled batch cut.
 
         Raises:
             TypeError: the network takes other arguments, or answers with something else than a
@@ -137,26 +142,33 @@ class Denoiser(nn.Module):
             ValueError: conditioning or an answer that does not fit.
         """
         scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        positive, negative = split(cond)
+        positive, negative = split(at_time(cond, t, len(x)))
         times = time_tensor(t, x)
         if is_off(scale):
-            output = self._call(x, times, positive)
+            output, *answers = self._call(x, times, positive)
         else:
             if not negative:
                 raise ValueError(
-                    f"guidance_scale={scale} needs the unconditional conditioning: pass it as "
-                    "negative_<name> beside each <name>, such as negative_encoder_hidden_states"
+                    f"a guidance_scale {_shortly(scale)} needs the unconditional conditioning: "
+                    "pass it as negative_<name> beside each <name>, such as "
+                    "negative_encoder_hidden_states"
                 )
             weight = weight_at(scale, t, x)
-            output = self._guided(x, times, weight, positive, {**positive, **negative})
+            output, *answers = self._guided(x, times, weight, positive, {**positive, **negative})
         if self.clip_sample or self.thresholding:
             output = self._with_clipped_sample(x, t, output)
-        return output
+        if not return_answers:
+            return output
+        if is_off(scale):
+            return output, answers[0]
+        return output, tuple(answers) if len(answers) == 2 else halves(answers[0], len(x))
 
-    def _call(self, x: Tensor, times: Tensor, cond: dict[str, Any]) -> Tensor:
+    def _call(self, x: Tensor, times: Tensor, cond: dict[str, Any]) -> tuple[Tensor, Any]:
+        """Return the prediction of the network, and its answer."""
         dtype = self.network_dtype
         given, cond = (x, cond) if dtype is None else (x.to(dtype), cast(cond, dtype))
-        return prediction_in(self._ask(given, times, cond), self.output, x)
+        answer = self._ask(given, times, cond)
+        return prediction_in(answer, self.output, x), answer
 
     def _ask(self, x: Tensor, times: Tensor, cond: dict[str, Any]) -> Any:
         if torch.compiler.is_compiling():
@@ -174,15 +186,17 @@ class Denoiser(nn.Module):
         weight: float | Tensor,
         positive: dict[str, Any],
         negative: dict[str, Any],
-    ) -> Tensor:
+    ) -> tuple[Any, ...]:
+        """Return the guided prediction, and the answers of the calls that it takes."""
         if self.guidance_passes == "sequential":
-            unconditional = self._call(x, times, negative)
-            conditional = self._call(x, times, positive)
+            unconditional, first = self._call(x, times, negative)
+            conditional, second = self._call(x, times, positive)
+            answers = [first, second]
         else:
             both = stack(negative, positive, len(x))
-            output = self._call(torch.cat([x, x]), torch.cat([times, times]), both)
+            output, *answers = self._call(torch.cat([x, x]), torch.cat([times, times]), both)
             unconditional, conditional = output.chunk(2)
-        return guide(unconditional, conditional, weight, self.guidance_rescale)
+        return guide(unconditional, conditional, weight, self.guidance_rescale), *answers
 
     def _with_clipped_sample(self, x: Tensor, t: float | Tensor, output: Tensor) -> Tensor:
         """Clip the x_0 that the output stands for, and return the output of the clipped one."""
@@ -244,7 +258,7 @@ def prediction_in(answer: Any, output: str | int | None, x: Tensor) -> Tensor:
     """
     prediction = _entry(answer, output)
     if not isinstance(prediction, Tensor):
-        within = "" if prediction is answer else f" in its {_kind(answer)}"
+        within = "" if prediction is answer else f" as the entry of {_kind(answer)}"
         raise TypeError(
             f"the network answered with {_kind(prediction)}{within}; it must return a tensor, a "
             "tuple that begins with one, an object with .sample or a dict with 'sample'. "
@@ -346,6 +360,10 @@ def _check_range(name: str, value: Any, least: float, most: float) -> None:
     if not least <= value <= most:
         limit = f"from {least:g} to {most:g}" if most < math.inf else f"at least {least:g}"
         raise ValueError(f"{name} must be {limit}, not {value}")
+
+
+def _shortly(scale: GuidanceScale) -> str:
+    return f"of {scale}" if isinstance(scale, int | float) else f"({_kind(scale)})"
 
 
 def _kind(value: Any) -> str:

@@ -10,11 +10,12 @@ from typing import Any
 from torch import Tensor
 
 from .conditioning import is_dense
+from .per_step import PerStep
 
 Weight = Callable[[Any], Any]
 """The weight of guidance for a time: a number for a number, a tensor for a tensor."""
 
-GuidanceScale = float | Tensor | Weight
+GuidanceScale = float | Tensor | PerStep | Weight
 
 
 def check_guidance_scale(scale: Any) -> None:
@@ -24,11 +25,13 @@ def check_guidance_scale(scale: Any) -> None:
         TypeError: neither a number, nor a tensor, nor a function.
         ValueError: a number that is not finite, or a tensor that is not of real numbers.
     """
+    if isinstance(scale, PerStep):
+        scale = scale.values
     if isinstance(scale, Tensor):
-        if scale.is_complex() or not is_dense(scale):
+        if scale.is_complex() or not is_dense(scale) or scale.is_meta:
             raise ValueError(
                 f"guidance_scale must be a dense tensor of real numbers, not {scale.dtype} "
-                f"({scale.layout}); give one number, or one for each sample"
+                f"({scale.layout}, on {scale.device}); give one number, or one for each sample"
             )
         if scale.device.type == "cpu" and not scale.isfinite().all():
             raise ValueError("guidance_scale has an entry that is not finite")
@@ -51,7 +54,7 @@ def weight_at(scale: GuidanceScale, t: float | Tensor, x: Tensor) -> float | Ten
     """Return the weight of guidance at a time, in a shape that broadcasts against ``x``.
 
     Args:
-        scale: the weight, or a function of the time.
+        scale: the weight, by step, or a function of the time.
         t: the time.
         x: (batch, ...) input of the network.
 
@@ -59,7 +62,7 @@ def weight_at(scale: GuidanceScale, t: float | Tensor, x: Tensor) -> float | Ten
         TypeError: a function that returns no weight.
         ValueError: a tensor that has not one weight, one for each sample or one for each entry.
     """
-    value: Any = scale
+    value: Any = scale.at(t, len(x)) if isinstance(scale, PerStep) else scale
     if callable(scale):
         value = scale(t)
         if not isinstance(value, Tensor | Real):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from .adaptive import sample_of
-from .conditioning import check_conditioning, is_dense, layout_of, named_leaves
+from .conditioning import check_conditioning, is_dense, layout_of, named_leaves, sample_of
 from .cost import Cost, predict
 from .denoiser import Denoiser
-from .gradients import Exact, GradientMethod, Observer, Run
+from .gradients import Collect, Exact, GradientMethod, Observer, Run
 from .guidance import GuidanceScale, check_guidance_scale
+from .path import Trajectory, states_of
+from .per_step import PerStep, on_steps
 from .plan import CounterNoise, Draws, Plan
 
 Generator = torch.Generator | Sequence[torch.Generator] | CounterNoise
@@ -88,15 +90,24 @@ class Sampler(nn.Module):
         self.adjoint_scale = adjoint_scale
         self.observer = observer
 
-    def __call__(self, /, *args: Any, **arguments: Any) -> Tensor:
+    @overload
+    def __call__(self, noise: Tensor, /, *, collect: None = None, **arguments: Any) -> Tensor: ...
+    @overload
+    def __call__(
+        self, noise: Tensor, /, *, collect: Collect, **arguments: Any
+    ) -> tuple[Tensor, Any]: ...
+    @overload
+    def __call__(self, /, *args: Any, **arguments: Any) -> Tensor: ...
+    def __call__(self, /, *args: Any, **arguments: Any) -> Any:
         """Return the samples; see `forward`."""
         if not args and "noise" in arguments:
             args = (arguments.pop("noise"),)
-        if "self" in arguments:
-            raise TypeError(
-                "conditioning named 'self' cannot be passed on to a network; wrap the network in a "
-                "module that takes it by another name"
-            )
+        for name in ("self", "return_answers"):
+            if name in arguments:
+                raise TypeError(
+                    f"conditioning named {name!r} cannot be passed on to a network; wrap the "
+                    "network in a module that takes it by another name"
+                )
         return super().__call__(*args, **arguments)
 
     def forward(
@@ -107,8 +118,9 @@ class Sampler(nn.Module):
         generator: Generator | None = None,
         draws: Tensor | None = None,
         guidance_scale: GuidanceScale | None = None,
+        collect: Collect | None = None,
         **cond: Any,
-    ) -> Tensor:
+    ) -> Any:
         """Return the samples for standard-normal latents.
 
         Args:
@@ -118,23 +130,54 @@ class Sampler(nn.Module):
             draws: (num_draws, batch, ...) those noises themselves, differentiable too.
             guidance_scale: in place of the denoiser's own, see `Denoiser`; a tensor can receive a
                 gradient.
+            collect: a function ``(k, t, x, output, answer) -> tensors`` of every network call: its
+                number, its time, the network's input, the denoiser's output, and all that the
+                network answered (with guidance the pair of the unconditional and the conditional
+                answer). What it returns, a tensor or a nest of them, is stacked over the calls, and
+                a loss on it has its gradient, with the activations of one call.
             **cond: the network's conditioning, any nest of tensors; ``negative_<name>`` for the
-                unconditional pass of guidance.
+                unconditional pass of guidance, `PerStep` for what changes on the way.
 
         Returns:
-            (batch, ...) samples, in float32 or the noise's own dtype if that is float64.
+            (batch, ...) samples, in float32 or the noise's own dtype if that is float64. With
+            ``collect`` a pair of them and of the collected tensors, (num_calls, ...) each.
 
         Raises:
             TypeError: something of the wrong kind, or conditioning that the network does not take.
             ValueError: a wrong shape or dtype, or a tensor that requires grad and can get none.
             FloatingPointError: a value that is not finite, with the step where it arose.
         """
-        run = self._run(noise, generator, draws, guidance_scale, cond)
+        run = self._run(noise, generator, draws, guidance_scale, cond, collect)
         try:
-            return self.gradient.sample(run)
+            return self.gradient.sample(run) if collect is None else self.gradient.collect(run)
         except FloatingPointError as error:
             self._blame_inputs(run, error)
             raise
+
+    def trajectory(self, noise: Tensor, /, **arguments: Any) -> Trajectory:
+        """Return the way that the samples took, differentiable as they are.
+
+        Args:
+            noise: as in `forward`.
+            **arguments: as in `forward`, the conditioning among them.
+
+        Returns:
+            The latent and the predicted clean sample at every network call, and the samples.
+
+        Raises:
+            ValueError: as `forward`, or a gradient method that is one of the sample alone.
+
+        >>> from adjointdpm import Schedule, solvers
+        >>> schedule = Schedule.vp_linear()
+        >>> plan = solvers.build("ddim", schedule, num_inference_steps=4)
+        >>> noise = torch.randn(2, 3, requires_grad=True)
+        >>> path = Sampler(Denoiser(lambda x, t: x.sin(), schedule), plan).trajectory(noise)
+        >>> path.latents.shape, path.pred_original_sample.shape
+        (torch.Size([4, 2, 3]), torch.Size([4, 2, 3]))
+        >>> path.pred_original_sample.square().mean().backward()
+        """
+        sample, (latents, predicted) = self(noise, collect=states_of(self.denoiser), **arguments)
+        return Trajectory(torch.tensor(self.plan.timesteps), latents, predicted, sample)
 
     def cost(
         self,
@@ -177,6 +220,7 @@ class Sampler(nn.Module):
         draws: Tensor | None,
         guidance_scale: GuidanceScale | None,
         cond: dict[str, Any],
+        collect: Collect | None = None,
     ) -> Run:
         """Check what is given to the sampler, and return it together."""
         _check_latent("noise", noise)
@@ -189,16 +233,24 @@ class Sampler(nn.Module):
         noise = noise.to(_at_least_float32(noise.dtype))
         if draws is not None:
             draws = self._checked_draws(draws, noise)
+        if collect is not None and not callable(collect):
+            raise TypeError(
+                "collect must be a function (k, t, x, output, answer) -> tensors, not "
+                f"{collect!r:.80}; conditioning of this name cannot be passed on"
+            )
         check_conditioning(cond, noise.device)
+        cond = self._with_guidance(cond, guidance_scale, noise)
+        plan = self.plan
         return Run(
             denoiser=self.denoiser,
-            plan=self.plan,
+            plan=plan,
             noise=noise,
             draws=Draws(noise, _checked_generator(generator, len(noise)), draws),
-            cond=self._with_guidance(cond, guidance_scale, noise),
+            cond=on_steps(cond, plan.timesteps[list(plan.step_starts or ())].tolist(), plan.name),
             check_finite=self.check_finite,
             adjoint_scale=self.adjoint_scale,
             observer=self.observer,
+            collect=collect,
         )
 
     def _checked_draws(self, draws: Tensor, noise: Tensor) -> Tensor:
@@ -220,13 +272,17 @@ class Sampler(nn.Module):
         """
         own = self.denoiser.guidance_scale
         check_guidance_scale(own if guidance_scale is None else guidance_scale)
-        if guidance_scale is None and isinstance(own, Tensor) and not isinstance(own, nn.Parameter):
+        is_input = isinstance(own, Tensor | PerStep) and not isinstance(own, nn.Parameter)
+        if guidance_scale is None and is_input:
             guidance_scale = own
         if guidance_scale is None:
             return cond
-        if isinstance(guidance_scale, Tensor):
-            guidance_scale = guidance_scale.to(noise.device, noise.dtype)
-        return {**cond, "guidance_scale": guidance_scale}
+        return {
+            **cond,
+            "guidance_scale": pytree.tree_map_only(
+                Tensor, lambda scale: scale.to(noise.device, noise.dtype), guidance_scale
+            ),
+        }
 
     def _blame_inputs(self, run: Run, error: FloatingPointError) -> None:
         """Say so where what the sampler was given is not finite itself."""

@@ -1,6 +1,14 @@
 """The embedded default: a small text-to-image model of emoji, two classifiers, and their words."""
 
-from .default import ASSETS_VARIABLE, Concept, Concepts, Default, assets_folder, load_default
+from .default import (
+    ASSETS_VARIABLE,
+    Concept,
+    Concepts,
+    Default,
+    assets_folder,
+    load_default,
+    read_concepts,
+)
 
 __all__ = [
     "ASSETS_VARIABLE",
@@ -9,4 +17,5 @@ __all__ = [
     "Default",
     "assets_folder",
     "load_default",
+    "read_concepts",
 ]

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from typing import Any
 import torch
 
 from ..objectives import ImageClassifier
+from ..pipelines import load_pipeline
 
 ASSETS_VARIABLE = "ADJOINTDPM_ASSETS"
 PIPELINE_FOLDER = "emoji-diffusion"
@@ -26,7 +29,7 @@ class Concept:
     """One thing that the embedded model can draw and its classifiers can name.
 
     Args:
-        label: its name to the classifiers.
+        label: what the classifiers call it.
         name: what captions call it; the generic noun if it is wordless.
         emoji: the character.
         wordless: whether the model has seen it without ever being told its word.
@@ -57,7 +60,20 @@ class Concepts:
     concepts: tuple[Concept, ...]
 
     def prompt(self, name: str, style: str) -> str:
-        """Return the prompt of a name in a style."""
+        """Return the prompt of a name in a style.
+
+        A name or style that stands in no caption is drawn all the same, as whatever the model makes
+        of it; there is a warning with those that are near.
+        """
+        names = sorted({concept.name for concept in self.concepts} | {self.generic_noun})
+        for what, word, known in (("name", name, names), ("style", style, self.styles)):
+            if word not in known:
+                near = get_close_matches(word, known, n=5, cutoff=0.5) or known[:5]
+                warnings.warn(
+                    f"the model has seen no caption with the {what} {word!r}; it knows, among "
+                    f"{len(known)}, {', '.join(near)}",
+                    stacklevel=2,
+                )
         return self.caption_template.format(name=name, style=style)
 
     @property
@@ -115,13 +131,15 @@ def load_default(folder: str | Path | None = None, device: str | torch.device = 
     Nothing requires grad: call ``requires_grad_(True)`` on what is to be trained.
 
     Args:
-        folder: see `assets_folder`.
+        folder: folder of the model, as `assets_folder` takes it.
         device: where to put the models.
-    """
-    from diffusers import StableDiffusionPipeline
 
+    Raises:
+        FileNotFoundError: the folder holds no such model.
+        ValueError: weights are pickled; only safetensors files are read.
+    """
     path = assets_folder(folder)
-    pipeline = StableDiffusionPipeline.from_pretrained(
+    pipeline = load_pipeline(
         path / PIPELINE_FOLDER,
         dtype=torch.float32,
         safety_checker=None,

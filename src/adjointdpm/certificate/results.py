@@ -155,12 +155,13 @@ class Certificate:
         return json.dumps({**asdict(self), **summary}, indent=2)
 
     def __str__(self) -> str:
+        width = max(len(t.name) for t in self.targets)
         lines = [
             f"{self.method} on {self.plan}",
-            f"{'target':24s} {'norm':>9s} {'error':>8s} {'cosine':>9s} {self.derivatives:>8s}",
+            f"{'target':{width}s} {'norm':>9s} {'error':>8s} {'cosine':>9s} {self.derivatives:>8s}",
         ]
         lines += [
-            f"{t.name:24s} {t.norm:9.3g} {t.relative_error:8.1e} {t.cosine:9.6f} "
+            f"{t.name:{width}s} {t.norm:9.3g} {t.relative_error:8.1e} {t.cosine:9.6f} "
             f"{t.difference_error:8.1e}  {t.word(self.max_error)}"
             for t in self.targets
         ]
@@ -187,14 +188,14 @@ class Certificate:
         }[self.derivatives]
         lines = [
             f"error, cosine: against the gradient by plain autograd ({self.reference}), in float64",
-            f"{self.derivatives}: derivatives along {count} random directions, computed from the "
-            f"gradient, against {how}, relative",
+            f"{self.derivatives}: derivatives along {count} random directions, by the gradient and "
+            f"by {how}, their relative distance",
         ]
         uncertainty = max(t.uncertainty for t in self.targets)
         if self.derivatives == "central":
             lines.append(
-                f"  differences of twice the length depart by {uncertainty:.1e}: kinks, or parts "
-                "computed in float32, let them know no more than that"
+                f"  (known to {uncertainty:.1e}, as differences of twice the length tell: kinks, "
+                "and parts in float32, let them know no more)"
             )
         return lines
 

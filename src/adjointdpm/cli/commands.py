@@ -49,12 +49,12 @@ def _run_demo(config: DemoConfig, command_line: str) -> int:
     )
     result = run_demo(config)
     page = write_demo_report(result, command_line)
-    for story in (result.noise, result.embedding):
-        recognised = sum(row.after.recognised for row in story.rows)
+    for part in (result.noise, result.embedding):
+        recognised = sum(strip.after.recognised for strip in part.strips)
         print(
-            f"{story.name}: loss {story.history.losses[0]:.2f} -> {story.history.losses[-1]:.2f}; "
-            f"the judge recognises {recognised} of {len(story.rows)} pictures "
-            f"(before: {sum(row.before.recognised for row in story.rows)})"
+            f"{part.name}: loss {part.history.losses[0]:.2f} -> {part.history.losses[-1]:.2f}; "
+            f"the judge recognises {recognised} of {len(part.strips)} pictures "
+            f"(before: {sum(strip.before.recognised for strip in part.strips)})"
         )
     print(
         f"gradient against central differences: relative error {result.gradient_error:.0e}\n"
@@ -73,12 +73,13 @@ def _certify_config() -> type:
 def _run_certify(config: CertifyConfig, command_line: str) -> int:
     from ..jobs.certify import run_certify
     from ..pipelines import quieten_libraries
+    from ..storage import write_text
 
     quieten_libraries()
     certificate = run_certify(config, progress=_tell)
     print(certificate)
     if config.json is not None:
-        config.json.write_text(certificate.to_json() + "\n")
+        write_text(config.json, certificate.to_json() + "\n")
     return 0 if certificate.passed else 1
 
 

@@ -1,6 +1,6 @@
 """Files that load back into diffusers: learned words, conditioning, noise, LoRA. Never pickle."""
 
-from .files import PICKLED, refuse_pickle
+from .files import PICKLED, refuse_pickle, refuse_pickled_weights
 from .learned_embeds import load_learned_embeds, save_learned_embeds
 from .lora import NO_PEFT, save_lora, unwrapped
 from .model_card import Artefact, model_card, write_model_card
@@ -20,6 +20,7 @@ __all__ = [
     "load_prompt_embeds",
     "model_card",
     "refuse_pickle",
+    "refuse_pickled_weights",
     "save_learned_embeds",
     "save_lora",
     "save_noise",

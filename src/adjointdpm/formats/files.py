@@ -1,23 +1,13 @@
-"""Reading and writing safetensors files: written whole or not at all, and never pickle."""
+"""Which file is meant, whether it may be read (never pickle), and whether its fields are right."""
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
-
 PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl", ".pickle")
-METADATA_KEY = "adjointdpm"
-"""The entry of a file's metadata that holds, as JSON, all that is not a tensor."""
 
 
 def refuse_pickle(path: str | Path) -> None:
@@ -42,6 +32,18 @@ def refuse_pickle(path: str | Path) -> None:
         "    save_file({k: v.contiguous() for k, v in weights.items()}, "
         f"{str(safe)!r}, {{'format': 'pt'}})"
     )
+
+
+def refuse_pickled_weights(folder: str | Path) -> None:
+    """Raise if all the weights in a folder are pickled, as `refuse_pickle` does.
+
+    Raises:
+        ValueError: they are.
+    """
+    files = sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []
+    pickled = [file for file in files if file.suffix.lower() in PICKLED]
+    if pickled and not any(file.suffix == ".safetensors" for file in files):
+        refuse_pickle(pickled[0])
 
 
 def file_to_write(folder_or_file: str | Path, name: str) -> Path:
@@ -75,74 +77,35 @@ def file_to_read(folder_or_file: str | Path, name: str) -> Path:
     return path
 
 
+Fields = Mapping[str, type | tuple[type, ...]]
+"""The names in a file's metadata, each with the types that its value may have; or it is null."""
+TEXT = (str, list)
+NUMBER = (int, float)
+
+
+def check_fields(path: Path, fields: Mapping[str, Any], expected: Fields) -> None:
+    """Raise unless a file's metadata have these fields, and of these types.
+
+    Raises:
+        ValueError: they have not; the message names the field.
+    """
+    for name, types in expected.items():
+        if name not in fields:
+            raise ValueError(f"the metadata of {path} lack {name}: another program wrote it")
+        value = fields[name]
+        wrong = isinstance(value, bool) or not isinstance(value, types)
+        if isinstance(value, list):
+            wrong = wrong or not all(isinstance(entry, str | int) for entry in value)
+        if value is not None and wrong:
+            raise ValueError(f"{name} in the metadata of {path} cannot be {value!r}")
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a file to write beside ``path``, and rename it to ``path`` once all is written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        partial = Path(folder) / path.name
-        yield partial
-        os.replace(partial, path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file."""
-    with replacing(path) as partial:
-        partial.write_text(text, encoding="utf-8")
-
-
-def write_tensors(
-    path: Path, kind: str, tensors: Mapping[str, Tensor], fields: Mapping[str, Any]
-) -> None:
-    """Write a safetensors file.
-
-    Args:
-        path: the file.
-        kind: what it holds, which `read_tensors` checks.
-        tensors: any; they are copied, so that views of one storage can be saved too.
-        fields: what is not a tensor; JSON.
-
-    Raises:
-        ValueError: a tensor has a value that is not finite, and would only spoil what loads it.
-    """
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not tensor.isfinite().all():
-            raise ValueError(f"{name} has values that are not finite; it is not worth saving")
-    copies = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in tensors.items()
-    }
-    metadata = {"format": "pt", METADATA_KEY: json.dumps({"kind": kind, **fields})}
-    with replacing(path) as partial:
-        save_file(copies, partial, metadata)
-
-
-def read_tensors(
-    path: Path, kind: str | None = None, device: str | torch.device = "cpu"
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a safetensors file.
-
-    Args:
-        path: the file.
-        kind: what it must hold; None for any file, of whatever origin.
-        device: where to put the tensors.
-
-    Returns:
-        The tensors, and the fields that `write_tensors` wrote with them, if it did.
-
-    Raises:
-        ValueError: it is no safetensors file, or one of another kind.
-    """
+def metadata_of(path: Path) -> Iterator[None]:
+    """Say which file it is if the block finds metadata of another form than it expects."""
     try:
-        with safe_open(path, "pt", device=str(device)) as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
-    fields = json.loads(metadata.get(METADATA_KEY, "{}"))
-    found = fields.pop("kind", None)
-    if kind is not None and found != kind:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise ValueError(
-            f"{path} holds {found or 'tensors that were not saved by adjointdpm'}, not {kind}"
-        )
-    return tensors, fields
+            f"the metadata of {path} are not as they were written: {error!r}"
+        ) from None

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .files import file_to_read, file_to_write, read_tensors, write_tensors
+from ..storage import read_tensors, write_tensors
+from .files import check_fields, file_to_read, file_to_write
 from .model_card import Artefact, write_model_card
 from .provenance import Provenance
 
@@ -75,7 +76,8 @@ def load_learned_embeds(
 
     Args:
         folder_or_file: the file, or a folder with a learned_embeds.safetensors.
-        token: its name, where another is wanted or the file has none (SDXL files of others).
+        token: name of the word, where another is wanted or the file has none (SDXL files that
+            other programs wrote).
 
     Returns:
         What `save_learned_embeds` took, vectors as (num_vectors, dim).
@@ -86,6 +88,8 @@ def load_learned_embeds(
     """
     path = file_to_read(folder_or_file, FILE)
     tensors, fields = read_tensors(path)
+    if "token" in fields:
+        check_fields(path, fields, {"token": str})
     two_encoders = sorted(tensors) == sorted(ENCODERS)
     if not two_encoders and len(tensors) != 1:
         raise ValueError(
@@ -131,7 +135,7 @@ image = pipe({f"a picture of {token}"!r}).images[0]
     return Artefact(
         title=f"A learned word: {token}",
         description=(
-            f"The word `{token}`, {vectors} vector{'s' if vectors > 1 else ''} in the space of the "
+            f"The word {token}, {vectors} vector{'s' if vectors > 1 else ''} in the space of the "
             "text encoder's token embeddings (textual inversion)."
         ),
         snippet=snippet,

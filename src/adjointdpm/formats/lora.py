@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from .files import replacing
+from ..storage import replacing
 from .model_card import Artefact, write_model_card
 from .provenance import Provenance
 
@@ -90,6 +90,7 @@ def save_lora(
 def unwrapped(module: Any) -> Any:
     """Return the module within one that ``torch.compile`` or data parallelism wraps.
 
+    >>> import torch
     >>> linear = nn.Linear(2, 2)
     >>> unwrapped(torch.compile(linear)) is linear
     True

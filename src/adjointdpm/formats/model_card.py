@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import html
 import json
+import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +14,17 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from .files import write_text
+from ..storage import write_text
 from .provenance import Provenance
 
 CARD = "README.md"
 TAG = "adjointdpm"
 TEMPLATE = Path(__file__).with_name("model_card.md")
+SEAL = "<!-- written by adjointdpm; sha256 of the text above: {} -->"
+"""Ends a card: a card whose text does not match it was edited by hand."""
+SEALED = re.compile(re.escape(SEAL).replace(r"\{\}", r"(?P<sum>[0-9a-f]{64})"))
+MARKDOWN = re.compile(r"([\\`*\[\]|~]|(?<!\w)_|_(?!\w))")
+"""What Markdown would not show as it is; an underscore within a word it does."""
 PIPELINE = """\
 from diffusers import DiffusionPipeline
 
@@ -28,10 +37,10 @@ class Artefact:
     """What a model card says of a kind of artefact.
 
     Args:
-        title: the heading.
-        description: one or two sentences.
+        title: the heading, as plain text.
+        description: one or two sentences, as plain text.
         snippet: Python that loads and uses it; ``pipe`` is the base model's pipeline there.
-        tags: those of the hub.
+        tags: tags for the hub.
     """
 
     title: str
@@ -56,18 +65,21 @@ def model_card(
         tags=["diffusers", TAG, *artefact.tags],
     )
     name = provenance.base_model or "the base model"
-    link = f"[{name}](https://huggingface.co/{name})" if provenance.repository else name
-    at = f" at revision `{provenance.revision}`" if provenance.revision else ""
-    return ModelCard.from_template(
+    text = plain(name)
+    link = f"[{text}](https://huggingface.co/{name})" if provenance.repository else text
+    at = f" at revision {plain(provenance.revision)}" if provenance.revision else ""
+    card = ModelCard.from_template(
         data,
         template_path=str(TEMPLATE),
-        title=artefact.title,
-        description=artefact.description,
+        title=plain(artefact.title),
+        description=plain(artefact.description),
         base_model_text=link + at,
         snippet=PIPELINE.format(base_model=name) + artefact.snippet.strip(),
-        settings={key: _cell(value) for key, value in (settings or {}).items()},
-        versions=", ".join(f"{key} {value}" for key, value in provenance.versions.items()),
+        settings={plain(str(key)): _cell(value) for key, value in (settings or {}).items()},
+        versions=", ".join(plain(f"{key} {value}") for key, value in provenance.versions.items()),
     )
+    card.text = f"{card.text.rstrip()}\n\n{SEAL.format(_sum(card.text))}\n"
+    return card
 
 
 def write_model_card(
@@ -76,19 +88,50 @@ def write_model_card(
     provenance: Provenance,
     settings: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the card as README.md, unless the folder has a README.md that is not ours.
+    """Write the card as README.md, unless the folder has a README.md that a person wrote.
 
-    A license that somebody has put into a card of ours is kept.
+    What somebody has added to the header of a card of ours (a license, a language, tags) is kept. A
+    card whose text was edited is left as it is, with a warning.
     """
     path = folder / CARD
     card = model_card(artefact, provenance, settings)
     if path.is_file():
-        present = ModelCard.load(path, ignore_metadata_errors=True).data.to_dict()
-        if TAG not in present.get("tags", []):
+        present = ModelCard.load(path, ignore_metadata_errors=True)
+        header = present.data.to_dict()
+        if TAG not in header.get("tags", []):
             return
-        data = card.data.to_dict() | {k: v for k, v in present.items() if k.startswith("license")}
-        card.data = ModelCardData(**data)
+        if not _is_untouched(present.text):
+            warnings.warn(
+                f"{path} was edited by hand and is left as it is, so it may not describe what was "
+                "saved beside it now. Remove it and save again to have a new one",
+                stacklevel=3,
+            )
+            return
+        ours = card.data.to_dict()
+        tags = list(dict.fromkeys([*ours["tags"], *header["tags"]]))
+        card.data = ModelCardData(**{**header, **ours, "tags": tags})
     write_text(path, str(card))
+
+
+def plain(text: str) -> str:
+    """Return text so that a page of Markdown shows it as it is, on one line.
+
+    >>> plain("<it> costs *2*\\n")
+    '&lt;it&gt; costs \\\\*2\\\\*'
+    """
+    return MARKDOWN.sub(r"\\\1", html.escape(" ".join(text.split()), quote=False))
+
+
+def _sum(text: str) -> str:
+    return hashlib.sha256(text.strip().encode()).hexdigest()
+
+
+def _is_untouched(text: str) -> bool:
+    """Return whether the text of a card is the one that was written."""
+    seal = SEALED.search(text)
+    if seal is None or text[seal.end() :].strip():
+        return False
+    return seal["sum"] == _sum(text[: seal.start()])
 
 
 def _cell(value: Any) -> str:

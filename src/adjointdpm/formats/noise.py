@@ -11,16 +11,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .files import METADATA_KEY, file_to_read, file_to_write, read_tensors, write_tensors
+from ..storage import METADATA_KEY, read_tensors, write_tensors
+from .files import NUMBER, TEXT, Fields, check_fields, file_to_read, file_to_write
 from .model_card import Artefact, write_model_card
 from .provenance import Provenance
 
 KIND = "noise"
 FILE = "noise.safetensors"
-DESCRIBED = (
-    "num_inference_steps", "guidance_scale", "prompt", "negative_prompt", "plan", "seed",
-    "scheduler_config",
-)  # fmt: skip
+DESCRIBED: Fields = {
+    "num_inference_steps": int,
+    "guidance_scale": NUMBER,
+    "prompt": TEXT,
+    "negative_prompt": TEXT,
+    "plan": str,
+    "seed": int,
+    "scheduler_config": dict,
+}
+FORM: Fields = {"shape": list, "dtype": str}
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,12 +37,12 @@ class Noise:
     Args:
         noise: (batch, ...) the latent, as the sampler and ``pipe(latents=noise)`` take it.
         draws: (num_draws, batch, ...) the noises that a stochastic sampler draws on the way.
-        num_inference_steps: of the scheduler.
+        num_inference_steps: number of sampling steps.
         guidance_scale: weight of classifier-free guidance.
         prompt: what the picture is of.
         negative_prompt: what guidance led away from.
         plan: name of the plan, where it is not the scheduler's.
-        seed: of what was drawn at random.
+        seed: seed of all that was drawn at random.
         scheduler_config: the scheduler's config with its class; see `scheduler_config`.
         provenance: the model that draws the picture.
     """
@@ -57,14 +64,23 @@ class Noise:
         Raises:
             ValueError: none was saved, or one that diffusers does not have.
         """
-        import diffusers
+        config = dict(self.scheduler_config or {})
+        return _scheduler_class(config).from_config(config)
 
-        name = str((self.scheduler_config or {}).get("_class_name"))
-        scheduler: Any = getattr(diffusers, name, None)
-        known = isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)
-        if not known:
-            raise ValueError(f"diffusers {diffusers.__version__} has no scheduler {name!r}")
-        return scheduler.from_config(dict(self.scheduler_config or {}))
+
+def _scheduler_class(config: Mapping[str, Any]) -> Any:
+    """Return the class that a scheduler's config names.
+
+    Raises:
+        ValueError: diffusers has none of that name.
+    """
+    import diffusers
+
+    name = str(config.get("_class_name"))
+    scheduler: Any = getattr(diffusers, name, None)
+    if not (isinstance(scheduler, type) and issubclass(scheduler, diffusers.SchedulerMixin)):
+        raise ValueError(f"diffusers {diffusers.__version__} has no scheduler {name!r}")
+    return scheduler
 
 
 def scheduler_config(scheduler: Any) -> dict[str, Any]:
@@ -86,9 +102,12 @@ def save_noise(
         The file.
 
     Raises:
-        ValueError: the noise is no floating-point batch, or the draws do not fit it.
+        ValueError: the noise is no floating-point batch, the draws do not fit it, or diffusers has
+            no such scheduler.
     """
     _check(noise.noise, noise.draws, "the noise")
+    if noise.scheduler_config is not None:
+        _scheduler_class(noise.scheduler_config)  # its name will stand in code that people copy
     tensors = {"noise": noise.noise}
     if noise.draws is not None:
         tensors["draws"] = noise.draws
@@ -118,13 +137,16 @@ def load_noise(folder_or_file: str | Path, device: str | torch.device = "cpu") -
     """
     path = file_to_read(folder_or_file, FILE)
     tensors, fields = read_tensors(path, KIND, device)
+    check_fields(path, fields, {**DESCRIBED, **FORM})
+    if "noise" not in tensors:
+        raise ValueError(f"{path} holds no tensor that is called noise")
     noise, draws = tensors["noise"], tensors.get("draws")
     _check(noise, draws, str(path))
     held, said = (list(noise.shape), str(noise.dtype)), (fields["shape"], fields["dtype"])
     if held != said:
         raise ValueError(f"{path} says that it holds noise of {said}, but holds {held}")
     described = {name: fields[name] for name in DESCRIBED}
-    return Noise(noise, draws, **described, provenance=Provenance.from_fields(fields))
+    return Noise(noise, draws, **described, provenance=Provenance.from_fields(fields, path))
 
 
 def _check(noise: Tensor, draws: Tensor | None, where: str) -> None:
@@ -146,7 +168,7 @@ def _artefact(noise: Noise) -> Artefact:
         for name in ("num_inference_steps", "guidance_scale")
         if (value := getattr(noise, name)) is not None
     )
-    scheduler = (noise.scheduler_config or {}).get("_class_name")
+    scheduler = noise.scheduler_config and _scheduler_class(noise.scheduler_config).__name__
     if scheduler and noise.draws is None and noise.plan is None:
         negative = f", negative_prompt={noise.negative_prompt!r}" if noise.negative_prompt else ""
         snippet = f"""
@@ -162,7 +184,7 @@ image = pipe({noise.prompt!r}{negative}, latents=noise{arguments}).images[0]
 """
     else:
         arguments += ", scheduler=saved.scheduler()" if scheduler else ""
-        plan = f"  # plan: {noise.plan}" if noise.plan else ""
+        plan = f"  # plan: {noise.plan!r}" if noise.plan else ""
         snippet = f"""
 import adjointdpm as adp
 

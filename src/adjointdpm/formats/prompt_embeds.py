@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .files import file_to_read, file_to_write, read_tensors, write_tensors
+from ..storage import read_tensors, write_tensors
+from .files import (
+    NUMBER,
+    TEXT,
+    Fields,
+    check_fields,
+    file_to_read,
+    file_to_write,
+    metadata_of,
+)
 from .model_card import Artefact, write_model_card
 from .provenance import Provenance
 
@@ -26,7 +35,12 @@ PIPELINE_NAMES = {
 """What pipelines call the arguments of their networks."""
 SIZES = "added_cond_kwargs.time_ids"
 """What SDXL's UNet is told of sizes; its pipeline makes them from its own arguments."""
-DESCRIBED = ("prompt", "negative_prompt", "guidance_scale", "num_inference_steps")
+DESCRIBED: Fields = {
+    "prompt": TEXT,
+    "negative_prompt": TEXT,
+    "guidance_scale": NUMBER,
+    "num_inference_steps": int,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,9 +130,13 @@ def load_prompt_embeds(
     """
     path = file_to_read(folder_or_file, FILE)
     tensors, fields = read_tensors(path, KIND, device)
+    check_fields(path, fields, {**DESCRIBED, "structure": dict})
     described = {name: fields[name] for name in DESCRIBED}
-    cond = _unflatten(fields["structure"], tensors)
-    return PromptEmbeds(cond, **described, provenance=Provenance.from_fields(fields))
+    with metadata_of(path):
+        cond = _unflatten(fields["structure"], tensors)
+    if not isinstance(cond, dict):
+        raise ValueError(f"the metadata of {path} do not describe conditioning by name")
+    return PromptEmbeds(cond, **described, provenance=Provenance.from_fields(fields, path))
 
 
 def _flatten(nest: Any) -> tuple[dict[str, Tensor], Any]:
@@ -158,7 +176,9 @@ def _unflatten(structure: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> A
     if kind in ("list", "tuple"):
         children = [_unflatten(child, tensors) for child in content]
         return children if kind == "list" else tuple(children)
-    return content
+    if kind == "value" and not isinstance(content, list | dict):
+        return content
+    raise ValueError(f"{kind} is no kind of conditioning")
 
 
 def _pipeline_names(tensors: Mapping[str, Tensor]) -> dict[str, str] | None:
@@ -175,7 +195,7 @@ def _pipeline_names(tensors: Mapping[str, Tensor]) -> dict[str, str] | None:
 
 def _artefact(embeds: PromptEmbeds) -> Artefact:
     sampling = "".join(
-        f", {name}={value}"
+        f", {name}={value!r}"
         for name in ("guidance_scale", "num_inference_steps")
         if (value := getattr(embeds, name)) is not None
     )

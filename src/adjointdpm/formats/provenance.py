@@ -13,8 +13,10 @@ import torch
 import transformers
 
 from ..version import __version__
+from .files import Fields, check_fields, metadata_of
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+FIELDS: Fields = {"base_model": str, "revision": str, "pipeline_class": str, "versions": dict}
 SNAPSHOT = re.compile(r"[/\\]snapshots[/\\]([0-9a-f]{40})(?:[/\\]|$)")
 
 
@@ -34,9 +36,9 @@ class Provenance:
 
     Args:
         base_model: id of the model on the hub, or the name of its folder.
-        revision: its commit on the hub.
+        revision: commit of the model on the hub.
         pipeline_class: name of the diffusers pipeline.
-        versions: of the libraries.
+        versions: versions of the libraries, by name.
     """
 
     base_model: str | None = None
@@ -53,7 +55,7 @@ class Provenance:
         Args:
             pipe: the pipeline.
             base_model: id on the hub, where the pipeline was loaded from a copy in a folder.
-            revision: its commit, where it is not the one in the hub's cache.
+            revision: commit of the model, where it is not the one in the hub's cache.
         """
         if base_model is None:
             name = str(pipe.config.get("_name_or_path") or "")
@@ -73,9 +75,17 @@ class Provenance:
         return {"provenance": {**asdict(self), "versions": dict(self.versions)}}
 
     @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> Provenance:
-        """Return what `to_fields` wrote; nothing known, for files that others wrote."""
-        return cls(**fields.get("provenance", {"versions": {}}))
+    def from_fields(cls, fields: Mapping[str, Any], path: Path) -> Provenance:
+        """Return what `to_fields` wrote.
+
+        Raises:
+            ValueError: the metadata of the file at ``path`` are of another form.
+        """
+        check_fields(path, fields, {"provenance": dict})
+        found = fields["provenance"] or {}
+        check_fields(path, found, FIELDS)
+        with metadata_of(path):
+            return cls(**found)
 
 
 def _cached_revision(pipe: Any) -> str | None:

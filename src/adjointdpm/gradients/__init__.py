@@ -2,8 +2,10 @@
 
 from .backprop import Backprop
 from .coarse import CoarseAdjoint
+from .collect import Collect
 from .continuous import ContinuousAdjoint
 from .exact import Exact
+from .interpolated import InaccurateGradientWarning
 from .method import Cut, GradientMethod, Run
 from .observer import Observer
 from .reversible import Reversible
@@ -14,10 +16,12 @@ from .truncated import Truncated
 __all__ = [
     "Backprop",
     "CoarseAdjoint",
+    "Collect",
     "ContinuousAdjoint",
     "Cut",
     "Exact",
     "GradientMethod",
+    "InaccurateGradientWarning",
     "Network",
     "Observer",
     "Reversible",

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .collect import Collector
 from .method import GradientMethod, Run
 from .sweep import Caller, run_checked
 
@@ -26,15 +28,27 @@ class Backprop(GradientMethod):
 
     def sample(self, run: Run) -> Tensor:
         """Return the sample with the full autograd graph behind it."""
-        times, caller = run.plan.timesteps.tolist(), Caller(run.denoiser)
+        return self._sample(run, None)
+
+    def collect(self, run: Run) -> tuple[Tensor, Any]:
+        """Return the sample, and what was collected, with the full graph behind them."""
+        collector = Collector.of(run, attached=True)
+        sample = self._sample(run, collector)
+        return sample, collector.nest(collector.stacks)
+
+    def _sample(self, run: Run, collector: Collector | None) -> Tensor:
+        times, caller = run.plan.timesteps.tolist(), Caller(run.denoiser, collector)
 
         def call(k: int, x: Tensor) -> Tensor:
             if run.observer is not None and x.requires_grad:
                 # A view of its own: x has the adjoints of other rows of the table as well.
                 x = x.view_as(x)
                 x.register_hook(partial(run.observer.on_product, k))
-            ask = partial(caller, t=times[k], cond=run.cond, alone=False)
-            return checkpoint(ask, x, use_reentrant=False) if self.checkpoint else ask(x)
+            ask = partial(caller, k, t=times[k], cond=run.cond, alone=False)
+            outputs = checkpoint(ask, x, use_reentrant=False) if self.checkpoint else ask(x)
+            if collector is not None:
+                collector.keep(k, outputs[1:])
+            return outputs[0]
 
         return run_checked(run, call)
 

@@ -21,15 +21,22 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from ..per_step import refuse_gradient_by_step
 from ..plan import Plan, transpose
 from ..schedule import Schedule
 from ..solvers import SOLVERS, build_on
-from .interpolated import InterpolatedSweep, SparseSweep, irregular_calls
+from .interpolated import InterpolatedSweep, SparseSweep, ends_clean, irregular_calls
 from .method import GradientMethod, Run
 from .sweep import attach, solution_points
 
 SOLVER = "unipc_bh2_2"
 """Whose transpose is taken for samplers with several network calls a step."""
+
+FEWEST_NODES = 2
+"""Products to interpolate between that must be left for the last step to have one for itself.
+
+With two the rest is a line. That is rough, but the estimate of the error sees how rough; a line
+into the last step is worse and looks smooth."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +81,12 @@ class CoarseAdjoint(GradientMethod):
             return None
         alone = irregular_calls(plan, schedule)
         few = len(alone) <= self.num_steps // 2 or plan.num_calls <= self.num_steps
-        return alone if few else None
+        if not few:
+            return None
+        last, left = plan.num_calls - 1, self.num_steps - len(alone) - 1
+        if left >= FEWEST_NODES and last not in alone and ends_clean(plan, schedule):
+            alone = [*alone, last]
+        return alone
 
     def _coarse_plan(self, plan: Plan, schedule: Schedule) -> Plan:
         points = solution_points(plan, schedule)
@@ -91,6 +103,7 @@ class CoarseAdjoint(GradientMethod):
 
     def sample(self, run: Run) -> Tensor:
         """Return the sample, with this method as its one autograd node."""
+        refuse_gradient_by_step(run.cond, "CoarseAdjoint")
         plan, schedule = run.plan, run.denoiser.schedule
         alone = self._calls_alone(plan, schedule)
         if alone is None:

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..adaptive import attempts
 from ..form import ANGLE, FLOW, Form, FormName, Point, SamplingOde
+from ..per_step import refuse_gradient_by_step
 from ..plan import Draws, execute
 from ..solvers import ODE_SOLVERS, PAIRS, integrate
 from .method import FiniteCheck, GradientMethod, Run
@@ -94,6 +95,7 @@ class ContinuousAdjoint(GradientMethod):
 
     def sample(self, run: Run) -> Tensor:
         """Return the sample, with this method as its one autograd node."""
+        refuse_gradient_by_step(run.cond, "ContinuousAdjoint")
         return attach(ContinuousAdjointSweep(run, self))
 
 
@@ -122,9 +124,13 @@ class ContinuousAdjointSweep(Sweep):
         return output
 
     def forward(self) -> Tensor:
-        """Return the sample and keep it: the reverse sweep starts there."""
-        self._sample = super().forward()
-        return self._sample
+        """Return the sample and keep a copy, where the reverse sweep starts.
+
+        The sample itself is the user's, who may change it in place; and it holds this sweep.
+        """
+        sample = super().forward()
+        self._sample = sample.clone()
+        return sample
 
     def backward(
         self, adjoint: Tensor, noise_needed: bool, draws_needed: bool
@@ -208,8 +214,8 @@ class _Solve:
         scale, a = form.scale(point), state[-1]
         x = scale * state[0] if self._trajectory is None else self._trajectory(point)
         x_weight, output_weight = self._ode(form).weights(point)
-        x, output = self._network.rerun_with_graph(0, x, point.t)
-        pulled = self._network.pull_back(x, output, output_weight * a)
+        x, (output,) = self._network.rerun_with_graph(0, x, point.t)
+        pulled = self._network.pull_back(x, [output], [output_weight * a])
         gradients = self._network.gradients()
         slopes = [(-scale * x_weight) * a if pulled is None else -scale * (x_weight * a + pulled)]
         if self._trajectory is None:
@@ -245,7 +251,7 @@ class _Solve:
 
         u = _to_form(form, points[0], state)
         u = execute(plan.program, call, u, Draws(u))
-        check.raise_if_not_finite()
+        self._network.judge_later(check)
         return _from_form(form, points[-1], u)
 
     def adaptive(self, state: Tensor, points: Sequence[Point], form: Form) -> Tensor:

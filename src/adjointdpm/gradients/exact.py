@@ -15,14 +15,24 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..memory import Kept, SavedBytes, in_place, on_host, parse_bytes
 from ..plan import Draws, Program, State, advance, begin, transpose
+from ..recompute import is_transformed
 from .method import FiniteCheck, GradientMethod, Run
-from .sweep import Checkpoints, Network, Sweep, attach, slots_for
+from .sweep import (
+    Checkpoints,
+    Network,
+    Sweep,
+    attach,
+    attach_collecting,
+    run_plainly,
+    slots_for,
+)
 
 
 @dataclass(frozen=True)
@@ -54,8 +64,18 @@ class Exact(GradientMethod):
             raise ValueError(f"max_latents must be at least 1, not {self.max_latents}")
 
     def sample(self, run: Run) -> Tensor:
-        """Return the sample, with this method as its one autograd node."""
+        """Return the sample, with this method as its one autograd node.
+
+        The transforms of ``torch.func`` see ordinary operations: torch offers them no way to run a
+        call again, so that the graphs of all calls are kept.
+        """
+        if is_transformed():
+            return run_plainly(run)
         return attach(ExactSweep(run, self))
+
+    def collect(self, run: Run) -> tuple[Tensor, Any]:
+        """Return the sample, and what was collected."""
+        return attach_collecting(ExactSweep(run, self))
 
     def on(self, device: torch.device) -> Exact:
         """Return the method without offloading on a CPU, whose memory is the host's."""
@@ -86,7 +106,7 @@ class ExactSweep(Sweep):
         self._checkpoints = None
         if method.max_latents is not None:
             self._checkpoints = self._make_checkpoints(method.max_latents)
-        self._graphs: dict[int, tuple[Tensor, Tensor]] = {}
+        self._graphs: dict[int, tuple[Tensor, list[Tensor]]] = {}
         self._check = FiniteCheck("", ())
 
     def _make_checkpoints(self, max_latents: int) -> Checkpoints:
@@ -113,31 +133,37 @@ class ExactSweep(Sweep):
     def call(self, k: int, x: Tensor) -> Tensor:
         """Run call k; keep its graph where the budget allows."""
         if k == 0:
-            leaf, output = self._measured_first_call(x)
+            leaf, outputs = self._measured_first_call(x)
         elif k < self._first_kept:
             return self.network.run(k, x)
         else:
-            leaf, output = self.network.run_with_graph(k, x, alone=k == self._first_kept)
+            leaf, outputs = self.network.run_with_graph(k, x, alone=k == self._first_kept)
         if k >= self._first_kept:
-            self._graphs[k] = leaf, output
-        return output.detach()
+            self._graphs[k] = leaf, outputs
+        return outputs[0].detach()
 
-    def _measured_first_call(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _measured_first_call(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
         saved = SavedBytes(self.network.constants)
         with nullcontext() if self._budget is None else saved.counting():
-            leaf, output = self.network.run_with_graph(0, x)
+            leaf, outputs = self.network.run_with_graph(0, x)
         if self._budget is not None:
             kept = self._budget // max(saved.total, 1)
             self._first_kept = max(self.run.plan.num_calls - kept, 0)
-        return leaf, output
+        return leaf, outputs
 
-    def pull_back(self, k: int, adjoint: Tensor, *, input_needed: bool) -> Tensor | None:
-        """Run call k again, or take its kept graph, and pull the adjoint of its output back."""
+    def pull_back(self, k: int, adjoint: Tensor | None, *, input_needed: bool) -> Tensor | None:
+        """Run call k again, or take its kept graph, and pull the adjoint of its output back.
+
+        Those of what was collected of the call are pulled back with it.
+        """
+        adjoints = [adjoint, *self.collected_of(k)]
+        if all(a is None for a in adjoints):
+            return None
         if k in self._graphs:
-            leaf, output = self._graphs.pop(k)
+            leaf, outputs = self._graphs.pop(k)
         else:
-            leaf, output = self.network.rerun_with_graph(k, self._input(k))
-        pulled = self.network.pull_back(leaf, output, adjoint, input_needed=input_needed)
+            leaf, outputs = self.network.rerun_with_graph(k, self._input(k))
+        pulled = self.network.pull_back(leaf, outputs, adjoints, input_needed=input_needed)
         if pulled is not None:
             self._check.record(k, pulled)
         return pulled
@@ -150,6 +176,7 @@ class ExactSweep(Sweep):
             self.run.plan.program,
             adjoint,
             lambda k, a: self.tell(k, self.pull_back(k, a, input_needed=k > 0 or noise_needed)),
+            every_call=self.collector is not None,
         )
 
     def backward(
@@ -159,7 +186,7 @@ class ExactSweep(Sweep):
         run = self.run
         self._check = FiniteCheck("the adjoint at the input", run.plan.timesteps, run.check_finite)
         noise, drawn = self.transpose(adjoint, noise_needed or draws_needed)
-        self._check.raise_if_not_finite()
+        self.network.judge_later(self._check)
         draws = None
         if draws_needed:
             draws = torch.stack([torch.zeros_like(adjoint) if d is None else d for d in drawn])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -11,7 +13,9 @@ from torch import Tensor
 
 from ..denoiser import Denoiser
 from ..plan import Draws, Plan
+from ..recompute import judge_together
 from ..schedule import Schedule
+from .collect import Collect
 from .observer import Observer
 
 
@@ -28,6 +32,7 @@ class Run:
         check_finite: whether to look for values that are not finite, and name the step.
         adjoint_scale: ``auto`` to scale the adjoint where it passes a float16 network.
         observer: is told what the reverse sweep finds.
+        collect: what to make of every network call, see `GradientMethod.collect`.
     """
 
     denoiser: Denoiser
@@ -38,6 +43,7 @@ class Run:
     check_finite: bool = True
     adjoint_scale: Literal["auto"] | None = "auto"
     observer: Observer | None = None
+    collect: Collect | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +71,17 @@ class GradientMethod(ABC):
     @abstractmethod
     def sample(self, run: Run) -> Tensor:
         """Return the sample, attached to the autograd graph by this method."""
+
+    def collect(self, run: Run) -> tuple[Tensor, Any]:
+        """Return the sample, and what ``run.collect`` makes of the network calls, stacked.
+
+        Raises:
+            ValueError: the gradient of what calls give beside their output is not to be had.
+        """
+        raise ValueError(
+            f"{type(self).__name__} takes the gradient of the sample only, and not of what is "
+            "collected from the network calls; use Exact(), Truncated() or Backprop()"
+        )
 
     def on(self, device: torch.device) -> GradientMethod:
         """Return the method without what makes no difference on a device."""
@@ -113,6 +130,39 @@ class GradientMethod(ABC):
         return self.reference_plan(plan, schedule)
 
 
+@dataclass(frozen=True)
+class FiniteGradients:
+    """Looks whether gradients of conditioning and weights are finite.
+
+    Args:
+        gradients: what was found; None for nothing.
+        name: returns what the gradient of a number belongs to.
+    """
+
+    gradients: Sequence[Tensor | None]
+    name: Callable[[int], str]
+
+    def _found(self) -> list[tuple[int, Tensor]]:
+        return [(i, g) for i, g in enumerate(self.gradients) if g is not None and not g.is_meta]
+
+    def numbers(self) -> Tensor | None:
+        """Return the norms, on the device."""
+        tensors = [g for _, g in self._found()]
+        if not tensors:
+            return None
+        return torch.stack([n.to(tensors[0].device).float() for n in torch._foreach_norm(tensors)])
+
+    def judge(self, found: Sequence[float]) -> None:
+        """Raise FloatingPointError if a norm is not finite."""
+        for (i, _), norm in zip(self._found(), found, strict=True):
+            if not math.isfinite(norm):
+                raise FloatingPointError(
+                    f"the gradient of {self.name(i)} is not finite, though adjoints of latents "
+                    "are. A half-precision overflow is the usual cause (run the network in "
+                    "bfloat16 or float32)"
+                )
+
+
 @dataclass
 class FiniteCheck:
     """Collects one number a step on the device, and looks at them once, at the end of a sweep.
@@ -137,15 +187,24 @@ class FiniteCheck:
         self._steps.append(step)
         self._sums[step] = latent.detach().sum()
 
-    def raise_if_not_finite(self) -> None:
-        """Raise FloatingPointError that names the first call in question."""
-        if self._sums is None:
-            return
-        finite = torch.isfinite(self._sums).tolist()
+    def numbers(self) -> Tensor | None:
+        """Return the sums on the device; None where there are none to look at."""
+        return None if self._sums is None or self._sums.is_meta else self._sums
+
+    def judge(self, found: Sequence[float]) -> None:
+        """Raise FloatingPointError that names the first call in question.
+
+        Args:
+            found: the values of `numbers`.
+        """
         for step in self._steps:
-            if not finite[step]:
+            if not math.isfinite(found[step]):
                 raise FloatingPointError(
                     f"{self.what} of network call {step} (timestep {self.timesteps[step]:g}) is "
                     "not finite. Look at the network's input there: a half-precision overflow is "
                     "the usual cause (run the network in bfloat16 or float32)"
                 )
+
+    def raise_if_not_finite(self) -> None:
+        """Look at the sums now."""
+        judge_together([self])

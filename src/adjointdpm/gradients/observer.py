@@ -44,6 +44,13 @@ class Observer:
             adjoint: (batch, ...) that of x.
         """
 
+    def on_error_estimate(self, error: float) -> None:
+        """Hear how large a method takes its own error to be, from the products that it took.
+
+        Args:
+            error: of the gradient, relative to its norm.
+        """
+
     def on_round_trip(self, error: float) -> None:
         """Hear how far a sweep that rebuilds its states ended from where the run had started.
 

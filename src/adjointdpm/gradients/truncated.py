@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
 from ..plan import transpose
 from .exact import ExactSweep
 from .method import Cut, GradientMethod, Run
-from .sweep import attach
+from .sweep import attach, attach_collecting
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class Truncated(GradientMethod):
     def sample(self, run: Run) -> Tensor:
         """Return the sample, with this method as its one autograd node."""
         return attach(TruncatedSweep(run, self))
+
+    def collect(self, run: Run) -> tuple[Tensor, Any]:
+        """Return the sample, and what was collected, that of the earlier calls as constants."""
+        return attach_collecting(TruncatedSweep(run, self))
 
     @property
     def needs_plan(self) -> bool:
@@ -78,11 +82,17 @@ class TruncatedSweep(ExactSweep):
         """Carry the adjoint back through the last calls, and from there as the mode says."""
         cut = self._first if self._detach_steps else 0
 
-        def pull_back(k: int, a: Tensor) -> Tensor | None:
+        def pull_back(k: int, a: Tensor | None) -> Tensor | None:
             if k < self._first:
                 return None
             # At the cut the input is the constant that the rest starts from.
             needed = k > cut or (cut == 0 and noise_needed)
             return self.tell(k, self.pull_back(k, a, input_needed=needed))
 
-        return transpose(self.run.plan.program, adjoint, pull_back, constant_before=cut)
+        return transpose(
+            self.run.plan.program,
+            adjoint,
+            pull_back,
+            constant_before=cut,
+            every_call=self.collector is not None,
+        )

@@ -1,7 +1,7 @@
 """Differentiable metrics of pictures, and the preprocessing that they need."""
 
 from ..features import Preprocessing
-from .classifier import ClassifierLogProbability, ImageClassifier
+from .classifier import ClassifierLogProbability, ImageClassifier, find_label
 from .similarity import PictureDistance
 from .views import RandomViews
 
@@ -11,4 +11,5 @@ __all__ = [
     "PictureDistance",
     "Preprocessing",
     "RandomViews",
+    "find_label",
 ]

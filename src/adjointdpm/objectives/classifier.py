@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..features import Preprocessing
+from ..formats import refuse_pickled_weights
 
 
 class ImageClassifier(nn.Module):
@@ -29,10 +31,17 @@ class ImageClassifier(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ImageClassifier:
-        """Load a folder written by ``save_pretrained``, in float32, frozen, in evaluation mode."""
+        """Load a folder written by ``save_pretrained``, in float32, frozen, in evaluation mode.
+
+        Raises:
+            ValueError: the weights are pickled; only safetensors files are read.
+        """
         from transformers import AutoModelForImageClassification  # slow to import
 
-        model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32)
+        refuse_pickled_weights(folder)
+        model = AutoModelForImageClassification.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
         return cls(model.eval().requires_grad_(False), Preprocessing.from_pretrained(folder))
 
     @property
@@ -47,22 +56,34 @@ class ImageClassifier(nn.Module):
         Raises:
             ValueError: there is no such class; the message names similar ones.
         """
-        labels = self.labels
-        if isinstance(target, int):
-            if not 0 <= target < len(labels):
-                raise ValueError(f"class {target} does not exist: there are {len(labels)} classes")
-            return target
-        if target not in labels:
-            similar = get_close_matches(target, labels, n=5, cutoff=0.5) or labels[:10]
-            raise ValueError(
-                f"the classifier has no class {target!r}; did you mean {', '.join(similar)}? "
-                f"(it has {len(labels)} classes in all)"
-            )
-        return labels.index(target)
+        return find_label(self.labels, target)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits, (batch, classes), of pictures (batch, 3, height, width) in [0, 1]."""
         return self.model(self.preprocessing(images)).logits
+
+
+def find_label(labels: Sequence[str], target: str | int) -> int:
+    """Return the index of a class given by its name or index.
+
+    Args:
+        labels: the names of the classes, by index.
+        target: the class.
+
+    Raises:
+        ValueError: there is no such class; the message names similar ones.
+    """
+    if isinstance(target, int):
+        if not 0 <= target < len(labels):
+            raise ValueError(f"class {target} does not exist: there are {len(labels)} classes")
+        return target
+    if target not in labels:
+        similar = get_close_matches(target, labels, n=5, cutoff=0.5) or labels[:10]
+        raise ValueError(
+            f"the classifier has no class {target!r}; did you mean {', '.join(similar)}? "
+            f"(it has {len(labels)} classes in all)"
+        )
+    return labels.index(target)
 
 
 class ClassifierLogProbability(nn.Module):

@@ -18,11 +18,11 @@ class RandomViews(nn.Module):
     arXiv 1707.07397). Next to a sampling run, more views cost nearly nothing.
 
     Args:
-        metric: from pictures (batch, 3, height, width) in [0, 1] to (batch,).
+        metric: function from pictures (batch, 3, height, width) in [0, 1] to (batch,) numbers.
         num_views: how many views are averaged.
-        max_rotation: degrees to either side.
-        max_shift: share of the width or height, to either side.
-        max_zoom: share of the size, larger or smaller.
+        max_rotation: largest rotation to either side, in degrees.
+        max_shift: largest shift to either side, as a share of the width or height.
+        max_zoom: largest change of size, as a share of it.
         noise: standard deviation of the noise added to each pixel.
     """
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import math
+import math
 from typing import Any, Literal
 
 from torch import Tensor
@@ -76,8 +78,9 @@ def from_pipeline(
     """
     family = family_of(pipe)
     check_offload(pipe)
-    for name, module in modules_of(pipe).items():
-        refuse_caches(module, f"pipe.{name}")
+    if gradient is None or gradient.graph_budget != math.inf:
+        for name, module in modules_of(pipe).items():
+            refuse_caches(module, f"pipe.{name}")
     warn_of_untrained(pipe, stacklevel=2)
     request = SamplingRequest(
         scheduler=scheduler if scheduler is not None else pipe.scheduler,

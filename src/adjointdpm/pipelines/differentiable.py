@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from ..decoding import Clamp, bounded_decode, to_unit_range
 from ..gradients import Exact, GradientMethod
-from ..recompute import Handler, Recompute, intercepted, own_class
+from ..recompute import Handler, Recompute, intercepted, own_class, refuse_caches
 from .offloading import check_offload
 from .stock import parts
 from .stock.checks import check_call, check_method, check_result, refuse_offloaded
@@ -91,7 +91,9 @@ def differentiable(
     call = methods[id(pipe)].pop("__call__", own_class(pipe).__call__)
     plain = isinstance(gradient, GradientMethod) and gradient.graph_budget == math.inf
     check_method(pipe, call, gradient, plain)
-    parts.denoisers(pipe, denoisers)
+    for module in parts.denoisers(pipe, denoisers):
+        if not plain:
+            refuse_caches(module)
     warn_of_untrained(pipe, stacklevel=3)  # past the context manager
 
     def sample(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -142,7 +144,7 @@ def _in_place_of(pipe: Any, method: Callable[..., Any]) -> Handler:
 def _network_handlers(
     modules: Sequence[nn.Module], gradient: GradientMethod, steps: Steps | None
 ) -> dict[tuple[Any, str], Handler]:
-    recompute = Recompute(int(gradient.graph_budget))
+    recompute = Recompute(int(gradient.graph_budget), copies=True)
 
     def handler(module: nn.Module) -> Handler:
         def run(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

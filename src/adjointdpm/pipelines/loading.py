@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ..formats import PICKLED, refuse_pickle
+from ..formats import refuse_pickle, refuse_pickled_weights
 from .trained import freeze
 
 REFUSED = {
@@ -117,7 +117,4 @@ def _check_folder(folder: Path) -> None:
             "with pipe.save_pretrained(folder)"
         )
     for component in sorted(path for path in folder.iterdir() if path.is_dir()):
-        files = sorted(component.iterdir())
-        pickled = [file for file in files if file.suffix.lower() in PICKLED]
-        if pickled and not any(file.suffix == ".safetensors" for file in files):
-            refuse_pickle(pickled[0])
+        refuse_pickled_weights(component)

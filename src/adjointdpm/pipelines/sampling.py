@@ -61,12 +61,14 @@ def build_sampler(family: Family, request: SamplingRequest) -> Sampler:
         timesteps = {"num_inference_steps": steps, **set_timesteps}
         _check_clipping(scheduler, plan, stub, timesteps, begin, arguments)
     guidance_scale = request.guidance_scale if family.guided else request.true_cfg_scale
-    guidance_scale = max(guidance_scale, 1.0)  # less is none, as in diffusers
+    if isinstance(guidance_scale, int | float):
+        guidance_scale = max(guidance_scale, 1.0)  # less is none, as in diffusers
+    by_time = family.guidance_scale(request)
     denoiser = Denoiser(
         network,
         schedule,
         prediction_type,
-        guidance_scale=family.guidance_scale(request) or guidance_scale,
+        guidance_scale=guidance_scale if by_time is None else by_time,
         guidance_rescale=request.guidance_rescale,
         guidance_passes=request.guidance_passes,
         **clipping,

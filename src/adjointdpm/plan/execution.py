@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from .recurrence import Program, Row, Value
 
 Call = Callable[[int, Tensor], Tensor]
 """``(k, input) -> output`` of network call k."""
-Pullback = Callable[[int, Tensor], Tensor | None]
+Pullback = Callable[[int, Any], Tensor | None]
 """``(k, adjoint of output k) -> adjoint of input k``, or None where nobody needs it."""
 
 
@@ -151,7 +152,12 @@ class Transposed:
 
 
 def transpose(
-    program: Program, adjoint: Tensor, pull_back: Pullback, constant_before: int = 0
+    program: Program,
+    adjoint: Tensor,
+    pull_back: Pullback,
+    constant_before: int = 0,
+    *,
+    every_call: bool = False,
 ) -> tuple[Tensor | None, Sequence[Tensor | None]]:
     """Run the transpose of a program: from the sample's adjoint to those of noise and draws.
 
@@ -161,6 +167,7 @@ def transpose(
         pull_back: the network's vector-Jacobian product.
         constant_before: the input of this call, and all that was there before it, is taken for a
             constant; 0 for nothing.
+        every_call: whether ``pull_back`` is asked with None too, where nothing reads an output.
 
     Returns:
         The adjoints of the noise and of each draw; None for what nothing reads.
@@ -168,7 +175,7 @@ def transpose(
     state = Transposed(program, adjoint)
     for k in reversed(range(constant_before, program.num_calls)):
         output = state.output(k)
-        pulled = None if output is None else pull_back(k, output)
+        pulled = pull_back(k, output) if every_call or output is not None else None
         state.pass_call(k, pulled, end=0 < k == constant_before)
     return state.noise if constant_before == 0 else None, state.draws
 

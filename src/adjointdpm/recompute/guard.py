@@ -43,6 +43,7 @@ class Guard:
                 "a gradient arrived inside a network call whose graph is not kept: the objective "
                 "reads a tensor that was collected during sampling (an attention map, a feature, "
                 "say by a hook), or another thread ran the network meanwhile. Such a tensor passes "
-                "nothing on to the noise, the conditioning or the weights. Detach it, or use "
+                "nothing on to the noise, the conditioning or the weights. Give it to a sampler's "
+                "collect=..., whose results have a gradient, detach it, or use "
                 "gradient=adp.Backprop()"
             )

@@ -36,30 +36,26 @@ def refuse_sharded_weights(owner: nn.Module) -> None:
             )
 
 
-def refuse_caches(owner: nn.Module, name: str) -> None:
+def refuse_caches(owner: nn.Module, name: str | None = None) -> None:
     """Raise if parts of a diffusers model reuse what they computed in earlier calls.
 
     Args:
         owner: the model.
-        name: how the person knows it.
+        name: how the person knows it; by default by its class.
 
     Raises:
         ValueError: caching is on.
     """
+    name = name or type(owner).__name__
     for part in owner.modules():
-        if getattr(part, "is_cache_enabled", False):
-            raise ValueError(
-                f"{name} reuses outputs of earlier calls (enable_cache), so that a call cannot be "
-                f"run again alone. Turn it off with {name}.disable_cache(), or use adp.Backprop()"
-            )
         hooks: dict[str, Any] = getattr(getattr(part, "_diffusers_hook", None), "hooks", {})
-        for hook_name, hook in hooks.items():
-            if getattr(hook, "_is_stateful", False):
-                raise ValueError(
-                    f"{name} reuses outputs of earlier calls (the hook {hook_name!r} of a cache), "
-                    "so that a call cannot be run again alone. Remove the cache, or use "
-                    "adp.Backprop()"
-                )
+        stateful = [hook for hook, value in hooks.items() if getattr(value, "_is_stateful", False)]
+        if stateful or getattr(part, "is_cache_enabled", False):
+            how = f"the hook {stateful[0]!r} of a cache" if stateful else "enable_cache"
+            raise ValueError(
+                f"{name} reuses outputs of earlier calls ({how}), so that a call cannot be run "
+                f"again alone. Turn it off with {name}.disable_cache(), or use adp.Backprop()"
+            )
 
 
 def parallel_wrappers(owner: nn.Module) -> list[nn.Module]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+from pathlib import Path
 
 import torch
 from PIL import Image
 from torch import Tensor
+
+from ..storage import write_bytes
 
 
 def to_pil(image: Tensor, enlarge: int = 1) -> Image.Image:
@@ -32,6 +35,15 @@ def contact_sheet(rows: list[Tensor], gap: int = 2) -> Tensor:
 
 def data_uri(image: Tensor) -> str:
     """Return a picture as the ``src`` of an ``img``, so that a page needs no other file."""
+    return "data:image/png;base64," + base64.b64encode(_png(image)).decode()
+
+
+def save_picture(path: Path, image: Tensor, enlarge: int = 1) -> None:
+    """Write a picture of (3, height, width) in [0, 1] as PNG, whole or not at all."""
+    write_bytes(path, _png(image, enlarge))
+
+
+def _png(image: Tensor, enlarge: int = 1) -> bytes:
     buffer = io.BytesIO()
-    to_pil(image).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    to_pil(image, enlarge).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()

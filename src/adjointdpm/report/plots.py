@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import html
 import io
+import re
 from collections.abc import Mapping, Sequence
 
-GREY = "#808080"
-COLOURS = ("#2f7ed8", "#d9822b")
+LIGHT, DARK = "#5c6670", "#9aa5b0"
+"""Text and axes on light and dark pages: no grey has enough contrast to both."""
+INK = "#808080"
+"""Stands for either while matplotlib draws."""
+COLOURS = ("#2f7ed8", "#c9701a")
+STYLE = (
+    f"<style>svg {{ color: {LIGHT} }} "
+    f"@media (prefers-color-scheme: dark) {{ svg {{ color: {DARK} }} }}</style>"
+)
 
 
 def curves_svg(
-    curves: Mapping[str, Sequence[float]], xlabel: str, ylabel: str, title: str = ""
+    curves: Mapping[str, Sequence[float]],
+    xlabel: str,
+    ylabel: str,
+    title: str = "",
+    description: str = "",
 ) -> str:
     """Return a line plot as SVG text.
 
@@ -19,6 +32,7 @@ def curves_svg(
         xlabel: what a step is.
         ylabel: what the values are.
         title: above the plot.
+        description: a sentence for whoever does not see it; the labels of the curves by default.
     """
     # The object interface: no display is asked for and no state of the caller's pyplot is touched.
     from matplotlib import rc_context
@@ -32,17 +46,19 @@ def curves_svg(
         axes = figure.subplots()
         for colour, (label, values) in zip(COLOURS, curves.items(), strict=False):
             axes.plot(range(len(values)), values, color=colour, label=label, linewidth=1.8)
-        axes.set_xlabel(xlabel, color=GREY)
-        axes.set_ylabel(ylabel, color=GREY)
-        axes.set_title(title, color=GREY)
-        axes.tick_params(colors=GREY)
+        axes.set_xlabel(xlabel, color=INK)
+        axes.set_ylabel(ylabel, color=INK)
+        axes.set_title(title, color=INK)
+        axes.tick_params(colors=INK)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.25)
         for side, spine in axes.spines.items():
             spine.set_visible(side in ("left", "bottom"))
-            spine.set_color(GREY)
+            spine.set_color(INK)
         if len(curves) > 1:
-            axes.legend(frameon=False, labelcolor=GREY)
+            axes.legend(frameon=False, labelcolor=INK)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return buffer.getvalue()
+    label = html.escape(description or f"{ylabel} by {xlabel}: {', '.join(curves)}")
+    svg = buffer.getvalue().replace(INK, "currentColor")
+    return re.sub(r"(<svg [^>]*)>", rf'\1 role="img" aria-label="{label}">{STYLE}', svg, count=1)

@@ -1,4 +1,4 @@
-"""The loop under every job: config, checkpoints, the machine."""
+"""The loop under every job: config, checkpoints, folder, machine."""
 
 import lazy_loader
 

@@ -15,17 +15,20 @@ class OptimizeConfig:
     """Settings of the loop.
 
     Args:
-        learning_rate: of the optimiser.
-        optimizer: see `build_optimizer`; ``adamw8bit`` saves memory where many weights are trained.
-        lr_scheduler: ``constant``, or ``cosine`` to let it fall to zero at ``max_train_steps``.
-        max_train_steps: how many updates.
-        seed: of the generator that the loss draws from.
-        output_dir: where checkpoints go.
-        checkpointing_steps: write a checkpoint every so many steps; None for none.
+        learning_rate: the optimiser's step size.
+        optimizer: name of the optimiser; ``adamw8bit`` saves memory where many weights are
+            trained. See `build_optimizer`.
+        lr_scheduler: ``constant``, or ``cosine`` to let the learning rate fall to zero at
+            ``max_train_steps``.
+        max_train_steps: number of updates.
+        seed: seeds the generator that the loss draws from, from 0 to 2**32 - 1.
+        output_dir: folder of the checkpoints.
+        checkpointing_steps: number of updates between two checkpoints; None for no checkpoints.
         resume_from_checkpoint: a checkpoint folder to go on from, or ``latest`` for the last one in
-            ``output_dir``, if there is one. The run goes on as if it had never stopped.
-        progress_bar: whether to show one.
-        description: its label.
+            ``output_dir`` that is whole, if there is one. The run goes on as if it had never
+            stopped.
+        progress_bar: whether to show a progress bar.
+        description: label of the progress bar.
     """
 
     learning_rate: float = 0.05
@@ -49,6 +52,7 @@ class OptimizeConfig:
             )
         if self.lr_scheduler not in ("constant", "cosine"):
             raise ValueError(f"lr_scheduler must be constant or cosine, not {self.lr_scheduler!r}")
+        check_seed(self.seed)
         if self.max_train_steps < 1:
             raise ValueError(f"max_train_steps must be at least 1, not {self.max_train_steps}")
         if self.checkpointing_steps is not None and self.checkpointing_steps < 1:
@@ -70,3 +74,13 @@ class OptimizeConfig:
             return self.learning_rate
         progress = (step - 1) / self.max_train_steps
         return 0.5 * self.learning_rate * (1 + math.cos(math.pi * progress))
+
+
+def check_seed(seed: int) -> None:
+    """Raise unless a seed can seed every generator that is made from it.
+
+    Raises:
+        ValueError: it is negative, or has more than 32 bits.
+    """
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be between 0 and 2**32 - 1, not {seed}")

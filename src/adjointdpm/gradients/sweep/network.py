@@ -13,15 +13,18 @@ from torch.utils import _pytree as pytree
 from ...denoiser import Denoiser, time_tensor
 from ...recompute import (
     Comparison,
+    Judge,
     Record,
     Replay,
     is_compiled,
+    is_transformed,
+    judge_together,
     leaves_of,
     num_nodes_made,
     power_above,
-    refuse_sharded_weights,
     strangers,
 )
+from ..collect import Collector
 from .totals import Arrivals
 
 
@@ -34,18 +37,23 @@ class Caller:
 
     Args:
         denoiser: the denoiser, or what ``torch.compile`` made of it.
+        collector: makes tensors of each call beside the denoiser's output.
     """
 
-    def __init__(self, denoiser: Denoiser) -> None:
+    def __init__(self, denoiser: Denoiser, collector: Collector | None = None) -> None:
         self._denoiser = denoiser
+        self._collector = collector
         self._whole = is_compiled(denoiser)
         self.compiled = any(is_compiled(module) for module in denoiser.modules())
         """Whether any part of it is compiled."""
 
-    def __call__(self, x: Tensor, t: float, cond: dict[str, Any], *, alone: bool) -> Tensor:
-        """Return the denoiser's output.
+    def __call__(
+        self, k: int, x: Tensor, t: float, cond: dict[str, Any], *, alone: bool
+    ) -> list[Tensor]:
+        """Return the denoiser's output, and what the collector makes of the call.
 
         Args:
+            k: the number of the call.
             x: its input.
             t: its time.
             cond: its conditioning.
@@ -57,11 +65,20 @@ class Caller:
         if self.compiled and x.device.type == "cuda" and alone:
             torch.compiler.cudagraph_mark_step_begin()
         given = [x, *(leaf for leaf in pytree.tree_leaves(cond) if isinstance(leaf, Tensor))]
+        if is_transformed():
+            given = []
         before = _versions(given)
-        output = self._denoiser(x, time_tensor(t, x) if self._whole else t, **cond)
+        times, answer = time_tensor(t, x) if self._whole else t, None
+        if self._collector is None:
+            output = self._denoiser(x, times, **cond)
+        else:
+            output, answer = self._denoiser(x, times, return_answers=True, **cond)
         if (after := _versions(given)) != before:
             self._refuse_writing(cond, [a != b for a, b in zip(after, before, strict=True)])
-        return output.clone()
+        output = output.clone()
+        if self._collector is None:
+            return [output]
+        return [output, *self._collector.of_call(k, t, x, output, answer)]
 
     @staticmethod
     def _refuse_writing(cond: dict[str, Any], written: Sequence[bool]) -> None:
@@ -72,6 +89,20 @@ class Caller:
         raise ValueError(
             f"the network wrote into {which}. The sampler needs it as it was: for later steps, "
             "and to run the call again. Let the network work on a copy (x = x + ..., not x += ...)"
+        )
+
+
+def refuse_transforms() -> None:
+    """Raise where autograd's nodes are not seen.
+
+    Raises:
+        RuntimeError: a transform of ``torch.func`` is at work.
+    """
+    if is_transformed():
+        raise RuntimeError(
+            "a transform of torch.func (or forward-mode differentiation) does not pass a gradient "
+            "method of its own: use gradient=Exact() or Backprop(), which give it ordinary "
+            "operations and keep the graphs of all calls, or torch.autograd"
         )
 
 
@@ -89,6 +120,8 @@ class Network:
         adjoint_scale: ``auto`` to scale the adjoint of a float16 network, see `pull_back`.
         tolerance: the largest change of an answer, relative to its norm, when a call is run again;
             by default what rounding explains.
+        collector: makes tensors of each call beside the output; where there are several outputs,
+            they follow it.
     """
 
     def __init__(
@@ -98,10 +131,12 @@ class Network:
         cond: dict[str, Any],
         adjoint_scale: Literal["auto"] | None = "auto",
         tolerance: float | None = None,
+        collector: Collector | None = None,
     ) -> None:
-        refuse_sharded_weights(denoiser)
+        refuse_transforms()
         self._denoiser = denoiser
-        self._caller = Caller(denoiser)
+        self._caller = Caller(denoiser, collector)
+        self._collector = collector
         self._timesteps = timesteps
         self._adjoint_scale = adjoint_scale
         self._tolerance = tolerance
@@ -130,6 +165,7 @@ class Network:
         self._unreached: set[int] | None = None
         self._constants: tuple[list[Tensor], list[int]] = [], []
         self._arrivals: Arrivals | None = None
+        self._judges: list[Judge] = []
         self._comparison = self._new_comparison()
 
     @property
@@ -161,16 +197,18 @@ class Network:
             x: its input.
         """
         if k < 2 or self._unreached:
-            return self.run_with_graph(k, x)[1].detach()
+            return self.run_with_graph(k, x)[1][0].detach()
         return self.run_without_graph(k, x)
 
     def run_without_graph(self, k: int, x: Tensor) -> Tensor:
         """Return the output of call k, and record what surrounded it."""
         with torch.no_grad():
-            return self._first(k, x, alone=True)
+            return self._first(k, x, alone=True)[0]
 
-    def run_with_graph(self, k: int, x: Tensor, *, alone: bool = True) -> tuple[Tensor, Tensor]:
-        """Run call k; return its input, the leaf where the graph ends, and its output.
+    def run_with_graph(
+        self, k: int, x: Tensor, *, alone: bool = True
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run call k; return its input, the leaf where the graph ends, and its outputs.
 
         Args:
             k: the call.
@@ -179,55 +217,72 @@ class Network:
         """
         with torch.enable_grad(), self._replay.guard.opened():
             leaf, nodes = self._leaf(x), num_nodes_made()
-            output = self._first(k, leaf, alone=alone)
-            self._search(k, leaf, output, num_nodes_made() - nodes)
-        return leaf, output
+            outputs = self._first(k, leaf, alone=alone)
+            self._search(k, leaf, outputs, num_nodes_made() - nodes)
+        return leaf, outputs
 
     def rerun(self, k: int, x: Tensor, t: float | None = None) -> Tensor:
         """Return the output of call k again as it was the first time, or the same at another t."""
+        return self._again(k, x, t)[0]
+
+    def _again(self, k: int, x: Tensor, t: float | None) -> list[Tensor]:
         compare = self._comparison if t is None else None
 
         def call() -> list[Tensor]:
-            return [self._call(x, self._timesteps[k] if t is None else t, alone=True)]
+            return self._call(k, x, self._timesteps[k] if t is None else t, alone=True)
 
         record = self._records[k]
-        (output,) = self._replay.again(record, call, what=self._what(k), comparison=compare)
-        return output
+        return list(self._replay.again(record, call, what=self._what(k), comparison=compare))
 
-    def rerun_with_graph(self, k: int, x: Tensor, t: float | None = None) -> tuple[Tensor, Tensor]:
-        """Run call k again; return its input, the leaf where the graph ends, and its output."""
+    def rerun_with_graph(
+        self, k: int, x: Tensor, t: float | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Run call k again; return its input, the leaf where the graph ends, and its outputs."""
         with torch.enable_grad():
             leaf, nodes = self._leaf(x), num_nodes_made()
-            output = self.rerun(k, leaf, t)
-            self._search(k, leaf, output, num_nodes_made() - nodes)
-        return leaf, output
+            outputs = self._again(k, leaf, t)
+            self._search(k, leaf, outputs, num_nodes_made() - nodes)
+        return leaf, outputs
 
     def _leaf(self, x: Tensor) -> Tensor:
         leaf = x.detach().requires_grad_()
         self._replay.guard.watch(leaf)
+        if self._in_cuda_graphs(x):
+            leaf.register_hook(torch.clone)
         return leaf
+
+    def _in_cuda_graphs(self, x: Tensor) -> bool:
+        # Gradients may lie where the next run of a graph writes.
+        return self.compiled and x.device.type == "cuda"
 
     def _what(self, k: int) -> str:
         return f"network call {k} (timestep {self._timesteps[k]:g})"
 
-    def _first(self, k: int, x: Tensor, *, alone: bool) -> Tensor:
+    def _first(self, k: int, x: Tensor, *, alone: bool) -> list[Tensor]:
         def call() -> list[Tensor]:
-            return [self._call(x, self._timesteps[k], alone=alone)]
+            return self._call(k, x, self._timesteps[k], alone=alone)
 
-        (output,), record = self._replay.first(call, x.device)
+        outputs, record = self._replay.first(call, x.device)
         if self._tolerance is not None:
             record.tolerance = max(record.tolerance, self._tolerance)
         self._records[k] = record
         assert record.environment is not None
         self._in_float16 |= record.environment.in_float16
-        return output
+        if self._collector is not None:
+            self._collector.keep(k, outputs[1:])
+        return list(outputs)
 
-    def _call(self, x: Tensor, t: float, *, alone: bool) -> Tensor:
+    def _call(self, k: int, x: Tensor, t: float, *, alone: bool) -> list[Tensor]:
         cond = pytree.tree_unflatten(self._arguments, self._structure)
-        return self._caller(x, t, cond, alone=alone)
+        return self._caller(k, x, t, cond, alone=alone)
 
     def pull_back(
-        self, x: Tensor, output: Tensor, adjoint: Tensor, *, input_needed: bool = True
+        self,
+        x: Tensor,
+        outputs: Sequence[Tensor],
+        adjoints: Sequence[Tensor | None],
+        *,
+        input_needed: bool = True,
     ) -> Tensor | None:
         """Return the adjoint of the input ``x`` of one call; those of `targets` are added up.
 
@@ -237,18 +292,21 @@ class Network:
 
         Args:
             x: the leaf that the graph ends in.
-            output: of the call; its graph is used up.
-            adjoint: of the output.
+            outputs: of the call; their graph is used up.
+            adjoints: of the outputs; None for those that nothing depends on.
             input_needed: whether anybody needs the adjoint of the input.
         """
         assert self._arrivals is not None, "products are taken within reversing()"
-        if not output.requires_grad:
+        pairs = zip(outputs, adjoints, strict=True)
+        used = [(y, a) for y, a in pairs if a is not None and y.requires_grad]
+        if not used:
             return None
-        exponent = power_above(adjoint) if self._scaled else None
-        if exponent is not None:
-            adjoint = torch.ldexp(adjoint, -exponent)
+        exponent = None
+        if self._scaled:
+            exponent = torch.stack([power_above(a) for _, a in used]).amax()
+            used = [(y, torch.ldexp(a, -exponent)) for y, a in used]
         self._arrivals.exponent = exponent
-        torch.autograd.backward(output, adjoint)
+        torch.autograd.backward([y for y, _ in used], [a for _, a in used])
         pulled, x.grad = x.grad, None
         if pulled is None or not input_needed:
             return None
@@ -273,14 +331,21 @@ class Network:
         """
         self._refuse_changes()
         self._comparison = self._new_comparison()
-        self._arrivals = Arrivals(self.targets, scaled=self._scaled)
+        copies = any(self._in_cuda_graphs(leaf) for leaf in self.targets)
+        self._arrivals = Arrivals(self.targets, scaled=self._scaled, copies=copies)
+        self._judges = []
         try:
             with self._replay.guard.opened():
                 yield
-            self._comparison.raise_if_changed()
+            judge_together([*self._judges, self._comparison])
         finally:
+            self._judges = []
             self._arrivals.close()
             self._arrivals = None
+
+    def judge_later(self, judge: Judge) -> None:
+        """Look at numbers at the end of `reversing`, together with all others."""
+        self._judges.append(judge)
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -313,8 +378,8 @@ class Network:
                 "network calls cannot be run again. Take the gradient first, or pass a copy"
             )
 
-    def _search(self, k: int, x: Tensor, output: Tensor, nodes: int) -> None:
-        """Raise unless the output's graph ends in the input, the conditioning and the weights.
+    def _search(self, k: int, x: Tensor, outputs: Sequence[Tensor], nodes: int) -> None:
+        """Raise unless the outputs' graph ends in the input, the conditioning and the weights.
 
         Graphs with as many nodes as one that was searched are taken for the same.
 
@@ -325,7 +390,7 @@ class Network:
         if nodes in self._replay.searched and not self._unreached:
             return
         self._replay.searched.add(nodes)
-        reached = leaves_of(output)
+        reached = leaves_of(*outputs)
         for leaf in strangers(reached, [x, *self.targets]):
             raise ValueError(
                 f"the network uses (in call {k}) a tensor of shape {tuple(leaf.shape)} that "
@@ -350,21 +415,8 @@ class Network:
         if self.compiled:
             self._refuse_unused({i for i in range(len(self._leaves)) if gradients[i] is None})
 
-    def check_finite(self, gradients: Sequence[Tensor | None]) -> None:
-        """Raise FloatingPointError if a gradient of the conditioning or a weight is not finite."""
-        found = [(i, g) for i, g in enumerate(gradients) if g is not None and not g.is_meta]
-        if not found:
-            return
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm([g for _, g in found])])
-        for (i, _), finite in zip(found, torch.isfinite(norms).tolist(), strict=True):
-            if not finite:
-                raise FloatingPointError(
-                    f"the gradient of {self._target_name(i)} is not finite, though adjoints of "
-                    "latents are. A half-precision overflow is the usual cause (run the network in "
-                    "bfloat16 or float32)"
-                )
-
-    def _target_name(self, i: int) -> str:
+    def target_name(self, i: int) -> str:
+        """Return what one of `targets` is, for messages."""
         if i < len(self._leaves):
             return f"the conditioning {self._names[self._differentiable[i]]}"
         weight = self.parameters[i - len(self._leaves)]

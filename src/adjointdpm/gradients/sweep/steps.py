@@ -70,7 +70,7 @@ class StepTranspose:
         outputs: list[Tensor] = []
 
         def rerun(i: int) -> Tensor:
-            inputs[i], output = self._network.rerun_with_graph(step.first + i, inputs[i])
+            inputs[i], (output,) = self._network.rerun_with_graph(step.first + i, inputs[i])
             return output
 
         def call(i: int, x: Tensor) -> Tensor:
@@ -85,8 +85,8 @@ class StepTranspose:
             output = outputs.pop() if outputs else rerun(i)
             pulled = self._network.pull_back(
                 inputs[i],
-                output,
-                adjoint.to(output.dtype),
+                [output],
+                [adjoint.to(output.dtype)],
                 input_needed=step.first + i > 0 or input_needed,
             )
             if pulled is None:

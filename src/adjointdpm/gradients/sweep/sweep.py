@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ...plan import State, execute
-from ...recompute import announced
-from ..method import FiniteCheck, Run
+from ...recompute import announced, is_transformed
+from ..collect import Collector
+from ..method import FiniteCheck, FiniteGradients, Run
 from .network import Caller, Network
 
 
@@ -33,7 +34,13 @@ class Sweep(ABC):
     ) -> None:
         self.run = run
         times = run.plan.timesteps.tolist() if timesteps is None else timesteps
-        self.network = Network(run.denoiser, times, run.cond, run.adjoint_scale, tolerance)
+        self.collector = None if run.collect is None else Collector.of(run, attached=False)
+        """Takes what is made of the network calls beside their outputs."""
+        self.network = Network(
+            run.denoiser, times, run.cond, run.adjoint_scale, tolerance, self.collector
+        )
+        self.collected: Sequence[Tensor | None] = ()
+        """Within ``backward``, the adjoints of what was collected, (num_calls, ...)."""
 
     @property
     def inputs(self) -> list[Tensor | None]:
@@ -47,6 +54,10 @@ class Sweep(ABC):
     @abstractmethod
     def call(self, k: int, x: Tensor) -> Tensor:
         """Run network call k and remember what ``backward`` will need."""
+
+    def collected_of(self, k: int) -> list[Tensor | None]:
+        """Return the adjoints of what was collected of call k."""
+        return [None if adjoint is None else adjoint[k] for adjoint in self.collected]
 
     def forward(self) -> Tensor:
         """Return the sample; called with grad mode off."""
@@ -75,7 +86,9 @@ def run_checked(
     visit: Callable[[State], None] | None = None,
 ) -> Tensor:
     """Return the sample of a run, whose outputs are looked at for what is not finite."""
-    check = FiniteCheck("the output", run.plan.timesteps, run.check_finite)
+    # Under torch.func no value can be looked at.
+    check_finite = run.check_finite and not is_transformed()
+    check = FiniteCheck("the output", run.plan.timesteps, check_finite)
 
     def checked(k: int, x: Tensor) -> Tensor:
         output = call(k, x)
@@ -87,27 +100,40 @@ def run_checked(
     return sample
 
 
-def run_plainly(run: Run) -> Tensor:
+def run_plainly(run: Run, collector: Collector | None = None) -> Tensor:
     """Return the sample of a run by ordinary operations, with a graph where autograd records."""
-    times, caller = run.plan.timesteps.tolist(), Caller(run.denoiser)
+    times, caller = run.plan.timesteps.tolist(), Caller(run.denoiser, collector)
     alone = not torch.is_grad_enabled()
-    return run_checked(run, lambda k, x: caller(x, times[k], run.cond, alone=alone))
+
+    def call(k: int, x: Tensor) -> Tensor:
+        output, *collected = caller(k, x, times[k], run.cond, alone=alone)
+        if collector is not None:
+            collector.keep(k, collected)
+        return output
+
+    return run_checked(run, call)
 
 
 class _Attached(torch.autograd.Function):
     """A sweep as one node of the autograd graph."""
 
     @staticmethod
-    def forward(ctx: Any, sweep: Sweep, *inputs: Tensor | None) -> Tensor:
+    def forward(ctx: Any, sweep: Sweep, *inputs: Tensor | None) -> tuple[Tensor, ...]:
         ctx.sweep = sweep
         # Saved for their version counters: autograd then refuses weights changed in between.
         ctx.save_for_backward(*inputs)
         sample = sweep.forward()
         sweep.network.finish()
-        return sample
+        stacks = [] if sweep.collector is None else sweep.collector.stacks
+        ctx.sample_like = sample.new_empty(()).expand_as(sample)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(*(x for x in stacks if not _is_differentiable(x)))
+        return sample, *stacks
 
     @staticmethod
-    def backward(ctx: Any, adjoint: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(
+        ctx: Any, adjoint: Tensor | None, *collected: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
         sweep: Sweep = ctx.sweep
         if torch.is_grad_enabled():
             method = type(sweep).__name__.removesuffix("Sweep")
@@ -118,12 +144,15 @@ class _Attached(torch.autograd.Function):
         _ = ctx.saved_tensors
         _, noise_needed, draws_needed, *_ = ctx.needs_input_grad
         network = sweep.network
+        if adjoint is None:
+            adjoint = torch.zeros_like(ctx.sample_like)
+        sweep.collected = collected
         with network.reversing():
             noise, draws = sweep.backward(adjoint, noise_needed, draws_needed)
             others = sweep.gradients()
+            if sweep.run.check_finite:
+                network.judge_later(FiniteGradients(others, network.target_name))
         network.check_received(others)
-        if sweep.run.check_finite:
-            network.check_finite(others)
         return (None, noise, draws, *others)
 
 
@@ -131,5 +160,20 @@ def attach(sweep: Sweep) -> Tensor:
     """Run a sweep and return its sample as a node of the autograd graph, where one is recorded."""
     if not torch.is_grad_enabled():
         return run_plainly(sweep.run)
-    sample = _Attached.apply(sweep, *sweep.inputs)
+    (sample,) = _Attached.apply(sweep, *sweep.inputs)
     return announced(sweep.network.wrappers, sample)
+
+
+def attach_collecting(sweep: Sweep) -> tuple[Tensor, Any]:
+    """Run a sweep and return its sample and what was collected, as nodes of the same graph."""
+    collector = sweep.collector
+    assert collector is not None
+    if not torch.is_grad_enabled():
+        return run_plainly(sweep.run, collector), collector.nest(collector.stacks)
+    outputs = _Attached.apply(sweep, *sweep.inputs)
+    sample, *stacks = announced(sweep.network.wrappers, outputs)
+    return sample, collector.nest(stacks)
+
+
+def _is_differentiable(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from ...runs import check_seed
+
 Method = Literal[
     "exact", "backprop", "continuous", "resolved", "coarse", "symplectic", "reversible", "truncated"
 ]
@@ -35,7 +37,7 @@ class CertifyConfig:
         by_step: also compare the adjoints along the trajectory.
         max_error: the largest relative error of a gradient that is called good.
         checkpoint: keep no graphs for the reference, plain autograd, but run calls again.
-        seed: of the noise and the directions.
+        seed: seeds the noise and the directions, from 0 to 2**32 - 1.
         device: where to run; a GPU if there is one, by default.
         json: a file to write the certificate to.
     """
@@ -57,6 +59,7 @@ class CertifyConfig:
     json: Path | None = None
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if self.method not in get_args(Method):
             names = ", ".join(get_args(Method))
             raise ValueError(f"method must be one of {names}, not {self.method!r}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...runs import OptimizeConfig
+from ...runs import OptimizeConfig, check_seed
 
 
 @dataclass(frozen=True)
@@ -13,8 +13,9 @@ class DemoConfig:
     """Settings of the demo.
 
     Args:
-        output_dir: where pictures, tensors and numbers go.
-        seed: of all that is drawn at random.
+        output_dir: folder of the report, pictures, tensors and numbers; it must be new or empty.
+        overwrite_output_dir: remove the earlier run that ``output_dir`` holds.
+        seed: seeds all that is drawn at random, from 0 to 2**32 - 1.
         noise_prompt: what the first story asks for, in every style.
         noise_target: the class that its pictures become.
         embedding_prompt: the words whose embedding the second story starts from.
@@ -22,26 +23,27 @@ class DemoConfig:
         max_train_steps: updates in each of the two stories.
         num_inference_steps: sampling steps, all of them differentiated.
         guidance_scale: weight of classifier-free guidance.
-        noise_learning_rate: of Adam on the noise.
-        embedding_learning_rate: of Adam on the text embedding.
-        batch_size: how many noises each update of the embedding sees.
-        memory_budget: what `Exact` may spend on kept graphs.
-        device: where to run; a GPU if there is one, by default.
-        assets: another folder with the model, see `assets_folder`.
-        progress_bar: whether to show one.
+        noise_learning_rate: Adam's step size on the noise.
+        embedding_learning_rate: Adam's step size on the text embedding.
+        batch_size: number of noises that each update of the embedding sees.
+        memory_budget: bytes that `Exact` may keep graphs in, such as ``1GiB``.
+        device: ``cpu`` or ``cuda``; by default a GPU if there is one.
+        assets: another folder with a model like the embedded one; see `assets_folder`.
+        progress_bar: whether to show progress bars.
     """
 
     output_dir: str | Path = "adjointdpm-demo"
+    overwrite_output_dir: bool = False
     seed: int = 3
-    noise_prompt: str = "car"
-    noise_target: str = "fire engine"
-    embedding_prompt: str = "red apple"
-    embedding_target: str = "strawberry"
-    max_train_steps: int = 20
-    num_inference_steps: int = 15
-    guidance_scale: float = 2.0
+    noise_prompt: str = "apple"
+    noise_target: str = "green apple"
+    embedding_prompt: str = "thing"
+    embedding_target: str = "pineapple"
+    max_train_steps: int = 60
+    num_inference_steps: int = 6
+    guidance_scale: float = 1.0
     noise_learning_rate: float = 0.05
-    embedding_learning_rate: float = 0.15
+    embedding_learning_rate: float = 0.05
     batch_size: int = 4
     memory_budget: str | None = "1GiB"
     device: str | None = None
@@ -49,6 +51,9 @@ class DemoConfig:
     progress_bar: bool = True
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {self.batch_size}")
         if self.num_inference_steps < 1:
             raise ValueError(
                 f"num_inference_steps must be at least 1, not {self.num_inference_steps}"
@@ -63,7 +68,7 @@ class DemoConfig:
             learning_rate=rates[part],
             lr_scheduler="cosine",
             max_train_steps=self.max_train_steps,
-            seed=self.seed + 1,
+            seed=(self.seed + 1) % 2**32,
             progress_bar=self.progress_bar,
             description=part,
         )

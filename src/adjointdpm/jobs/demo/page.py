@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from ...report import contact_sheet, curves_svg, data_uri, to_pil
-from .run import DemoResult, Row, Story
+from ...report import contact_sheet, curves_svg, render_page, save_picture
+from ...storage import write_text
+from .run import DemoResult, Part
 
 ENLARGE = 4
 
@@ -27,32 +27,26 @@ def write_demo_report(result: DemoResult, command: str) -> Path:
         The page.
     """
     folder = Path(result.config.output_dir)
-    stories = (result.noise, result.embedding)
-    for story in stories:
-        sheet = contact_sheet([row.pictures for row in story.rows])
-        to_pil(sheet, ENLARGE).save(folder / f"{story.name}.png", optimize=True)
-        for number, row in enumerate(story.rows, start=1):
+    parts = (result.noise, result.embedding)
+    for part in parts:
+        sheet = contact_sheet([strip.pictures for strip in part.strips])
+        save_picture(folder / f"{part.name}.png", sheet, ENLARGE)
+        for number, strip in enumerate(part.strips, start=1):
             for when, index in (("before", 0), ("after", -1)):
-                picture = to_pil(row.pictures[index], ENLARGE)
-                picture.save(folder / f"{story.name}-{number}-{when}.png", optimize=True)
+                path = folder / f"{part.name}-{number}-{when}.png"
+                save_picture(path, strip.pictures[index], ENLARGE)
     curve = curves_svg(
-        {story.name: story.history.losses for story in stories},
+        {part.name: part.history.losses for part in parts},
         xlabel="update",
         ylabel="loss: −log probability",
+        description=_describe_losses(parts),
     )
-    (folder / "loss.svg").write_text(curve, encoding="utf-8")
+    write_text(folder / "loss.svg", curve)
     numbers = json.dumps(_numbers(result, command), indent=2, ensure_ascii=False)
-    (folder / "numbers.json").write_text(numbers + "\n", encoding="utf-8")
-
-    environment = Environment(
-        loader=PackageLoader("adjointdpm", "jobs/demo"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(data_uri=data_uri, percent=percent, duration=duration)
-    page = environment.get_template("page.html").render(
+    write_text(folder / "numbers.json", numbers + "\n")
+    page = render_page(
+        "jobs/demo",
+        "page.html",
         result=result,
         noise=_summary(result.noise),
         embedding=_summary(result.embedding),
@@ -60,65 +54,47 @@ def write_demo_report(result: DemoResult, command: str) -> Path:
         command=command,
         error=f"{result.gradient_error:.0e}",
     )
-    path = folder / "report.html"
-    path.write_text(page, encoding="utf-8")
-    return path
+    write_text(folder / "report.html", page)
+    return folder / "report.html"
 
 
-def percent(probability: float) -> str:
-    """Return a probability for reading.
-
-    >>> percent(0.9234), percent(0.00712), percent(0.00001), percent(0.9999)
-    ('92 %', '0.7 %', '< 0.1 %', '> 99.9 %')
-    """
-    if probability < 0.001:
-        return "< 0.1 %"
-    if probability > 0.999:
-        return "> 99.9 %"
-    digits = 1 if probability < 0.0095 or probability > 0.9905 else 0
-    return f"{100 * probability:.{digits}f} %"
+def _describe_losses(parts: Sequence[Part]) -> str:
+    """Return what the plot of the losses shows, for whoever does not see it."""
+    ends = [
+        f"{part.name} from {part.history.losses[0]:.2f} to {part.history.losses[-1]:.2f}"
+        for part in parts
+    ]
+    return f"The loss at each update: {', '.join(ends)}."
 
 
-def duration(seconds: float) -> str:
-    """Return a duration for reading.
-
-    >>> duration(4.21), duration(42.1), duration(151)
-    ('4.2 s', '42 s', '2 min 31 s')
-    """
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, seconds = divmod(round(seconds), 60)
-    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
-
-
-def _summary(story: Story) -> dict[str, Any]:
+def _summary(part: Part) -> dict[str, Any]:
     def mean(values: list[float]) -> float:
         return statistics.fmean(values)
 
-    rows: list[Row] = story.rows
+    strips = part.strips
     return {
-        "story": story,
-        "headings": ["before", *(f"update {n}" for n in story.frames[1:-1]), "after"],
-        "classifier_before": mean([row.before.classifier for row in rows]),
-        "classifier_after": mean([row.after.classifier for row in rows]),
-        "judge_before": mean([row.before.judge for row in rows]),
-        "judge_after": mean([row.after.judge for row in rows]),
-        "recognised_before": sum(row.before.recognised for row in rows),
-        "recognised_after": sum(row.after.recognised for row in rows),
-        "seconds_per_update": statistics.median(story.history.seconds),
-        "seconds": sum(story.history.seconds),
+        "part": part,
+        "headings": ["before", *(f"update {n}" for n in part.frames[1:-1]), "after"],
+        "classifier_before": mean([strip.before.classifier for strip in strips]),
+        "classifier_after": mean([strip.after.classifier for strip in strips]),
+        "judge_before": mean([strip.before.judge for strip in strips]),
+        "judge_after": mean([strip.after.judge for strip in strips]),
+        "recognised_before": sum(strip.before.recognised for strip in strips),
+        "recognised_after": sum(strip.after.recognised for strip in strips),
+        "seconds_per_update": statistics.median(part.history.seconds),
+        "seconds": sum(part.history.seconds),
     }
 
 
 def _numbers(result: DemoResult, command: str) -> dict[str, Any]:
-    def told(story: Story) -> dict[str, Any]:
+    def part_numbers(part: Part) -> dict[str, Any]:
         return {
-            "prompt": story.prompt,
-            "losses": story.history.losses,
-            "seconds": story.history.seconds,
+            "prompt": part.prompt,
+            "losses": part.history.losses,
+            "seconds": part.history.seconds,
             "rows": [
-                {"label": row.label, "before": asdict(row.before), "after": asdict(row.after)}
-                for row in story.rows
+                {"label": strip.label, "before": asdict(strip.before), "after": asdict(strip.after)}
+                for strip in part.strips
             ],
         }
 
@@ -126,8 +102,8 @@ def _numbers(result: DemoResult, command: str) -> dict[str, Any]:
     return {
         "command": command,
         "config": asdict(config),
-        "noise": told(result.noise),
-        "embedding": told(result.embedding),
+        "noise": part_numbers(result.noise),
+        "embedding": part_numbers(result.embedding),
         "certificate": asdict(result.certificate),
         "network_calls": result.network_calls,
         "seconds": result.seconds,

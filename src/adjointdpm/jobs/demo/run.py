@@ -15,32 +15,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ...assets import Default, load_default
+from ...assets import Default, assets_folder, load_default, read_concepts
 from ...certificate import Certificate, certify
 from ...decoding import Decoder
 from ...evaluation import Reading, read_pictures
+from ...formats import Noise, PromptEmbeds, save_noise, save_prompt_embeds
 from ...gradients import Exact
-from ...objectives import ClassifierLogProbability, RandomViews
+from ...objectives import ClassifierLogProbability, RandomViews, find_label
 from ...pipelines import encode_prompt, from_pipeline
-from ...runs import History, choose_device, environment, optimize, peak_memory
+from ...runs import History, choose_device, environment, optimize, peak_memory, run_folder
 from ...sampler import Sampler
 from ...variables import project_to_typical
 from .config import DemoConfig
 
 NUM_FRAMES = 5
 UNSEEN_SEED = 1_000_000
-"""Added to the seed for the noises that the embedding is judged on and never optimised on."""
+"""Added to the seed of the noises that the embedding is judged on and never optimised on."""
 
 
 @dataclass(frozen=True)
-class Row:
+class Strip:
     """One picture on its way.
 
     Args:
-        label: what the row is.
+        label: the style or the noise that it is drawn from.
         pictures: (frames, 3, height, width) in [0, 1], from before the first update to after the
             last.
         before: what the classifiers read in the first.
@@ -54,42 +54,42 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Story:
-    """One optimisation.
+class Part:
+    """One of the two optimisations.
 
     Args:
-        name: of its files.
+        name: ``noise`` or ``embedding``, which its files are called by.
         prompt: what the model was asked for.
-        frames: the number of updates before each column of pictures.
-        rows: the pictures.
+        frames: the number of updates before each picture of a strip.
+        strips: the pictures.
         history: losses and timings.
     """
 
     name: str
     prompt: str
     frames: list[int]
-    rows: list[Row]
+    strips: list[Strip]
     history: History
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """All that the report tells.
+    """What the demo found.
 
     Args:
         config: the settings.
-        noise: the story of the noise.
-        embedding: the story of the text embedding.
+        noise: the optimisation of the noise.
+        embedding: the optimisation of the text embedding.
         certificate: how right the gradient with respect to the noise is.
         network_calls: how often each sampling run calls the network.
-        seconds: of the whole demo.
-        peak_memory: bytes.
+        seconds: how long the whole demo took.
+        peak_memory: the most bytes that were held.
         environment: versions and machine.
     """
 
     config: DemoConfig
-    noise: Story
-    embedding: Story
+    noise: Part
+    embedding: Part
     certificate: Certificate
     network_calls: int
     seconds: float
@@ -107,7 +107,7 @@ class DemoResult:
 
 
 @dataclass(frozen=True)
-class Studio:
+class Model:
     """The loaded model, ready to draw."""
 
     config: DemoConfig
@@ -117,16 +117,9 @@ class Studio:
     device: torch.device
 
     @classmethod
-    def open(cls, config: DemoConfig) -> Studio:
-        """Load the model.
-
-        Raises:
-            ValueError: the classifiers do not know a target.
-        """
-        device = choose_device(config.device)
+    def load(cls, config: DemoConfig, device: torch.device) -> Model:
+        """Load the model."""
         default = load_default(config.assets, device)
-        for target in (config.noise_target, config.embedding_target):
-            default.classifier.index(target)
         sampler, decode = from_pipeline(
             default.pipeline,
             config.num_inference_steps,
@@ -149,8 +142,8 @@ class Studio:
         """Return what is optimised."""
         return ClassifierLogProbability(self.default.classifier, target)
 
-    def rows(self, labels: list[str], target: str, frames: list[Tensor]) -> list[Row]:
-        """Return the rows of a story from its frames, each (rows, 3, height, width)."""
+    def strips(self, labels: list[str], target: str, frames: list[Tensor]) -> list[Strip]:
+        """Return the strips of pictures whose frames are each (strips, 3, height, width)."""
 
         def read(images: Tensor) -> list[Reading]:
             default = self.default
@@ -158,69 +151,87 @@ class Studio:
 
         pictures = torch.stack(frames, dim=1).cpu()
         ends = zip(labels, pictures, read(frames[0]), read(frames[-1]), strict=True)
-        return [Row(*entries) for entries in ends]
+        return [Strip(*entries) for entries in ends]
 
 
 def run_demo(config: DemoConfig) -> DemoResult:
-    """Run both stories; write the optimised tensors into ``config.output_dir``.
+    """Optimise the noise and the embedding; write the tensors into ``config.output_dir``.
 
     Args:
         config: settings.
+
+    Raises:
+        ValueError: there is no such device, or the classifiers do not know a target.
+        OSError: the folder cannot be used; see `run_folder`.
     """
     started = time.perf_counter()
-    Path(config.output_dir).mkdir(parents=True, exist_ok=True)
-    studio = Studio.open(config)
-    certificate = certify_gradient(studio)
-    noise = optimize_noise(studio)
-    embedding = optimize_embedding(studio)
+    device = choose_device(config.device)
+    check_targets(config)
+    with run_folder(config.output_dir, "demo", overwrite=config.overwrite_output_dir) as folder:
+        model = Model.load(config, device)
+        certificate = certify_gradient(model)
+        noise = optimize_noise(model, folder)
+        embedding = optimize_embedding(model, folder)
     return DemoResult(
         config=config,
         noise=noise,
         embedding=embedding,
         certificate=certificate,
-        network_calls=studio.sampler.plan.num_calls,
+        network_calls=model.sampler.plan.num_calls,
         seconds=time.perf_counter() - started,
-        peak_memory=peak_memory(studio.device),
-        environment=environment(studio.device),
+        peak_memory=peak_memory(device),
+        environment=environment(device),
     )
 
 
-def certify_gradient(studio: Studio) -> Certificate:
+def check_targets(config: DemoConfig) -> None:
+    """Raise unless the classifiers know the targets, before anything is loaded or removed.
+
+    Raises:
+        ValueError: they do not; the message names near ones.
+    """
+    folder = assets_folder(config.assets)
+    labels = [concept.label for concept in read_concepts(folder / "concepts.json").concepts]
+    for target in (config.noise_target, config.embedding_target):
+        find_label(labels, target)
+
+
+def certify_gradient(model: Model) -> Certificate:
     """Compare the gradient of the first picture with central differences of sampling runs."""
-    generator = torch.Generator().manual_seed(studio.config.seed)
-    style = studio.default.concepts.styles[0]
-    prompt = studio.default.concepts.prompt(studio.config.noise_prompt, style)
-    cond: dict[str, Any] = {**studio.encode([prompt])}
+    generator = torch.Generator().manual_seed(model.config.seed)
+    style = model.default.concepts.styles[0]
+    prompt = model.default.concepts.prompt(model.config.noise_prompt, style)
+    cond: dict[str, Any] = {**model.encode([prompt])}
     # The straight-through clamp departs from the derivative on purpose, and a white background has
     # a kink of the hard one in every pixel, which a difference would step across.
-    decode = copy.copy(studio.decode)
+    decode = copy.copy(model.decode)
     decode.clamp = "none"
-    objective = nn.Sequential(decode, studio.metric(studio.config.noise_target))
+    objective = nn.Sequential(decode, model.metric(model.config.noise_target))
     return certify(
-        studio.sampler,
-        studio.noise(1, generator),
+        model.sampler,
+        model.noise(1, generator),
         objective,
         num_directions=3,
         step=1e-6,
         derivatives="central",
-        seed=studio.config.seed,
+        seed=model.config.seed,
         **cond,
     )
 
 
-def optimize_noise(studio: Studio) -> Story:
+def optimize_noise(model: Model, folder: Path) -> Part:
     """Turn the noise of a picture in each style until the classifier sees the target."""
-    config, concepts = studio.config, studio.default.concepts
+    config, concepts = model.config, model.default.concepts
     styles = list(concepts.styles)
     prompts = [concepts.prompt(config.noise_prompt, style) for style in styles]
-    cond = studio.encode(prompts)
-    metric = RandomViews(studio.metric(config.noise_target))
+    cond = model.encode(prompts)
+    metric = RandomViews(model.metric(config.noise_target))
     generator = torch.Generator().manual_seed(config.seed)
-    noise = project_to_typical(studio.noise(len(styles), generator)).requires_grad_()
+    noise = project_to_typical(model.noise(len(styles), generator)).requires_grad_()
     frames = Frames(config.max_train_steps)
 
     def loss(generator: torch.Generator) -> Tensor:
-        images = studio.decode(studio.sampler(noise, **cond))
+        images = model.decode(model.sampler(noise, **cond))
         frames.take(lambda: images)
         return -metric(images, generator).mean()
 
@@ -230,34 +241,43 @@ def optimize_noise(studio: Studio) -> Story:
         config.loop("noise"),
         project=lambda: noise.copy_(project_to_typical(noise)),
     )
-    frames.take(lambda: studio.decode(studio.sampler(noise, **cond)))
-    save_file({"noise": noise.detach().cpu()}, Path(config.output_dir) / "noise.safetensors")
-    rows = studio.rows([f"style {style}" for style in styles], config.noise_target, frames.kept)
-    return Story("noise", prompts[0], frames.numbers, rows, history)
+    frames.take(lambda: model.decode(model.sampler(noise, **cond)))
+    save_noise(
+        folder / "noise.safetensors",
+        Noise(
+            noise,
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            prompt=prompts,
+            seed=config.seed,
+        ),
+    )
+    strips = model.strips([f"style {style}" for style in styles], config.noise_target, frames.kept)
+    return Part("noise", prompts[0], frames.numbers, strips, history)
 
 
-def optimize_embedding(studio: Studio) -> Story:
+def optimize_embedding(model: Model, folder: Path) -> Part:
     """Find the embedding of a thing, starting from the words for another.
 
-    Every update sees new noises; the pictures of the story are drawn from others, which no update
+    Every update sees new noises; the pictures of the report are drawn from others, which no update
     has seen.
     """
-    config, concepts = studio.config, studio.default.concepts
+    config, concepts = model.config, model.default.concepts
     prompt = concepts.prompt(config.embedding_prompt, concepts.styles[0])
-    cond = studio.encode([prompt])
+    cond = model.encode([prompt])
     embedding = cond["encoder_hidden_states"].detach().clone().requires_grad_()
-    metric = RandomViews(studio.metric(config.embedding_target))
-    unseen = studio.noise(4, torch.Generator().manual_seed(config.seed + UNSEEN_SEED))
+    metric = RandomViews(model.metric(config.embedding_target))
+    unseen = model.noise(4, torch.Generator().manual_seed(config.seed + UNSEEN_SEED))
     frames = Frames(config.max_train_steps)
 
     def draw(noise: Tensor) -> Tensor:
         batch = {key: value.expand(len(noise), -1, -1) for key, value in cond.items()}
         batch["encoder_hidden_states"] = embedding.expand(len(noise), -1, -1)
-        return studio.decode(studio.sampler(noise, **batch))
+        return model.decode(model.sampler(noise, **batch))
 
     def loss(generator: torch.Generator) -> Tensor:
         frames.take(lambda: draw(unseen))
-        images = draw(studio.noise(config.batch_size, generator))
+        images = draw(model.noise(config.batch_size, generator))
         return -metric(images, generator).mean()
 
     history = optimize(
@@ -266,13 +286,18 @@ def optimize_embedding(studio: Studio) -> Story:
         config.loop("embedding"),
     )
     frames.take(lambda: draw(unseen))
-    save_file(
-        {"encoder_hidden_states": embedding.detach().cpu()},
-        Path(config.output_dir) / "embedding.safetensors",
+    save_prompt_embeds(
+        folder / "embedding.safetensors",
+        PromptEmbeds(
+            {"encoder_hidden_states": embedding},
+            prompt=prompt,
+            guidance_scale=config.guidance_scale,
+            num_inference_steps=config.num_inference_steps,
+        ),
     )
     labels = [f"unseen noise {i + 1}" for i in range(len(unseen))]
-    rows = studio.rows(labels, config.embedding_target, frames.kept)
-    return Story("embedding", prompt, frames.numbers, rows, history)
+    strips = model.strips(labels, config.embedding_target, frames.kept)
+    return Part("embedding", prompt, frames.numbers, strips, history)
 
 
 @dataclass

@@ -9,7 +9,6 @@ from diffusers import DiffusionPipeline, ModelMixin
 from torch import nn
 
 from ...formats import unwrapped
-from ...recompute import refuse_caches
 
 
 def pipes_of(pipe: Any) -> list[Any]:
@@ -51,7 +50,7 @@ def denoisers(pipe: Any, names: Sequence[str] | None) -> list[nn.Module]:
         names: of them; all models of diffusers by default, save autoencoders.
 
     Raises:
-        ValueError: there are none, or one is not a module, or keeps a cache between calls.
+        ValueError: there are none, or one is not a module.
     """
     components = components_of(pipe)
     if names is None:
@@ -68,7 +67,6 @@ def denoisers(pipe: Any, names: Sequence[str] | None) -> list[nn.Module]:
             raise ValueError(
                 f"{type(pipe).__name__} has no module {name!r}; it has {', '.join(components)}"
             )
-        refuse_caches(module, f"pipe.{name}")
         found.append(module)
     if not found:
         raise ValueError(

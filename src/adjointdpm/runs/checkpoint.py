@@ -1,0 +1,210 @@
+"""The state of an optimisation in a file: written whole, found again, and checked when read."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..storage import read_tensors, write_tensors
+from .config import OptimizeConfig
+from .optimizers import optimizer_state, set_optimizer_state
+
+KIND = "checkpoint"
+STATE_FILE = "state.safetensors"
+PREFIX = "checkpoint-"
+
+
+@dataclass
+class History:
+    """What happened in a run so far.
+
+    Args:
+        losses: the loss before each update.
+        seconds: how long each step took.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.losses)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What is read from a file.
+
+    Args:
+        folder: where it lies.
+        tensors: variables, moments and random states, by name.
+        fields: the rest.
+    """
+
+    folder: Path
+    tensors: Mapping[str, Tensor]
+    fields: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Checkpoint:
+        """Read a checkpoint.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        return cls(folder, *read_tensors(folder / STATE_FILE, KIND))
+
+
+@dataclass(frozen=True)
+class RunState:
+    """All that a run needs to go on as if it had never stopped; changed in place by the loop.
+
+    Args:
+        variables: what is optimised, by name.
+        optimizer: the optimiser, with its moments.
+        generator: what the loss draws from.
+        history: losses and timings.
+    """
+
+    variables: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    history: History
+
+    def save(self, config: OptimizeConfig) -> Path:
+        """Write a checkpoint named by the number of updates; return its folder."""
+        tensors = self._random_states()
+        numbers = {}
+        for name, tensor in self.variables.items():
+            tensors[f"variable.{name}"] = tensor
+            kept, numbers[name] = optimizer_state(self.optimizer, tensor)
+            tensors |= {f"{key}.{name}": value for key, value in kept.items()}
+        fields = {
+            "optimizer": config.optimizer,
+            "losses": self.history.losses,
+            "seconds": self.history.seconds,
+            "numbers": numbers,
+        }
+        folder = Path(str(config.output_dir)) / f"{PREFIX}{len(self.history)}"
+        write_tensors(folder / STATE_FILE, KIND, tensors, fields)
+        return folder
+
+    def restore(self, checkpoint: Checkpoint, config: OptimizeConfig) -> None:
+        """Become what a checkpoint holds.
+
+        Raises:
+            ValueError: it is that of another run.
+        """
+        tensors, fields = checkpoint.tensors, checkpoint.fields
+        self._check_same_run(checkpoint, config)
+        for name, tensor in self.variables.items():
+            # Names may have dots in them; the keys of optimisers do not.
+            split = {entry: entry.split(".", 1) for entry in tensors}
+            kept = {key: tensors[entry] for entry, (key, of) in split.items() if of == name}
+            with torch.no_grad():
+                tensor.copy_(kept.pop("variable"))
+            set_optimizer_state(self.optimizer, tensor, kept, fields["numbers"][name])
+        self.generator.set_state(tensors["random.loss"])
+        torch.set_rng_state(tensors["random.cpu"])
+        if "random.cuda" in tensors:
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+        self.history.losses[:] = fields["losses"]
+        self.history.seconds[:] = fields["seconds"]
+
+    def _random_states(self) -> dict[str, Tensor]:
+        states = {"random.loss": self.generator.get_state(), "random.cpu": torch.get_rng_state()}
+        if any(tensor.is_cuda for tensor in self.variables.values()):
+            states["random.cuda"] = torch.cuda.get_rng_state()
+        return states
+
+    def _check_same_run(self, checkpoint: Checkpoint, config: OptimizeConfig) -> None:
+        shapes = {name: tuple(tensor.shape) for name, tensor in self.variables.items()}
+        saved = {
+            entry.removeprefix("variable."): tuple(tensor.shape)
+            for entry, tensor in checkpoint.tensors.items()
+            if entry.startswith("variable.")
+        }
+        if shapes != saved:
+            raise ValueError(
+                f"{checkpoint.folder} holds {saved}, but this run optimises {shapes}: it is the "
+                "checkpoint of another run"
+            )
+        theirs = checkpoint.fields["optimizer"]
+        if theirs != config.optimizer:
+            raise ValueError(
+                f"{checkpoint.folder} was written with optimizer={theirs!r}; this run has "
+                f"{config.optimizer!r}, which cannot go on from the moments of the other"
+            )
+
+
+def find_checkpoints(output_dir: str | Path) -> list[Path]:
+    """Return the checkpoints in a folder, the latest first."""
+    found = {
+        int(number): path
+        for path in Path(output_dir).glob(f"{PREFIX}*")
+        if (number := path.name.removeprefix(PREFIX)).isdigit() and (path / STATE_FILE).is_file()
+    }
+    return [found[number] for number in sorted(found, reverse=True)]
+
+
+def resume(state: RunState, config: OptimizeConfig) -> Path | None:
+    """Bring a run to where the config says that it goes on.
+
+    Args:
+        state: the new run, which is changed.
+        config: settings; ``resume_from_checkpoint`` is what matters.
+
+    Returns:
+        The checkpoint; None where the run starts afresh.
+
+    Raises:
+        FileNotFoundError: there is no such checkpoint.
+        FileExistsError: the run would write among later checkpoints of another one.
+        ValueError: the checkpoint is damaged, or that of another run.
+    """
+    wanted = config.resume_from_checkpoint
+    present = [] if config.output_dir is None else find_checkpoints(config.output_dir)
+    if wanted == "latest":
+        return _restore_latest(state, config, present)
+    if wanted is not None:
+        folder = Path(wanted)
+        if not (folder / STATE_FILE).is_file():
+            raise FileNotFoundError(f"{wanted} is no checkpoint: it has no {STATE_FILE}")
+        state.restore(Checkpoint.read(folder), config)
+    later = [path for path in present if _number(path) > len(state.history)]
+    if config.checkpointing_steps and later:
+        raise FileExistsError(
+            f"{config.output_dir} already holds {later[0].name}, of a run that went further. Set "
+            "resume_from_checkpoint='latest' to go on from it, or another output_dir"
+        )
+    return None if wanted is None else Path(wanted)
+
+
+def _restore_latest(state: RunState, config: OptimizeConfig, present: list[Path]) -> Path | None:
+    """Go on from the latest checkpoint that is whole."""
+    damaged = []
+    for folder in present:
+        try:
+            checkpoint = Checkpoint.read(folder)
+        except ValueError as error:
+            damaged.append(str(error))
+            continue
+        if damaged:
+            warnings.warn(f"going on from {folder.name}: {'; '.join(damaged)}", stacklevel=4)
+        state.restore(checkpoint, config)
+        return folder
+    if damaged:
+        raise ValueError(
+            f"no checkpoint in {config.output_dir} can be read: {'; '.join(damaged)}. Remove them "
+            "to start afresh"
+        )
+    return None
+
+
+def _number(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(PREFIX))

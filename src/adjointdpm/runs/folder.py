@@ -1,0 +1,111 @@
+"""The folder that a run writes into: its own, checked before the work begins."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ..storage import write_text
+from ..version import __version__
+
+MARKER = "run.json"
+"""Says that a folder belongs to a run, and of which job."""
+ROOM = 64 * 2**20
+"""Bytes that must be free where nothing else is known of what a run will write."""
+
+
+@contextmanager
+def run_folder(
+    path: str | Path, job: str, *, overwrite: bool = False, room: int = ROOM
+) -> Iterator[Path]:
+    """Give a run a folder of its own for the length of the block.
+
+    A folder that holds anything is refused, so that the files of two runs are never mixed. If the
+    block ends before anything was written, as when it is interrupted, no folder is left behind.
+
+    Args:
+        path: the folder; it is made, with those above it.
+        job: the name of the job.
+        overwrite: empty the folder first if it is that of an earlier run (of whatever job). Others
+            are refused all the same.
+        room: bytes that must be free on the disk.
+
+    Raises:
+        FileExistsError: the folder is not empty, and may not be emptied.
+        NotADirectoryError: it is a file, or lies within one.
+        PermissionError: it cannot be written to.
+        OSError: the disk has too little room.
+    """
+    folder = Path(path)
+    _check_free(folder, overwrite)
+    made = [part for part in (folder, *folder.parents) if not part.exists()]
+    if (folder / MARKER).is_file():
+        made = [folder]  # as good as made: it is emptied
+    try:
+        _check_writable(folder, room)
+        _empty(folder)
+        write_text(folder / MARKER, json.dumps({"job": job, "adjointdpm": __version__}) + "\n")
+        yield folder
+    finally:
+        _remove_unused(folder, made)
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    """Raise if a folder holds anything that must not go."""
+    for part in (folder, *folder.parents):
+        if part.exists() and not part.is_dir():
+            raise NotADirectoryError(f"output_dir {folder} cannot be made: {part} is a file")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not (folder / MARKER).is_file():
+        raise FileExistsError(
+            f"output_dir {folder} holds files that no run wrote; name a folder that is new or empty"
+        )
+    if not overwrite:
+        raise FileExistsError(
+            f"output_dir {folder} holds an earlier run; name another folder, or set "
+            "overwrite_output_dir to remove what is in it"
+        )
+    if Path.cwd().is_relative_to(folder.resolve()) or Path.home().is_relative_to(folder.resolve()):
+        raise FileExistsError(f"output_dir {folder} is not emptied: you are working in it")
+
+
+def _check_writable(folder: Path, room: int) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except PermissionError:
+        raise PermissionError(f"output_dir {folder} cannot be written to; name another") from None
+    except OSError as error:
+        raise OSError(f"output_dir {folder} cannot be written to: {error.strerror}") from None
+    free = shutil.disk_usage(folder).free
+    if free < room:
+        raise OSError(
+            f"output_dir {folder} has room for {free / 2**20:.0f} MiB, but up to "
+            f"{room / 2**20:.0f} MiB will be written; make room, or name a folder on another disk"
+        )
+
+
+def _empty(folder: Path) -> None:
+    """Remove an earlier run; what says whose the folder is goes last."""
+    for entry in sorted(folder.iterdir(), key=lambda entry: entry.name == MARKER):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _remove_unused(folder: Path, made: list[Path]) -> None:
+    """Remove the folders that were made for a run that has written nothing."""
+    if not folder.is_dir() or {entry.name for entry in folder.iterdir()} - {MARKER}:
+        return
+    (folder / MARKER).unlink(missing_ok=True)
+    for part in made:
+        if part.is_dir() and not part.is_symlink():
+            os.rmdir(part)
