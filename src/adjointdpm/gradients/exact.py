@@ -186,7 +186,7 @@ class ExactSweep(Sweep):
         run = self.run
         self._check = FiniteCheck("the adjoint at the input", run.plan.timesteps, run.check_finite)
         noise, drawn = self.transpose(adjoint, noise_needed or draws_needed)
-        self._check.raise_if_not_finite()
+        self.network.judge_later(self._check)
         draws = None
         if draws_needed:
             draws = torch.stack([torch.zeros_like(adjoint) if d is None else d for d in drawn])

@@ -8,6 +8,7 @@ from .interception import Handler, inherited, intercepted, own_class
 from .reach import leaves_of, num_nodes_made, strangers
 from .replay import Record, Replay
 from .settings import Settings
+from .verdict import Judge, judge_together
 from .wrappers import (
     announced,
     is_offloaded,
@@ -19,6 +20,7 @@ __all__ = [
     "Comparison",
     "Environment",
     "Handler",
+    "Judge",
     "Recompute",
     "Record",
     "Replay",
@@ -30,6 +32,7 @@ __all__ = [
     "is_compiled",
     "is_offloaded",
     "is_transformed",
+    "judge_together",
     "leaves_of",
     "num_nodes_made",
     "own_class",

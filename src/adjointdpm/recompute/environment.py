@@ -12,8 +12,24 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-DRAWING = threading.RLock()
-"""Held by calls that draw from the random state, which all threads share."""
+_DRAWING = threading.RLock()
+PATIENCE = 2.0
+"""Seconds to wait for another thread's call to end that draws."""
+
+
+@contextlib.contextmanager
+def drawing_alone() -> Iterator[None]:
+    """Let no other call of this library draw from the random state, which all threads share.
+
+    Only for a while: calls may be nested and hold other locks. What comes of two that draw at once
+    is another answer when one is run again, which is noticed.
+    """
+    held = _DRAWING.acquire(timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        if held:
+            _DRAWING.release()
 
 
 @dataclass(frozen=True)
@@ -57,7 +73,7 @@ class Environment:
         """Run a block under the recorded settings, leaving the present ones as they are."""
         with contextlib.ExitStack() as stack:
             if self.random_states:
-                stack.enter_context(DRAWING)
+                stack.enter_context(drawing_alone())
                 devices = [self.device] if len(self.random_states) > 1 else []
                 stack.enter_context(torch.random.fork_rng(devices))
                 torch.set_rng_state(self.random_states[0])

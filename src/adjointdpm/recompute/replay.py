@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from .environment import DRAWING, Drawing, Environment, is_compiled
+from .environment import Drawing, Environment, drawing_alone, is_compiled
 from .fingerprint import Comparison, Fingerprints, coarsest, tolerance_of
 from .guard import Guard
 from .settings import Settings
@@ -88,6 +88,7 @@ class Replay:
         self._lock = _lock_of(owner)
         self._draws: bool | None = None
         self._watched = 0
+        self._quiet = 0
         self._compiled = any(is_compiled(part) for part in owner.modules())
         self.wrappers = parallel_wrappers(owner)
         self.searched: set[int] = set()
@@ -131,7 +132,9 @@ class Replay:
             buffers = self._buffers_before()
             environment = None
             if self._same_environment:
-                stack.enter_context(DRAWING)
+                if self._quiet < 2:
+                    # Until two calls drew nothing, the next may.
+                    stack.enter_context(drawing_alone())
                 environment = Environment.now(device)
             if torch.is_grad_enabled():
                 stack.enter_context(in_their_places(self._places.weights, weights.tensors))
@@ -140,6 +143,7 @@ class Replay:
             if environment is not None:
                 draws = self._draws is not False
                 environment = environment.settled() if draws else environment.without_draws()
+                self._quiet = 0 if environment.random_states else self._quiet + 1
             buffers = self._changed(buffers)
         return outputs, Record(
             environment,

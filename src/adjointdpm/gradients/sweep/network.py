@@ -13,10 +13,12 @@ from torch.utils import _pytree as pytree
 from ...denoiser import Denoiser, time_tensor
 from ...recompute import (
     Comparison,
+    Judge,
     Record,
     Replay,
     is_compiled,
     is_transformed,
+    judge_together,
     leaves_of,
     num_nodes_made,
     power_above,
@@ -163,6 +165,7 @@ class Network:
         self._unreached: set[int] | None = None
         self._constants: tuple[list[Tensor], list[int]] = [], []
         self._arrivals: Arrivals | None = None
+        self._judges: list[Judge] = []
         self._comparison = self._new_comparison()
 
     @property
@@ -244,7 +247,13 @@ class Network:
     def _leaf(self, x: Tensor) -> Tensor:
         leaf = x.detach().requires_grad_()
         self._replay.guard.watch(leaf)
+        if self._in_cuda_graphs(x):
+            leaf.register_hook(torch.clone)
         return leaf
+
+    def _in_cuda_graphs(self, x: Tensor) -> bool:
+        # Gradients may lie where the next run of a graph writes.
+        return self.compiled and x.device.type == "cuda"
 
     def _what(self, k: int) -> str:
         return f"network call {k} (timestep {self._timesteps[k]:g})"
@@ -322,14 +331,21 @@ class Network:
         """
         self._refuse_changes()
         self._comparison = self._new_comparison()
-        self._arrivals = Arrivals(self.targets, scaled=self._scaled)
+        copies = any(self._in_cuda_graphs(leaf) for leaf in self.targets)
+        self._arrivals = Arrivals(self.targets, scaled=self._scaled, copies=copies)
+        self._judges = []
         try:
             with self._replay.guard.opened():
                 yield
-            self._comparison.raise_if_changed()
+            judge_together([*self._judges, self._comparison])
         finally:
+            self._judges = []
             self._arrivals.close()
             self._arrivals = None
+
+    def judge_later(self, judge: Judge) -> None:
+        """Look at numbers at the end of `reversing`, together with all others."""
+        self._judges.append(judge)
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -399,21 +415,8 @@ class Network:
         if self.compiled:
             self._refuse_unused({i for i in range(len(self._leaves)) if gradients[i] is None})
 
-    def check_finite(self, gradients: Sequence[Tensor | None]) -> None:
-        """Raise FloatingPointError if a gradient of the conditioning or a weight is not finite."""
-        found = [(i, g) for i, g in enumerate(gradients) if g is not None and not g.is_meta]
-        if not found:
-            return
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm([g for _, g in found])])
-        for (i, _), finite in zip(found, torch.isfinite(norms).tolist(), strict=True):
-            if not finite:
-                raise FloatingPointError(
-                    f"the gradient of {self._target_name(i)} is not finite, though adjoints of "
-                    "latents are. A half-precision overflow is the usual cause (run the network in "
-                    "bfloat16 or float32)"
-                )
-
-    def _target_name(self, i: int) -> str:
+    def target_name(self, i: int) -> str:
+        """Return what one of `targets` is, for messages."""
         if i < len(self._leaves):
             return f"the conditioning {self._names[self._differentiable[i]]}"
         weight = self.parameters[i - len(self._leaves)]

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...plan import State, execute
 from ...recompute import announced, is_transformed
 from ..collect import Collector
-from ..method import FiniteCheck, Run
+from ..method import FiniteCheck, FiniteGradients, Run
 from .network import Caller, Network
 
 
@@ -150,9 +150,9 @@ class _Attached(torch.autograd.Function):
         with network.reversing():
             noise, draws = sweep.backward(adjoint, noise_needed, draws_needed)
             others = sweep.gradients()
+            if sweep.run.check_finite:
+                network.judge_later(FiniteGradients(others, network.target_name))
         network.check_received(others)
-        if sweep.run.check_finite:
-            network.check_finite(others)
         return (None, noise, draws, *others)
 
 
