@@ -102,11 +102,12 @@ class Sampler(nn.Module):
         """Return the samples; see `forward`."""
         if not args and "noise" in arguments:
             args = (arguments.pop("noise"),)
-        if "self" in arguments:
-            raise TypeError(
-                "conditioning named 'self' cannot be passed on to a network; wrap the network in a "
-                "module that takes it by another name"
-            )
+        for name in ("self", "return_answers"):
+            if name in arguments:
+                raise TypeError(
+                    f"conditioning named {name!r} cannot be passed on to a network; wrap the "
+                    "network in a module that takes it by another name"
+                )
         return super().__call__(*args, **arguments)
 
     def forward(
