@@ -537,16 +537,16 @@ def test_random_numbers_of_other_threads_are_not_drawn_again() -> None:
 def test_dropout_in_two_threads_has_the_masks_of_its_sample() -> None:
     failures: list[BaseException] = []
 
-    def work() -> None:
+    def work(network: nn.Module, noise: Tensor, emb: Tensor) -> None:
         try:
-            network = SmallNetwork(dropout=0.4).train()
-            noise, emb = some_noise(), some_emb()
             for _ in range(20):
                 objective(_sampler(network, Exact())(noise, emb=emb)).backward()
         except BaseException as error:
             failures.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
+    # Made before, since they are drawn from the same random state.
+    inputs = [(SmallNetwork(dropout=0.4).train(), some_noise(), some_emb()) for _ in range(2)]
+    threads = [threading.Thread(target=work, args=each) for each in inputs]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 _DRAWING = threading.RLock()
-PATIENCE = 2.0
+PATIENCE = 20.0
 """Seconds to wait for another thread's call to end that draws."""
 
 

@@ -299,6 +299,5 @@ class Replay:
         )
 
     def _tolerance(self, outputs: Sequence[Tensor], environment: Environment | None) -> float:
-        dtypes = {weight.dtype for weight in self._weights.originals}
-        dtypes |= {output.dtype for output in outputs}
+        dtypes = {*self._weights.dtypes, *(output.dtype for output in outputs)}
         return tolerance_of(coarsest(*dtypes, environment.dtype if environment else None))

@@ -101,6 +101,7 @@ class StandIns:
 
     def __init__(self, originals: Sequence[Tensor]) -> None:
         self.originals = originals
+        self.dtypes = {tensor.dtype for tensor in originals}
         self.differentiated = list({id(x): x for x in originals if x.requires_grad}.values())
         """The originals that require grad, each once."""
         self.leaves = [_stand_in(tensor) for tensor in self.differentiated]
