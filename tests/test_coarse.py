@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from adjointdpm import (
     Schedule,
     solvers,
 )
+from adjointdpm.gradients import InaccurateGradientWarning
 from adjointdpm.gradients.coarse import coarse_steps, nodes
 from adjointdpm.gradients.interpolated import shares
 from adjointdpm.prediction import PREDICTION_TYPES
@@ -102,10 +104,19 @@ def test_with_every_product_of_a_scheduler_it_is_the_exact_gradient(scheduler: s
     _assert_exact(plan, Schedule.from_config(chosen.config), CoarseAdjoint(plan.num_calls))
 
 
+SHARP = GaussianMixture(stds=torch.tensor([0.1, 0.2, 0.15], dtype=torch.float64))
+"""Its directions have little variance, as those of pictures: the last steps decide all."""
+
+
 def _mixture_gradients(
-    plan: Plan, schedule: Schedule, method: GradientMethod, guidance_scale: float = 1.0
+    plan: Plan,
+    schedule: Schedule,
+    method: GradientMethod,
+    guidance_scale: float = 1.0,
+    mixture: GaussianMixture | None = None,
+    observer: Notes | None = None,
 ) -> tuple[torch.Tensor, ...]:
-    mixture = GaussianMixture()
+    mixture = mixture if mixture is not None else GaussianMixture()
     denoiser = Denoiser(
         mixture.network(schedule, "v_prediction"),
         schedule,
@@ -119,7 +130,7 @@ def _mixture_gradients(
     targets = [noise.requires_grad_(), cond["means"]]
     if guidance_scale > 1:
         cond["negative_means"] = 0.5 * mixture.means
-    sample = Sampler(denoiser, plan, method)(noise, **cond)
+    sample = Sampler(denoiser, plan, method, observer=observer)(noise, **cond)
     return torch.autograd.grad((sample**2).sum() + sample.sin().sum(), targets)
 
 
@@ -140,6 +151,57 @@ def test_the_error_falls_with_the_square_of_the_distance_of_products(
     for most, least in zip(coarse, fine, strict=True):
         assert least < 3e-3
         assert most / least > 4**1.5
+
+
+SAMPLERS = [("scaled_linear", "ddim"), ("scaled_linear", "dpmpp_2m"), ("flow", "ddim")]
+FEW_STEPS = [
+    (process, solver, steps, count)
+    for process, solver in [
+        ("scaled_linear", "ddim"),
+        ("scaled_linear", "dpmpp_2m"),
+        ("flow", "ddim"),
+    ]
+    for steps, counts in [(8, (3, 4, 6, 7)), (20, (5, 10, 15)), (50, (12, 25))]
+    for count in counts
+]
+
+
+@pytest.mark.parametrize(("process", "solver", "steps", "count"), FEW_STEPS)
+def test_it_knows_its_error_at_few_steps(process: str, solver: str, steps: int, count: int) -> None:
+    """The estimate is of the size of the error, and nothing explodes."""
+    schedule = PROCESSES[process]
+    plan = solvers.build(solver, schedule, steps, prediction_type="v_prediction")
+    for mixture in (GaussianMixture(), SHARP):
+        exact = _mixture_gradients(plan, schedule, Exact(), mixture=mixture)
+        notes = Notes()
+        method = CoarseAdjoint(count)
+        found = _mixture_gradients(plan, schedule, method, mixture=mixture, observer=notes)
+        error = max(relative_error(g, e) for g, e in zip(found, exact, strict=True))
+        assert error < 3
+        if count >= 0.75 * steps or (steps >= 20 and count >= 0.5 * steps):
+            assert error < 0.06
+        if notes.error_estimates:
+            (estimate,) = notes.error_estimates
+            assert error / 6 < estimate < 6 * error + 0.3
+
+
+def test_it_warns_of_a_large_error_and_of_no_other() -> None:
+    schedule = PROCESSES["scaled_linear"]
+    plan = solvers.build("ddim", schedule, 20, prediction_type="v_prediction")
+    with pytest.warns(
+        InaccurateGradientWarning, match=r"5 products for 20 network calls.*Exact\(\)"
+    ):
+        _mixture_gradients(plan, schedule, CoarseAdjoint(5), mixture=SHARP)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _mixture_gradients(plan, schedule, CoarseAdjoint(10), mixture=SHARP)
+
+
+def test_all_products_have_no_error_to_tell_of() -> None:
+    schedule, notes = PROCESSES["vp"], Notes()
+    plan = solvers.build("ddim", schedule, 8, prediction_type="v_prediction")
+    _mixture_gradients(plan, schedule, CoarseAdjoint(8), observer=notes)
+    assert notes.error_estimates == [0.0]
 
 
 @pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "deis3", "ab2"])

@@ -354,6 +354,7 @@ def test_other_backward_passes_through_the_same_weights_are_left_alone() -> None
     )
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)
-    assert len(seen) == STEPS + 1
+    # The first two calls have a graph when they run first.
+    assert len(seen) == STEPS + 2
     for gradients in seen[1:]:
         assert all(gradient.any() for gradient in gradients)

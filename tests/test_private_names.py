@@ -32,16 +32,19 @@ OTHERS = {
     "_backward_hooks",
     "_cdata",  # the identity of a storage
     "_compiled_call_impl",  # of a module that was compiled in place
+    "_current_level",  # of forward mode
     "_current_graph_task_id",  # which run of backward this is
     "_execution_engine",
     "_foreach_add_",
     "_foreach_norm",
+    "_functorch",  # whether a transform of torch.func is under way
     "_get_sequence_nr",
     "_lazy_clone",  # a copy that is made when one of the two is written into
     "_orig_mod",  # what torch.compile wrapped
     "_parameters",
     "_python_dispatch",
     "_pytree",
+    "_schema",  # of an operator: which of its results are drawn
     "_subclasses",  # FakeTensorMode
     "_version",  # counts the changes in place of a tensor
     # argparse

@@ -52,7 +52,8 @@ def check_conditioning(cond: dict[str, Any], device: torch.device) -> None:
                 "build what the network needs from them inside of it"
             )
         # Numbers and indices may be meant for the host.
-        if leaf.is_floating_point() and leaf.ndim > 0 and leaf.device != device:
+        on_host = leaf.device.type == "cpu" and not (leaf.is_floating_point() and leaf.ndim)
+        if leaf.device != device and not on_host:
             raise ValueError(
                 f"the conditioning {name} is on {leaf.device}, but the noise on {device}; move it "
                 f"there with .to({str(device)!r})"

@@ -149,8 +149,9 @@ class Denoiser(nn.Module):
         else:
             if not negative:
                 raise ValueError(
-                    f"guidance_scale={scale} needs the unconditional conditioning: pass it as "
-                    "negative_<name> beside each <name>, such as negative_encoder_hidden_states"
+                    f"a guidance_scale {_shortly(scale)} needs the unconditional conditioning: "
+                    "pass it as negative_<name> beside each <name>, such as "
+                    "negative_encoder_hidden_states"
                 )
             weight = weight_at(scale, t, x)
             output, *answers = self._guided(x, times, weight, positive, {**positive, **negative})
@@ -257,7 +258,7 @@ def prediction_in(answer: Any, output: str | int | None, x: Tensor) -> Tensor:
     """
     prediction = _entry(answer, output)
     if not isinstance(prediction, Tensor):
-        within = "" if prediction is answer else f" in its {_kind(answer)}"
+        within = "" if prediction is answer else f" as the entry of {_kind(answer)}"
         raise TypeError(
             f"the network answered with {_kind(prediction)}{within}; it must return a tensor, a "
             "tuple that begins with one, an object with .sample or a dict with 'sample'. "
@@ -359,6 +360,10 @@ def _check_range(name: str, value: Any, least: float, most: float) -> None:
     if not least <= value <= most:
         limit = f"from {least:g} to {most:g}" if most < math.inf else f"at least {least:g}"
         raise ValueError(f"{name} must be {limit}, not {value}")
+
+
+def _shortly(scale: GuidanceScale) -> str:
+    return f"of {scale}" if isinstance(scale, int | float) else f"({_kind(scale)})"
 
 
 def _kind(value: Any) -> str:

@@ -28,10 +28,10 @@ def check_guidance_scale(scale: Any) -> None:
     if isinstance(scale, PerStep):
         scale = scale.values
     if isinstance(scale, Tensor):
-        if scale.is_complex() or not is_dense(scale):
+        if scale.is_complex() or not is_dense(scale) or scale.is_meta:
             raise ValueError(
                 f"guidance_scale must be a dense tensor of real numbers, not {scale.dtype} "
-                f"({scale.layout}); give one number, or one for each sample"
+                f"({scale.layout}, on {scale.device}); give one number, or one for each sample"
             )
         if scale.device.type == "cpu" and not scale.isfinite().all():
             raise ValueError("guidance_scale has an entry that is not finite")

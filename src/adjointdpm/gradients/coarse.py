@@ -32,6 +32,12 @@ from .sweep import attach, solution_points
 SOLVER = "unipc_bh2_2"
 """Whose transpose is taken for samplers with several network calls a step."""
 
+FEWEST_NODES = 2
+"""Products to interpolate between that must be left for the last step to have one for itself.
+
+With two the rest is a line. That is rough, but the estimate of the error sees how rough; a line
+into the last step is worse and looks smooth."""
+
 
 @dataclass(frozen=True)
 class CoarseAdjoint(GradientMethod):
@@ -77,8 +83,8 @@ class CoarseAdjoint(GradientMethod):
         few = len(alone) <= self.num_steps // 2 or plan.num_calls <= self.num_steps
         if not few:
             return None
-        last = plan.num_calls - 1
-        if last not in alone and len(alone) + 2 < self.num_steps and ends_clean(plan, schedule):
+        last, left = plan.num_calls - 1, self.num_steps - len(alone) - 1
+        if left >= FEWEST_NODES and last not in alone and ends_clean(plan, schedule):
             alone = [*alone, last]
         return alone
 

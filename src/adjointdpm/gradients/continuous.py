@@ -251,7 +251,7 @@ class _Solve:
 
         u = _to_form(form, points[0], state)
         u = execute(plan.program, call, u, Draws(u))
-        check.raise_if_not_finite()
+        self._network.judge_later(check)
         return _from_form(form, points[-1], u)
 
     def adaptive(self, state: Tensor, points: Sequence[Point], form: Form) -> Tensor:

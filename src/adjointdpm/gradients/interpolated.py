@@ -135,20 +135,23 @@ class InterpolatedSweep(SparseSweep):
         """Run the transposed program, and judge it by the products that were taken."""
         self._error = InterpolationError(self._interpolated)
         found = super().backward(adjoint, noise_needed, draws_needed)
-        run = self.run
-        if not run.noise.is_meta and (run.check_finite or run.observer is not None):
-            self._judge(float(self._error.estimate()))
+        self._judge(self._error.estimate())
         return found
 
-    def _judge(self, error: float) -> None:
-        if self.run.observer is not None:
-            self.run.observer.on_error_estimate(error)
+    def _judge(self, estimate: Tensor) -> None:
+        """Tell the observer of the estimated error, and warn of a large one."""
+        run = self.run
+        if run.noise.is_meta or not (run.check_finite or run.observer is not None):
+            return
+        error = float(estimate)
+        if run.observer is not None:
+            run.observer.on_error_estimate(error)
         if not error <= WARN_ABOVE:
-            num_calls = self.run.plan.num_calls
+            size = f"about {error:.1g} of its norm" if error < 1 else "as much as its norm or more"
             warnings.warn(
-                f"CoarseAdjoint took {len(self._calls)} products for {num_calls} network calls, "
-                "too few to interpolate the others: they bend so much that the gradient is off by "
-                f"about {error:.1g} of its norm. Take more products, or Exact()",
+                f"CoarseAdjoint took {len(self._calls)} products for {run.plan.num_calls} network "
+                f"calls, which are too few here: by what they tell, the gradient is off by {size}. "
+                "Take more products, or Exact()",
                 InaccurateGradientWarning,
                 stacklevel=2,
             )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from ..denoiser import Denoiser
 from ..plan import Draws, Plan
+from ..recompute import judge_together
 from ..schedule import Schedule
 from .collect import Collect
 from .observer import Observer
@@ -99,6 +102,11 @@ class GradientMethod(ABC):
         return self.graph_budget > 0
 
     @property
+    def differentiates_plan(self) -> bool:
+        """Whether coefficients and times of a plan that are tensors get their gradients."""
+        return False
+
+    @property
     def needs_plan(self) -> bool:
         """Whether the table of the sampler is needed, and not the network calls alone."""
         return True
@@ -127,6 +135,39 @@ class GradientMethod(ABC):
         return self.reference_plan(plan, schedule)
 
 
+@dataclass(frozen=True)
+class FiniteGradients:
+    """Looks whether gradients of conditioning and weights are finite.
+
+    Args:
+        gradients: what was found; None for nothing.
+        name: returns what the gradient of a number belongs to.
+    """
+
+    gradients: Sequence[Tensor | None]
+    name: Callable[[int], str]
+
+    def _found(self) -> list[tuple[int, Tensor]]:
+        return [(i, g) for i, g in enumerate(self.gradients) if g is not None and not g.is_meta]
+
+    def numbers(self) -> Tensor | None:
+        """Return the norms, on the device."""
+        tensors = [g for _, g in self._found()]
+        if not tensors:
+            return None
+        return torch.stack([n.to(tensors[0].device).float() for n in torch._foreach_norm(tensors)])
+
+    def judge(self, found: Sequence[float]) -> None:
+        """Raise FloatingPointError if a norm is not finite."""
+        for (i, _), norm in zip(self._found(), found, strict=True):
+            if not math.isfinite(norm):
+                raise FloatingPointError(
+                    f"the gradient of {self.name(i)} is not finite, though adjoints of latents "
+                    "are. A half-precision overflow is the usual cause (run the network in "
+                    "bfloat16 or float32)"
+                )
+
+
 @dataclass
 class FiniteCheck:
     """Collects one number a step on the device, and looks at them once, at the end of a sweep.
@@ -151,15 +192,24 @@ class FiniteCheck:
         self._steps.append(step)
         self._sums[step] = latent.detach().sum()
 
-    def raise_if_not_finite(self) -> None:
-        """Raise FloatingPointError that names the first call in question."""
-        if self._sums is None:
-            return
-        finite = torch.isfinite(self._sums).tolist()
+    def numbers(self) -> Tensor | None:
+        """Return the sums on the device; None where there are none to look at."""
+        return None if self._sums is None or self._sums.is_meta else self._sums
+
+    def judge(self, found: Sequence[float]) -> None:
+        """Raise FloatingPointError that names the first call in question.
+
+        Args:
+            found: the values of `numbers`.
+        """
         for step in self._steps:
-            if not finite[step]:
+            if not math.isfinite(found[step]):
                 raise FloatingPointError(
                     f"{self.what} of network call {step} (timestep {self.timesteps[step]:g}) is "
                     "not finite. Look at the network's input there: a half-precision overflow is "
                     "the usual cause (run the network in bfloat16 or float32)"
                 )
+
+    def raise_if_not_finite(self) -> None:
+        """Look at the sums now."""
+        judge_together([self])

@@ -22,7 +22,7 @@ from ..plan import Call, Plan, execute
 from ..schedule import Schedule
 from ..solvers import TABLEAUS, Reversal, reversal
 from .method import FiniteCheck, GradientMethod, Run
-from .sweep import Step, StepTranspose, Sweep, attach, solution_points
+from .sweep import Step, StepTranspose, Sweep, attach, refuse_transforms, solution_points
 
 Family = Literal["mccallum_foster", "bdia", "belm"]
 Pair = tuple[Tensor, Tensor]
@@ -108,6 +108,7 @@ class Reversible(GradientMethod):
 
     def sample(self, run: Run) -> Tensor:
         """Return the sample, with this method as its one autograd node."""
+        refuse_transforms()
         sweep = ReversibleSweep(run, self, self._reversal(run.plan, run.denoiser.schedule))
         if torch.is_grad_enabled():
             return attach(sweep)

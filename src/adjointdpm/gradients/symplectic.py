@@ -86,7 +86,7 @@ class SymplecticSweep(Sweep):
             )
             # No draw is read by two steps.
             draws = [old if new is None else new for old, new in zip(draws, drawn, strict=True)]
-        check.raise_if_not_finite()
+        self.network.judge_later(check)
         noise_adjoint = state_adjoint if noise_needed else None
         return noise_adjoint, torch.stack(draws) if draws_needed else None
 

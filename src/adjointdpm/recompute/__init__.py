@@ -1,13 +1,14 @@
 """Calls that keep no graph and are run again in the backward pass."""
 
 from .call import Recompute
-from .environment import Environment, is_compiled
+from .environment import Environment, is_compiled, is_transformed
 from .fingerprint import Comparison, RerunError
 from .float16 import power_above, through_float16, times_power
 from .interception import Handler, inherited, intercepted, own_class
 from .reach import leaves_of, num_nodes_made, strangers
 from .replay import Record, Replay
 from .settings import Settings
+from .verdict import Judge, judge_together
 from .wrappers import (
     announced,
     is_offloaded,
@@ -19,6 +20,7 @@ __all__ = [
     "Comparison",
     "Environment",
     "Handler",
+    "Judge",
     "Recompute",
     "Record",
     "Replay",
@@ -29,6 +31,8 @@ __all__ = [
     "intercepted",
     "is_compiled",
     "is_offloaded",
+    "is_transformed",
+    "judge_together",
     "leaves_of",
     "num_nodes_made",
     "own_class",

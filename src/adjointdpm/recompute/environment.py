@@ -10,9 +10,26 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-DRAWING = threading.RLock()
-"""Held by calls that draw from the random state, which all threads share."""
+_DRAWING = threading.RLock()
+PATIENCE = 20.0
+"""Seconds to wait for another thread's call to end that draws."""
+
+
+@contextlib.contextmanager
+def drawing_alone() -> Iterator[None]:
+    """Let no other call of this library draw from the random state, which all threads share.
+
+    Only for a while: calls may be nested and hold other locks. What comes of two that draw at once
+    is another answer when one is run again, which is noticed.
+    """
+    held = _DRAWING.acquire(timeout=PATIENCE)
+    try:
+        yield
+    finally:
+        if held:
+            _DRAWING.release()
 
 
 @dataclass(frozen=True)
@@ -44,15 +61,19 @@ class Environment:
         present = random_states(self.device)
         pairs = zip(present, self.random_states, strict=True)
         if all(torch.equal(now, before) for now, before in pairs):
-            return replace(self, random_states=())
+            return self.without_draws()
         return self
+
+    def without_draws(self) -> Environment:
+        """Return the same for a call that is known to draw nothing."""
+        return replace(self, random_states=())
 
     @contextlib.contextmanager
     def restored(self) -> Iterator[None]:
         """Run a block under the recorded settings, leaving the present ones as they are."""
         with contextlib.ExitStack() as stack:
             if self.random_states:
-                stack.enter_context(DRAWING)
+                stack.enter_context(drawing_alone())
                 devices = [self.device] if len(self.random_states) > 1 else []
                 stack.enter_context(torch.random.fork_rng(devices))
                 torch.set_rng_state(self.random_states[0])
@@ -73,10 +94,39 @@ class Environment:
         return None if self.autocast is None else self.autocast.get("dtype")
 
 
+class Drawing(TorchDispatchMode):
+    """Notes whether a block draws from the random state.
+
+    Where several threads run, a state that has moved does not tell who moved it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded in func.tags and kwargs.get("generator") is None:
+            names = [argument.name for argument in func._schema.arguments]
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            attends = "scaled_dot_product" in func.__name__
+            self.found |= not attends or bool(given.get("dropout_p", 0.0))
+        return func(*args, **kwargs)
+
+
 def random_states(device: torch.device) -> tuple[Tensor, ...]:
     """Return the random state of the CPU, and that of a device with one of its own."""
     own = (torch.cuda.get_rng_state(device),) if device.type == "cuda" else ()
     return torch.get_rng_state(), *own
+
+
+def is_transformed() -> bool:
+    """Return whether a transform of ``torch.func`` or forward-mode differentiation is at work.
+
+    Neither passes a node of a kind of its own.
+    """
+    in_transform = torch._C._functorch.peek_interpreter_stack() is not None
+    return in_transform or torch.autograd.forward_ad._current_level >= 0
 
 
 def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from .environment import DRAWING, Environment
+from .environment import Drawing, Environment, drawing_alone, is_compiled
 from .fingerprint import Comparison, Fingerprints, coarsest, tolerance_of
 from .guard import Guard
 from .settings import Settings
@@ -86,6 +86,10 @@ class Replay:
         self._changing: list[int] | None = None
         self._fingerprints = Fingerprints()
         self._lock = _lock_of(owner)
+        self._draws: bool | None = None
+        self._watched = 0
+        self._quiet = 0
+        self._compiled = any(is_compiled(part) for part in owner.modules())
         self.wrappers = parallel_wrappers(owner)
         self.searched: set[int] = set()
         """How many nodes the graphs of calls have whose ends were looked at."""
@@ -128,13 +132,18 @@ class Replay:
             buffers = self._buffers_before()
             environment = None
             if self._same_environment:
-                stack.enter_context(DRAWING)
+                if self._quiet < 2:
+                    # Until two calls drew nothing, the next may.
+                    stack.enter_context(drawing_alone())
                 environment = Environment.now(device)
             if torch.is_grad_enabled():
                 stack.enter_context(in_their_places(self._places.weights, weights.tensors))
-            outputs = self._call(function)
+            with self._watching_draws():
+                outputs = self._call(function)
             if environment is not None:
-                environment = environment.settled()
+                draws = self._draws is not False
+                environment = environment.settled() if draws else environment.without_draws()
+                self._quiet = 0 if environment.random_states else self._quiet + 1
             buffers = self._changed(buffers)
         return outputs, Record(
             environment,
@@ -186,6 +195,17 @@ class Replay:
             comparison.add(what, record.fingerprint, again, record.tolerance)
         return outputs
 
+    @contextmanager
+    def _watching_draws(self) -> Iterator[None]:
+        """Find out, where other threads may draw as well, whether the first calls draw."""
+        if self._watched > 1 or self._compiled or threading.active_count() == 1:
+            yield
+            return
+        with Drawing() as drawing:
+            yield
+        self._watched += 1
+        self._draws = bool(self._draws) or drawing.found
+
     def _call(self, function: Callable[[], Sequence[Tensor]]) -> Sequence[Tensor]:
         # A cached low-precision copy of a weight, made without a graph, would swallow its gradient.
         torch.clear_autocast_cache()
@@ -206,7 +226,8 @@ class Replay:
         _, now = self._places.tensors()
         pairs = zip(now, self._buffers, versions(now), self._before, strict=True)
         changed = [i for i, (a, b, new, old) in enumerate(pairs) if a is not b or new != old]
-        self._changing = sorted({*(self._changing or ()), *changed})
+        known = self._places.statistics if self._changing is None else self._changing
+        self._changing = sorted({*known, *changed})
         self._buffers = now
         return {i: copies[i] for i in self._changing if i in copies}
 
@@ -278,6 +299,5 @@ class Replay:
         )
 
     def _tolerance(self, outputs: Sequence[Tensor], environment: Environment | None) -> float:
-        dtypes = {weight.dtype for weight in self._weights.originals}
-        dtypes |= {output.dtype for output in outputs}
+        dtypes = {*self._weights.dtypes, *(output.dtype for output in outputs)}
         return tolerance_of(coarsest(*dtypes, environment.dtype if environment else None))

@@ -38,6 +38,8 @@ class Places:
     def __init__(self, owner: nn.Module) -> None:
         self.weights: list[Place] = []
         self.buffers: list[Place] = []
+        self.statistics: list[int] = []
+        """Which buffers are running statistics: they move without a new version."""
         known: set[int] = set()
         for prefix, part in owner.named_modules():
             dot = f"{prefix}." if prefix else ""
@@ -47,6 +49,8 @@ class Places:
                     known.add(id(weight))
             for key, buffer in part._buffers.items():
                 if buffer is not None:
+                    if hasattr(part, "track_running_stats"):
+                        self.statistics.append(len(self.buffers))
                     self.buffers.append(Place(part._buffers, key, dot + key))
         for prefix, part in owner.named_modules():
             self.weights += _other_places(part, prefix, known)
@@ -97,6 +101,7 @@ class StandIns:
 
     def __init__(self, originals: Sequence[Tensor]) -> None:
         self.originals = originals
+        self.dtypes = {tensor.dtype for tensor in originals}
         self.differentiated = list({id(x): x for x in originals if x.requires_grad}.values())
         """The originals that require grad, each once."""
         self.leaves = [_stand_in(tensor) for tensor in self.differentiated]

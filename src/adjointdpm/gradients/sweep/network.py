@@ -13,9 +13,12 @@ from torch.utils import _pytree as pytree
 from ...denoiser import Denoiser, time_tensor
 from ...recompute import (
     Comparison,
+    Judge,
     Record,
     Replay,
     is_compiled,
+    is_transformed,
+    judge_together,
     leaves_of,
     num_nodes_made,
     power_above,
@@ -45,7 +48,7 @@ class Caller:
         """Whether any part of it is compiled."""
 
     def __call__(
-        self, k: int, x: Tensor, t: float, cond: dict[str, Any], *, alone: bool
+        self, k: int, x: Tensor, t: float | Tensor, cond: dict[str, Any], *, alone: bool
     ) -> list[Tensor]:
         """Return the denoiser's output, and what the collector makes of the call.
 
@@ -62,6 +65,8 @@ class Caller:
         if self.compiled and x.device.type == "cuda" and alone:
             torch.compiler.cudagraph_mark_step_begin()
         given = [x, *(leaf for leaf in pytree.tree_leaves(cond) if isinstance(leaf, Tensor))]
+        if is_transformed():
+            given = []
         before = _versions(given)
         times, answer = time_tensor(t, x) if self._whole else t, None
         if self._collector is None:
@@ -87,6 +92,20 @@ class Caller:
         )
 
 
+def refuse_transforms() -> None:
+    """Raise where autograd's nodes are not seen.
+
+    Raises:
+        RuntimeError: a transform of ``torch.func`` is at work.
+    """
+    if is_transformed():
+        raise RuntimeError(
+            "a transform of torch.func (or forward-mode differentiation) does not pass a gradient "
+            "method of its own: use gradient=Exact() or Backprop(), which give it ordinary "
+            "operations and keep the graphs of all calls, or torch.autograd"
+        )
+
+
 def _versions(tensors: Sequence[Tensor]) -> list[int]:
     return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
@@ -103,6 +122,7 @@ class Network:
             by default what rounding explains.
         collector: makes tensors of each call beside the output; where there are several outputs,
             they follow it.
+        times: those of the calls, where they receive gradients.
     """
 
     def __init__(
@@ -113,7 +133,9 @@ class Network:
         adjoint_scale: Literal["auto"] | None = "auto",
         tolerance: float | None = None,
         collector: Collector | None = None,
+        times: Tensor | None = None,
     ) -> None:
+        refuse_transforms()
         self._denoiser = denoiser
         self._caller = Caller(denoiser, collector)
         self._collector = collector
@@ -139,12 +161,21 @@ class Network:
         for i, leaf in zip(self._differentiable, self._leaves, strict=True):
             self._arguments[i] = leaf
             self._replay.guard.watch(leaf)
+        self._given_names = [self._names[i] for i in self._differentiable]
+        self._times: Tensor | None = None
+        if times is not None:
+            self._times = times.detach().requires_grad_()
+            self._replay.guard.watch(self._times)
+            self.cond.append(times)
+            self._leaves.append(self._times)
+            self._given_names.append("'timesteps' of the plan")
         self.targets = [*self._leaves, *weights.leaves]
         """The leaves whose gradients `pull_back` adds up: of the conditioning, then of weights."""
         self._records: dict[int, Record] = {}
         self._unreached: set[int] | None = None
         self._constants: tuple[list[Tensor], list[int]] = [], []
         self._arrivals: Arrivals | None = None
+        self._judges: list[Judge] = []
         self._comparison = self._new_comparison()
 
     @property
@@ -208,7 +239,7 @@ class Network:
         compare = self._comparison if t is None else None
 
         def call() -> list[Tensor]:
-            return self._call(k, x, self._timesteps[k] if t is None else t, alone=True)
+            return self._call(k, x, self._time(k) if t is None else t, alone=True)
 
         record = self._records[k]
         return list(self._replay.again(record, call, what=self._what(k), comparison=compare))
@@ -226,14 +257,20 @@ class Network:
     def _leaf(self, x: Tensor) -> Tensor:
         leaf = x.detach().requires_grad_()
         self._replay.guard.watch(leaf)
+        if self._in_cuda_graphs(x):
+            leaf.register_hook(torch.clone)
         return leaf
+
+    def _in_cuda_graphs(self, x: Tensor) -> bool:
+        # Gradients may lie where the next run of a graph writes.
+        return self.compiled and x.device.type == "cuda"
 
     def _what(self, k: int) -> str:
         return f"network call {k} (timestep {self._timesteps[k]:g})"
 
     def _first(self, k: int, x: Tensor, *, alone: bool) -> list[Tensor]:
         def call() -> list[Tensor]:
-            return self._call(k, x, self._timesteps[k], alone=alone)
+            return self._call(k, x, self._time(k), alone=alone)
 
         outputs, record = self._replay.first(call, x.device)
         if self._tolerance is not None:
@@ -245,7 +282,10 @@ class Network:
             self._collector.keep(k, outputs[1:])
         return list(outputs)
 
-    def _call(self, k: int, x: Tensor, t: float, *, alone: bool) -> list[Tensor]:
+    def _time(self, k: int) -> float | Tensor:
+        return self._timesteps[k] if self._times is None else self._times[k]
+
+    def _call(self, k: int, x: Tensor, t: float | Tensor, *, alone: bool) -> list[Tensor]:
         cond = pytree.tree_unflatten(self._arguments, self._structure)
         return self._caller(k, x, t, cond, alone=alone)
 
@@ -304,14 +344,21 @@ class Network:
         """
         self._refuse_changes()
         self._comparison = self._new_comparison()
-        self._arrivals = Arrivals(self.targets, scaled=self._scaled)
+        copies = any(self._in_cuda_graphs(leaf) for leaf in self.targets)
+        self._arrivals = Arrivals(self.targets, scaled=self._scaled, copies=copies)
+        self._judges = []
         try:
             with self._replay.guard.opened():
                 yield
-            self._comparison.raise_if_changed()
+            judge_together([*self._judges, self._comparison])
         finally:
+            self._judges = []
             self._arrivals.close()
             self._arrivals = None
+
+    def judge_later(self, judge: Judge) -> None:
+        """Look at numbers at the end of `reversing`, together with all others."""
+        self._judges.append(judge)
 
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -381,23 +428,10 @@ class Network:
         if self.compiled:
             self._refuse_unused({i for i in range(len(self._leaves)) if gradients[i] is None})
 
-    def check_finite(self, gradients: Sequence[Tensor | None]) -> None:
-        """Raise FloatingPointError if a gradient of the conditioning or a weight is not finite."""
-        found = [(i, g) for i, g in enumerate(gradients) if g is not None and not g.is_meta]
-        if not found:
-            return
-        norms = torch.stack([norm.float() for norm in torch._foreach_norm([g for _, g in found])])
-        for (i, _), finite in zip(found, torch.isfinite(norms).tolist(), strict=True):
-            if not finite:
-                raise FloatingPointError(
-                    f"the gradient of {self._target_name(i)} is not finite, though adjoints of "
-                    "latents are. A half-precision overflow is the usual cause (run the network in "
-                    "bfloat16 or float32)"
-                )
-
-    def _target_name(self, i: int) -> str:
+    def target_name(self, i: int) -> str:
+        """Return what one of `targets` is, for messages."""
         if i < len(self._leaves):
-            return f"the conditioning {self._names[self._differentiable[i]]}"
+            return f"the conditioning {self._given_names[i]}"
         weight = self.parameters[i - len(self._leaves)]
         names = (name for name, w in self._denoiser.named_parameters() if w is weight)
         return f"the weight {next(names, tuple(weight.shape))}"
@@ -405,7 +439,7 @@ class Network:
     def _refuse_unused(self, unused: set[int]) -> None:
         for i in sorted(unused):
             raise ValueError(
-                f"the conditioning {self._names[self._differentiable[i]]} requires grad, but the "
+                f"the conditioning {self._given_names[i]} requires grad, but the "
                 "network's output does not depend on it, so it cannot receive a gradient. Detach "
                 "it, or see why the network leaves it unused"
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -46,16 +47,20 @@ class Arrivals:
         leaves: of the graphs of all calls.
         scaled: whether adjoints carry a power of two, which is taken back in float32 as gradients
             arrive; the sums are float32 then, and never too small for float16.
+        copies: whether gradients lie where the next pass may write, and are copied.
     """
 
-    def __init__(self, leaves: Sequence[Tensor], *, scaled: bool) -> None:
+    def __init__(self, leaves: Sequence[Tensor], *, scaled: bool, copies: bool = False) -> None:
         self._leaves = leaves
         self._sums: list[Tensor | None] = [None] * len(leaves)
-        self._handles = []
+        self._handles: list[Any] = []
+        self._scaled = scaled
         self.exponent: Tensor | None = None
         """The power of two of the pass that is on its way."""
         for i, leaf in enumerate(leaves):
             leaf.grad = None
+            if copies and not scaled:
+                self._handles.append(leaf.register_hook(torch.clone))
             if scaled:
                 hook = partial(self._arrived, i)
                 self._handles.append(leaf.register_post_accumulate_grad_hook(hook))
@@ -69,7 +74,7 @@ class Arrivals:
 
     def take(self) -> list[Tensor | None]:
         """Return the sums since the last time, and start anew; None where nothing arrived."""
-        if self._handles:
+        if self._scaled:
             sums, self._sums = self._sums, [None] * len(self._leaves)
             return sums
         sums = [leaf.grad for leaf in self._leaves]
