@@ -58,7 +58,7 @@ LAZY_FACES = {"solvers"}
 LAZY = "__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)"
 """All the code of a face that imports nothing before it must; its stub says what it hands on."""
 
-DIFFUSERS = {"plan/scheduler.py", "pipelines", "formats", "assets"}
+DIFFUSERS = {"pipelines", "formats", "assets"}
 
 FILES = sorted(p for p in SOURCE.rglob("*.py") if p != SOURCE / "__init__.py")
 FACES = [path for path in FILES if path.name == "__init__.py"]

@@ -108,6 +108,7 @@ def test_what_a_method_says_of_its_table_is_what_runs(method: GradientMethod) ->
     """The exact gradient on `reference_plan` has the sample of the method."""
     denoiser, plan = Denoiser(SmallNetwork(), PROCESSES["vp"]), _plan()
     reference = method.reference_plan(plan, denoiser.schedule)
-    expected = Sampler(denoiser, reference, Exact())(some_noise(), emb=some_emb())
-    found = Sampler(denoiser, plan, method)(some_noise(), emb=some_emb())
+    noise, emb = some_noise(), some_emb()
+    expected = Sampler(denoiser, reference, Exact())(noise, emb=emb)
+    found = Sampler(denoiser, plan, method)(noise, emb=emb)
     assert relative_error(found.detach(), expected.detach()) < 1e-9

@@ -121,12 +121,12 @@ def test_entries_with_a_reversible_sampler() -> None:
     plan = _ddim()
     _assert_same_gradients(
         Denoiser(SmallNetwork(), VP), plan, method, [noise, embs], noise,
-        reference_plan=method.plan(plan, VP),
+        reference_plan=method.reference_plan(plan, VP),
         emb=PerStep(embs, plan.timesteps[list(plan.step_starts or ())].tolist()),
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("method", [CoarseAdjoint(3), ContinuousAdjoint()], ids=repr)
+@pytest.mark.parametrize("method", [CoarseAdjoint(STEPS), ContinuousAdjoint()], ids=repr)
 def test_entries_that_can_get_no_gradient_of_their_own_are_refused(method: GradientMethod) -> None:
     sampler = Sampler(Denoiser(SmallNetwork(), VP), _ddim(), method)
     noise, embs = some_noise(), _embs()
@@ -245,7 +245,7 @@ def test_guidance_gets_a_gradient_with_the_methods_of_the_ode(method: Any) -> No
     scale, steps = torch.tensor(3.0, dtype=torch.float64, requires_grad=True), 80
     noise, cond = some_noise(), {"emb": some_emb(), "negative_emb": some_emb(1)}
     denoiser, plan = Denoiser(SmallNetwork(), VP, guidance_scale=scale), _ddim(steps)
-    reference = method.plan(plan, VP) if isinstance(method, Reversible) else plan
+    reference = method.reference_plan(plan, VP) if isinstance(method, Reversible) else plan
     expected, found = (
         torch.autograd.grad(objective(Sampler(denoiser, p, m)(noise, **cond)), scale)[0]
         for p, m in [(reference, Backprop()), (plan, method)]

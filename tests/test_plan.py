@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import inspect
+import time
 from typing import Any
 
 import diffusers
 import numpy as np
 import pytest
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from adjointdpm import Denoiser, Plan, Sampler, Schedule
+from adjointdpm.plan import Draws
 
 V = {"prediction_type": "v_prediction"}
 NO_CLIP = {"clip_sample": False}
@@ -191,6 +194,11 @@ def test_dynamic_shift_is_passed_on() -> None:
         (diffusers.CMStochasticIterativeScheduler(), r"clip_denoised=True"),
         (diffusers.KarrasVeScheduler(), "step takes"),
         (diffusers.ScoreSdeVeScheduler(), "cannot be read"),
+        (diffusers.DDPMScheduler(variance_type="learned_range", clip_sample=False),
+         r"variance_type='learned_range'.*with a fixed variance.*differentiable"),
+        (diffusers.DDPMWuerstchenScheduler(), r"step fails at timestep 1 .*differentiable\(pipe\)"),
+        (diffusers.HeliosScheduler(), r"set_timesteps\(num_inference_steps=5\) fails.*stage"),
+        (diffusers.PNDMScheduler(prediction_type="sample"), "prediction_type given as sample"),
         (diffusers.DDIMScheduler(clip_sample=False, rescale_betas_zero_snr=True,
                                  timestep_spacing="trailing"), "not finite from network call 0"),
     ],
@@ -208,6 +216,63 @@ def test_a_step_that_clips_unannounced_is_found_out() -> None:
 
     with pytest.raises(ValueError, match="not linear"):
         Plan.from_scheduler(Clipping(clip_sample=False), 5)
+
+
+def test_a_setting_that_step_never_reads_is_no_obstacle() -> None:
+    """CogVideoX's scheduler has clip_sample=True in its config, and clips nothing."""
+    assert diffusers.CogVideoXDDIMScheduler().config["clip_sample"]
+    plan = Plan.from_scheduler(diffusers.CogVideoXDDIMScheduler(), 5)
+    other = Plan.from_scheduler(diffusers.CogVideoXDDIMScheduler(clip_sample=False), 5)
+    np.testing.assert_array_equal(plan.table, other.table)
+
+
+def test_a_start_within_a_step_is_refused() -> None:
+    """A pair of calls begins with its first: from the second the scheduler would never step."""
+    for name in ("HeunDiscreteScheduler", "KDPM2DiscreteScheduler"):
+        scheduler = getattr(diffusers, name)()
+        with pytest.raises(ValueError, match=r"begin=3 lies within a step.*multiple of 2"):
+            Plan.from_scheduler(scheduler, 6, begin=3)
+        assert Plan.from_scheduler(scheduler, 6, begin=4).num_calls == 7
+
+
+def test_a_prediction_type_that_the_class_does_not_read_is_not_believed() -> None:
+    config = dict(diffusers.DDIMScheduler(prediction_type="v_prediction").config)
+    flow = diffusers.FlowMatchEulerDiscreteScheduler.from_config(config)
+    assert flow.config["prediction_type"] == "v_prediction"
+    assert Plan.from_scheduler(flow, 4).prediction_type == "flow_prediction"
+    ipndm = diffusers.IPNDMScheduler.from_config(config)
+    assert Plan.from_scheduler(ipndm, 4).prediction_type is None
+
+
+def test_a_row_that_reads_nothing_runs() -> None:
+    """One step of IPNDM ends where neither the noise nor the output is left."""
+    plan = Plan.from_scheduler(diffusers.IPNDMScheduler(), 1)
+    denoiser = Denoiser(lambda x, t: x.sin(), Schedule.vp_linear())
+    sample = Sampler(denoiser, plan)(torch.randn(2, 3, 4, 4))
+    assert sample.shape == (2, 3, 4, 4)
+    assert sample.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("batch", [1, 2])
+def test_noise_is_drawn_as_diffusers_draws_it(batch: int) -> None:
+    like = torch.zeros(batch, 3, 4)
+    for seeds in ([7], [3, 4][:batch]):
+        generators = [[torch.Generator().manual_seed(s) for s in seeds] for _ in range(2)]
+        ours = Draws(like, generators[0])
+        for j in range(2):
+            assert torch.equal(ours(j), randn_tensor(like.shape, generators[1]))
+    with pytest.raises(ValueError, match="one generator a sample"):
+        Draws(like, [torch.Generator()] * 3)
+
+
+def test_a_thousand_steps_are_compressed_in_no_time() -> None:
+    """Row by row without a decomposition: the recurrence of a long plan is found in its length."""
+    scheduler = diffusers.DDIMScheduler(clip_sample=False)
+    plan = Plan.from_scheduler(scheduler, 1000)
+    start = time.process_time()
+    assert plan.program.num_live == 3
+    assert time.process_time() - start < 1.0  # 0.1 s; it was 2.5
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,15 @@ def test_tables_agree_with_diffusers(config: dict) -> None:
     np.testing.assert_allclose(schedule.time(schedule.ratio(t)), t, atol=1e-9)
 
 
+def test_a_cosine_schedule_needs_no_ends() -> None:
+    scheduler = diffusers.UnCLIPScheduler()
+    assert "beta_start" not in scheduler.config
+    alphas = Schedule.from_config(scheduler.config).alpha(np.arange(1000))
+    np.testing.assert_allclose(alphas, scheduler.alphas_cumprod.double().sqrt(), atol=2e-6)
+    with pytest.raises(ValueError, match="beta_schedule='linear' but no beta_end and no beta_st"):
+        Schedule.from_config({"beta_schedule": "linear"})
+
+
 def test_sigmoid_betas_agree_with_diffusers() -> None:
     scheduler = diffusers.DDPMScheduler(beta_schedule="sigmoid")
     schedule = Schedule.from_config(scheduler.config)

@@ -14,6 +14,11 @@ from mixtures import PROCESSES, GaussianMixture, convergence_slope, dense_sample
 from oracles import SD, assert_tables_agree
 
 from adjointdpm import Denoiser, Sampler, Schedule, solvers
+from adjointdpm.solvers.align_your_steps import (
+    STABLE_DIFFUSION,
+    STABLE_DIFFUSION_XL,
+    STABLE_VIDEO_DIFFUSION,
+)
 from adjointdpm.solvers.exponential import phi
 from adjointdpm.solvers.multistep import lagrange_integrals
 
@@ -161,6 +166,24 @@ def test_ends_without_data_or_noise_are_limits_in_both_forms(solver: str, form: 
     for schedule in (zero_snr, Schedule.rectified_flow()):
         plan = solvers.build(solver, schedule, 7, prediction_type="v_prediction", form=form)
         np.testing.assert_allclose(plan.marginals(schedule)[-1], [1, 0], atol=1e-7)
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "quadratic", "leading", "trailing"])
+@pytest.mark.parametrize("solver", DETERMINISTIC)
+def test_a_start_without_data_is_right_or_refused(solver: str, spacing: str) -> None:
+    """In every form and from every spacing: a start that missed the end by rounding gave 1e15."""
+    zero_snr = Schedule.from_config(diffusers.DDIMScheduler(rescale_betas_zero_snr=True).config)
+    for form in (None, "noise", "data", "flow"):  # the angle form is not exact in one step
+        arguments = {"prediction_type": "v_prediction", "form": form}
+        from_pure_noise = spacing != "leading"
+        of_ode = solver in solvers.ODE_SOLVERS
+        if form == ("noise" if of_ode else "flow") and (from_pure_noise or not of_ode):
+            with pytest.raises(ValueError, match=f"{form} form"):
+                solvers.build(solver, zero_snr, 7, spacing, **arguments)
+            continue
+        plan = solvers.build(solver, zero_snr, 7, spacing, **arguments)
+        np.testing.assert_allclose(plan.marginals(zero_snr)[-1], [1, 0], atol=1e-6)
+        assert (plan.timesteps[0] == zero_snr.t_max) == from_pure_noise
 
 
 def test_epsilon_says_nothing_where_no_data_is_left() -> None:
@@ -320,7 +343,12 @@ def test_log_snr_is_uniform_in_log_snr() -> None:
 def test_align_your_steps() -> None:
     schedule = PROCESSES["scaled_linear"]
     times = [point.t for point in solvers.grid(schedule, 10, "ays_sd")[:-1]]
-    assert times == diffusers.schedulers.AysSchedules["StableDiffusionTimesteps"]
+    theirs = diffusers.schedulers.AysSchedules
+    assert times == theirs["StableDiffusionTimesteps"]
+    assert list(STABLE_DIFFUSION_XL.timesteps) == theirs["StableDiffusionXLTimesteps"]
+    fitted = (STABLE_DIFFUSION, STABLE_DIFFUSION_XL, STABLE_VIDEO_DIFFUSION)
+    for steps, name in zip(fitted, ("", "XL", "Video"), strict=True):
+        assert list(steps.ratios) == theirs[f"StableDiffusion{name}Sigmas"][:-1]
     ratios = [p.sigma / p.alpha for p in solvers.grid(schedule, 19, "ays_sdxl")[:-1]]
     table = diffusers.schedulers.AysSchedules["StableDiffusionXLSigmas"][:-1]
     np.testing.assert_allclose(ratios[::2], table, rtol=2e-3)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from .denoiser import Denoiser, time_tensor
 from .gradients import GradientMethod, Network, Run
 from .memory import LiveMemory, SavedBytes, peak_on
-from .plan import CounterNoise, Draws, begin
+from .plan import CounterNoise, Draws, PlanVariables, begin
 
 
 @dataclass(frozen=True)
@@ -202,9 +202,11 @@ def _rehearse(method: GradientMethod, run: Run, imitation: _Imitation) -> int:
     noise, given = blank(run.noise), run.draws.given
     cond = pytree.tree_map_only(Tensor, blank, run.cond)
     draws = Draws(noise, CounterNoise(0), None if given is None else blank(given))
+    table = run.plan.variables.table
+    variables = PlanVariables.of(None if table is None else blank(table), None)
     rehearsal = Run(
         denoiser=_Whole(imitation, run.denoiser.schedule, run.denoiser.prediction_type),
-        plan=run.plan,
+        plan=replace(run.plan, variables=variables),
         noise=noise,
         draws=draws,
         cond=cond,

@@ -34,7 +34,9 @@ def states_of(denoiser: Denoiser) -> Collect:
     """Return what collects the latent and the predicted clean sample of every network call."""
     schedule, prediction_type = denoiser.schedule, denoiser.prediction_type
 
-    def states(k: int, t: float, x: Tensor, output: Tensor, answer: Any) -> tuple[Tensor, Tensor]:
+    def states(
+        k: int, t: float | Tensor, x: Tensor, output: Tensor, answer: Any
+    ) -> tuple[Tensor, Tensor]:
         of_x, of_output = to_sample(prediction_type, schedule.alpha(t), schedule.sigma(t))
         return x, of_x * x + of_output * output
 

@@ -233,6 +233,7 @@ class Sampler(nn.Module):
         noise = noise.to(_at_least_float32(noise.dtype))
         if draws is not None:
             draws = self._checked_draws(draws, noise)
+        self._check_plan()
         if collect is not None and not callable(collect):
             raise TypeError(
                 "collect must be a function (k, t, x, output, answer) -> tensors, not "
@@ -252,6 +253,16 @@ class Sampler(nn.Module):
             observer=self.observer,
             collect=collect,
         )
+
+    def _check_plan(self) -> None:
+        """Raise where coefficients or times would silently get no gradient, or are out of date."""
+        variables = self.plan.variables
+        variables.refuse_changes()
+        if variables and torch.is_grad_enabled() and not self.gradient.differentiates_plan:
+            raise ValueError(
+                f"the plan was made with tensors that require grad, and {self.gradient!r} gives "
+                "them none: use Exact() (without max_latents) or Backprop(), or detach them"
+            )
 
     def _checked_draws(self, draws: Tensor, noise: Tensor) -> Tensor:
         _check_latent("draws", draws)

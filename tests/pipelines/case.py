@@ -42,6 +42,7 @@ class Case:
         from_stock: ``(pipe, latents) -> latents`` in our shape, where the stock ones are packed.
         lora_targets: names of layers that get an adapter.
         double: whether the stock pipeline runs in float64.
+        numpy: whether the stock call answers in NumPy, whatever it is asked for.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Case:
     from_stock: Callable[[Any, Tensor], Tensor] = lambda pipe, latents: latents
     lora_targets: tuple[str, ...] = ("to_q", "to_v")
     double: bool = True
+    numpy: bool = False
 
     def __str__(self) -> str:
         return self.name

@@ -26,10 +26,18 @@ def gradients(sample: Tensor, inputs: list[Tensor]) -> tuple[Tensor, ...]:
     return torch.autograd.grad((sample * weights).sum(), inputs)
 
 
-def assert_same_gradients(ours, theirs, tolerance):
-    for mine, other in zip(ours, theirs, strict=True):
+def assert_same_gradients(ours, theirs, tolerance, exact=None):
+    """Equal to a share of the largest value, or as near as rounding lets theirs come to ``exact``.
+
+    Where large terms cancel, such as for weights of attention that is nearly saturated, their own
+    gradient is off by more than the tolerance. Ours is of the same operations in another order and
+    off by as much: by the triangle inequality they are at most twice that apart, here doubled.
+    """
+    for mine, other, unrounded in zip(ours, theirs, exact or theirs, strict=True):
         assert other.any()
-        assert_same(mine, other, tolerance)
+        rounding = 4 * (other - unrounded).abs().max()
+        assert mine.shape == other.shape
+        assert (mine - other).abs().max() <= torch.maximum(tolerance * other.abs().max(), rounding)
 
 
 class KeepDouble(TorchFunctionMode):

@@ -30,8 +30,28 @@ with adp.differentiable(pipe):
 ```
 
 It needs no adapter, so it works for pipelines that are not in the table too. Some were compared in
-the same way (`tests/pipelines/test_without_adapter.py`): inpainting with Stable Diffusion, SDXL and
-Flux, InstructPix2Pix, GLIGEN, perturbed attention, LTX-Video from a picture.
+the same way (`tests/pipelines/test_without_adapter.py`, `test_stock_call.py`): inpainting with
+Stable Diffusion, SDXL and Flux, InstructPix2Pix, GLIGEN, perturbed attention, LTX-Video from a
+picture, LTX's latent upsampling, and Kandinsky 2.2 from text, a pipeline that is made of two.
+Refused, with the reason and before the network runs, are pipelines that answer in NumPy, that take
+gradients of their own between steps (with `Backprop` they work), or that cast their autoencoder on
+the way.
+
+## What is trained
+
+```python
+adp.freeze(pipe)  # nothing: the noise, a prompt or a picture is optimised
+weights = adp.trainable(pipe, "unet")  # a component, or a part of one: "unet.mid_block"
+weights = adp.add_lora(pipe, rank=8)  # an adapter
+```
+
+`load_pipeline` gives frozen pipelines. What `from_pretrained` gives has every weight requiring
+grad, and a gradient of the noise then computes those of all weights too, and keeps them:
+`from_pipeline` and `differentiable` warn of that with the numbers. Words of an encoder that is
+trained serve for any number of gradients until its weights change; then `encode_prompt` has to be
+called again, and says so.
+
+## What was compared
 
 | family | pipeline | gradients for | to | `differentiable` |
 |---|---|---|---|---|
@@ -59,8 +79,10 @@ Each of these can receive a gradient.
 sampler, decode = adp.from_pipeline(pipe, strength=0.6)
 sample = sampler(noise, image_latents=adp.encode_image(pipe, picture), **cond)
 
-# ControlNet; a list of pictures for several.
-cond = adp.encode_prompt(pipe, prompt, control_image=edges, controlnet_conditioning_scale=0.8)
+# ControlNet; a list of pictures for several. `edges` is (batch, 3, height, width) in [0, 1].
+cond = adp.encode_prompt(
+    pipe, prompt, control_image=edges, controlnet_conditioning_scale=0.8, height=512, width=512
+)
 
 # IP-Adapter, loaded with pipe.load_ip_adapter.
 cond = adp.encode_prompt(pipe, prompt, ip_adapter_image=picture)

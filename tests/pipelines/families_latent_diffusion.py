@@ -114,5 +114,6 @@ CASES = [
         prompt=None,
         guidance_scale=1.0,
         call=call_unconditional,
+        numpy=True,
     ),
 ]

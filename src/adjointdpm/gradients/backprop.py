@@ -37,7 +37,7 @@ class Backprop(GradientMethod):
         return sample, collector.nest(collector.stacks)
 
     def _sample(self, run: Run, collector: Collector | None) -> Tensor:
-        times, caller = run.plan.timesteps.tolist(), Caller(run.denoiser, collector)
+        times, caller = run.plan.times, Caller(run.denoiser, collector)
 
         def call(k: int, x: Tensor) -> Tensor:
             if run.observer is not None and x.requires_grad:
@@ -56,6 +56,11 @@ class Backprop(GradientMethod):
     def graph_budget(self) -> float:
         """Infinity, for all graphs are kept, unless each call is a checkpoint."""
         return 0.0 if self.checkpoint else math.inf
+
+    @property
+    def differentiates_plan(self) -> bool:
+        """Yes, as any other tensor."""
+        return True
 
     @property
     def needs_plan(self) -> bool:

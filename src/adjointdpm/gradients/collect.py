@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
-Collect = Callable[[int, float, Tensor, Tensor, Any], Any]
+Collect = Callable[[int, float | Tensor, Tensor, Tensor, Any], Any]
 """``(k, t, x, output, answer) -> tensors`` of network call k.
 
 It is given the number of the call, its time, the network's input, the denoiser's output and the
@@ -40,7 +40,9 @@ class Collector:
         """Return the collector of a `Run` that asks for something."""
         return cls(run.collect, run.plan.num_calls, attached=attached)
 
-    def of_call(self, k: int, t: float, x: Tensor, output: Tensor, answer: Any) -> list[Tensor]:
+    def of_call(
+        self, k: int, t: float | Tensor, x: Tensor, output: Tensor, answer: Any
+    ) -> list[Tensor]:
         """Return the tensors that the function makes of a call.
 
         Raises:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..memory import Kept, SavedBytes, in_place, on_host, parse_bytes
-from ..plan import Draws, Program, State, advance, begin, transpose
+from ..plan import Draws, Program, State, TableGradient, advance, begin, transpose
 from ..recompute import is_transformed
 from .method import FiniteCheck, GradientMethod, Run
 from .sweep import (
@@ -87,6 +87,11 @@ class Exact(GradientMethod):
         return 0.0 if self.memory_budget is None else parse_bytes(self.memory_budget)
 
     @property
+    def differentiates_plan(self) -> bool:
+        """Yes, with one more latent stored for each call; not where ``max_latents`` forbids it."""
+        return self.max_latents is None
+
+    @property
     def needs_plan(self) -> bool:
         """Whether latents are put aside, which the sampler's table tells how to bring back."""
         return self.offload or self.max_latents is not None
@@ -108,6 +113,11 @@ class ExactSweep(Sweep):
             self._checkpoints = self._make_checkpoints(method.max_latents)
         self._graphs: dict[int, tuple[Tensor, list[Tensor]]] = {}
         self._check = FiniteCheck("", ())
+        self._table: TableGradient | None = None
+        if run.plan.variables.table is not None:
+            table, num_calls = run.plan.variables.table, run.plan.num_calls
+            self._table = TableGradient(table.detach(), num_calls, run.noise.detach())
+            run.draws.record()
 
     def _make_checkpoints(self, max_latents: int) -> Checkpoints:
         run = self.run
@@ -132,6 +142,12 @@ class ExactSweep(Sweep):
 
     def call(self, k: int, x: Tensor) -> Tensor:
         """Run call k; keep its graph where the budget allows."""
+        output = self._run_call(k, x)
+        if self._table is not None:
+            self._table.record(k, output)
+        return output
+
+    def _run_call(self, k: int, x: Tensor) -> Tensor:
         if k == 0:
             leaf, outputs = self._measured_first_call(x)
         elif k < self._first_kept:
@@ -172,12 +188,23 @@ class ExactSweep(Sweep):
         self, adjoint: Tensor, noise_needed: bool
     ) -> tuple[Tensor | None, Sequence[Tensor | None]]:
         """Carry the sample's adjoint back to the noise and the draws."""
-        return transpose(
-            self.run.plan.program,
-            adjoint,
-            lambda k, a: self.tell(k, self.pull_back(k, a, input_needed=k > 0 or noise_needed)),
-            every_call=self.collector is not None,
-        )
+        plan, table, collects = self.run.plan, self._table, self.collector is not None
+        draws = [] if table is None else [self.run.draws(j) for j in range(plan.num_draws)]
+        if table is not None:
+            table.add(plan.num_calls, adjoint, draws)
+
+        def pull_back(k: int, output_adjoint: Tensor | None) -> Tensor | None:
+            needed = k > 0 or noise_needed or table is not None
+            pulled = self.tell(k, self.pull_back(k, output_adjoint, input_needed=needed))
+            if table is not None and pulled is not None:
+                table.add(k, pulled, draws)
+            return pulled
+
+        return transpose(plan.program, adjoint, pull_back, every_call=collects)
+
+    def table_gradient(self) -> Tensor | None:
+        """Return the products of adjoints with outputs that the sweep has met."""
+        return None if self._table is None else self._table.take()
 
     def backward(
         self, adjoint: Tensor, noise_needed: bool, draws_needed: bool

@@ -102,6 +102,11 @@ class GradientMethod(ABC):
         return self.graph_budget > 0
 
     @property
+    def differentiates_plan(self) -> bool:
+        """Whether coefficients and times of a plan that are tensors get their gradients."""
+        return False
+
+    @property
     def needs_plan(self) -> bool:
         """Whether the table of the sampler is needed, and not the network calls alone."""
         return True

@@ -77,7 +77,7 @@ def from_pipeline(
     """
     family = family_of(pipe)
     check_offload(pipe)
-    if gradient is None or gradient.graph_budget != math.inf:
+    if not isinstance(gradient, GradientMethod) or gradient.graph_budget != math.inf:
         for name, module in modules_of(pipe).items():
             refuse_caches(module, f"pipe.{name}")
     warn_of_untrained(pipe, stacklevel=2)

@@ -94,7 +94,7 @@ def differentiable(
     for module in parts.denoisers(pipe, denoisers):
         if not plain:
             refuse_caches(module)
-    warn_of_untrained(pipe, stacklevel=4)  # past the context manager
+    warn_of_untrained(pipe, stacklevel=3)  # past the context manager
 
     def sample(stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         check_call(pipe, call, args, kwargs)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -85,55 +82,6 @@ class ImageToImageSampler(Sampler):
         return super().forward(
             alpha * image_latents.to(dtype) + sigma * noise.to(dtype), **arguments
         )
-
-
-def first_timestep(
-    scheduler: Any, num_inference_steps: int, strength: float, rounds_up: bool = False
-) -> int:
-    """Return how many timesteps image-to-image of a ``strength`` leaves out, as diffusers does.
-
-    Args:
-        scheduler: of the pipeline.
-        num_inference_steps: of the whole way from noise.
-        strength: the share of them to take.
-        rounds_up: whether part of a step counts as one; see `Family`.
-
-    Raises:
-        ValueError: the strength is not in (0, 1], or leaves no step.
-    """
-    if not 0 < strength <= 1:
-        raise ValueError(f"strength must be in (0, 1], not {strength}")
-    share = num_inference_steps * strength
-    steps = math.ceil(share) if rounds_up else math.floor(share)
-    if steps == 0:
-        raise ValueError(
-            f"strength={strength} leaves none of {num_inference_steps} steps; it must be at least "
-            f"{1 / num_inference_steps:.3g}, or num_inference_steps larger"
-        )
-    return int((num_inference_steps - steps) * getattr(scheduler, "order", 1))
-
-
-def start_of(
-    scheduler: Any, num_inference_steps: int, begin: int, set_timesteps: Mapping[str, Any]
-) -> tuple[float, float]:
-    """Return the alpha and sigma of a scheduler's own noising, in units of its plan's noise.
-
-    They are read from the scheduler, since some round the timestep of a sigma.
-    """
-    scheduler = copy.deepcopy(scheduler)
-    scheduler.set_timesteps(num_inference_steps, **set_timesteps)
-    if hasattr(scheduler, "set_begin_index"):
-        scheduler.set_begin_index(begin)
-    timestep = scheduler.timesteps[begin : begin + 1]
-    one, zero = torch.tensor([[[[1.0]], [[0.0]]]], dtype=torch.float64).unbind(1)
-    if hasattr(scheduler, "scale_noise"):
-        alpha = scheduler.scale_noise(one, timestep, zero)
-        sigma = scheduler.scale_noise(zero, timestep, one)
-    else:
-        alpha = scheduler.add_noise(one, zero, timestep)
-        sigma = scheduler.add_noise(zero, one, timestep)
-    scale = float(getattr(scheduler, "init_noise_sigma", 1.0))
-    return float(alpha) / scale, float(sigma) / scale
 
 
 def to_latents(decoder: Decoder, images: Tensor) -> Tensor:

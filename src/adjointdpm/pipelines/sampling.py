@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,11 +11,11 @@ from torch import Tensor
 
 from ..denoiser import Denoiser
 from ..gradients import Backprop
-from ..plan import Plan
+from ..plan import Plan, SchedulerRun, first_timestep
 from ..sampler import Sampler
 from ..schedule import Schedule
 from .family import Family
-from .image_to_image import ImageToImageSampler, first_timestep, start_of
+from .image_to_image import ImageToImageSampler
 from .requests import SamplingRequest
 
 CLIPPING_TOLERANCE = 1e-4
@@ -47,19 +46,15 @@ def build_sampler(family: Family, request: SamplingRequest) -> Sampler:
             "strength leaves out steps of a scheduler; a plan of your own starts where its first "
             "timestep is, so build it from there and give strength=1.0"
         )
+    driving = {"begin": begin, "step_arguments": arguments, **set_timesteps}
     plan = request.plan or Plan.from_scheduler(
-        _without_clipping(scheduler) if _would_clip(scheduler) else scheduler,
-        num_inference_steps=steps,
-        step_arguments=arguments,
-        begin=begin,
-        **set_timesteps,
+        _without_clipping(scheduler) if _would_clip(scheduler) else scheduler, steps, **driving
     )
     prediction_type = plan.prediction_type or str(scheduler.config["prediction_type"])
     schedule = Schedule.from_config(scheduler.config)
     if clipping and request.plan is None:
         stub = Denoiser(_scripted, schedule, prediction_type, **clipping)
-        timesteps = {"num_inference_steps": steps, **set_timesteps}
-        _check_clipping(scheduler, plan, stub, timesteps, begin, arguments)
+        _check_clipping(SchedulerRun(scheduler, steps, **driving), plan, stub)
     guidance_scale = request.guidance_scale if family.guided else request.true_cfg_scale
     if isinstance(guidance_scale, int | float):
         guidance_scale = max(guidance_scale, 1.0)  # less is none, as in diffusers
@@ -75,7 +70,7 @@ def build_sampler(family: Family, request: SamplingRequest) -> Sampler:
     )
     if request.strength is None:
         return Sampler(denoiser, plan, gradient=request.gradient)
-    start = None if request.plan else start_of(scheduler, steps, begin, set_timesteps)
+    start = None if request.plan else SchedulerRun(scheduler, steps, **driving).noising()
     return ImageToImageSampler(denoiser, plan, gradient=request.gradient, start=start)
 
 
@@ -110,14 +105,7 @@ def _scripted(x: Tensor, t: Tensor, answers: dict[float, Tensor]) -> Tensor:
     return answers[float(t[0])].to(x)
 
 
-def _check_clipping(
-    scheduler: Any,
-    plan: Plan,
-    denoiser: Denoiser,
-    set_timesteps: Mapping[str, Any],
-    begin: int,
-    step_arguments: Mapping[str, Any],
-) -> None:
+def _check_clipping(run: SchedulerRun, plan: Plan, denoiser: Denoiser) -> None:
     """Raise unless clipping in the denoiser is the same as the scheduler's own clipping.
 
     It is for schedulers that use the clipped x_0 alone. Some keep the noise of the unclipped
@@ -128,27 +116,19 @@ def _check_clipping(
     noise = torch.randn(shape, generator=generator)
     answers = {t: 3 * torch.randn(shape, generator=generator) for t in plan.timesteps.tolist()}
 
-    own = copy.deepcopy(scheduler)
-    own.set_timesteps(**set_timesteps)
-    if begin and hasattr(own, "set_begin_index"):
-        own.set_begin_index(begin)
-    sample = noise * float(own.init_noise_sigma)
-    draws = torch.Generator().manual_seed(1)
-    if _takes(own.step, "generator"):
-        step_arguments = {**step_arguments, "generator": draws}
-    for t in own.timesteps[begin:]:
-        own.scale_model_input(sample, t)
-        sample = own.step(answers[float(t)], t, sample, return_dict=False, **step_arguments)[0]
-
+    own = run(
+        noise,
+        lambda k, _: answers[float(run.timesteps[k])],
+        generator=torch.Generator().manual_seed(1),
+    )[-1]
     sampler = Sampler(denoiser, plan, gradient=Backprop())
     with torch.no_grad():
         ours = sampler(noise, generator=torch.Generator().manual_seed(1), answers=answers)
-    error = float((ours - sample).abs().amax() / sample.abs().amax())
+    error = float((ours - own).abs().amax() / own.abs().amax())
     if not error < CLIPPING_TOLERANCE:
-        name = type(scheduler).__name__
         raise ValueError(
-            f"{name} clips x_0 but does not take the noise from the clipped x_0, so clipping in "
-            f"the denoiser would not give its samples (off by {error:.1e}). Turn it off, as "
-            f"latent pipelines do: scheduler={name}.from_config(pipe.scheduler.config, "
+            f"{run.name} clips x_0 but does not take the noise from the clipped x_0, so clipping "
+            f"in the denoiser would not give its samples (off by {error:.1e}). Turn it off, as "
+            f"latent pipelines do: scheduler={run.name}.from_config(pipe.scheduler.config, "
             "clip_sample=False, thresholding=False)"
         )

@@ -57,17 +57,17 @@ def trainable(pipe: Any, *names: str) -> list[nn.Parameter]:
     """
     if not names:
         raise ValueError('name the parts to train, as in trainable(pipe, "unet"); for none, freeze')
-    parts = {name: _part(pipe, name) for name in names}
-    freeze(pipe)
     weights: dict[int, nn.Parameter] = {}
-    for name, part in parts.items():
+    for name in names:
+        part = _part(pipe, name)
         own: Iterable[nn.Parameter] = part.parameters() if isinstance(part, nn.Module) else [part]
-        floating = [weight for weight in own if weight.is_floating_point()]
+        floating = {id(weight): weight for weight in own if weight.is_floating_point()}
         if not floating:
             raise ValueError(f"{name} has no weights that could be trained")
-        for weight in floating:
-            weights[id(weight)] = weight
-            weight.requires_grad_()
+        weights |= floating
+    freeze(pipe)
+    for weight in weights.values():
+        weight.requires_grad_()
     return list(weights.values())
 
 

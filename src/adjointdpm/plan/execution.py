@@ -94,6 +94,74 @@ def execute(
     return state.x
 
 
+def execute_dense(
+    table: Tensor,
+    num_calls: int,
+    call: Call,
+    noise: Tensor,
+    draws: Callable[[int], Tensor],
+) -> Tensor:
+    """Run a plan straight from its table, whose entries are part of the autograd graph.
+
+    Args:
+        table: (num_calls + 1, 1 + num_calls + num_draws) coefficients.
+        num_calls: how many times the network is called.
+        call: the network.
+        noise: standard-normal latent.
+        draws: returns the noise of an index.
+    """
+    rows = table.to(noise.device, noise.dtype)
+    outputs: list[Tensor] = []
+    drawn = [draws(j) for j in range(table.shape[1] - 1 - num_calls)]
+    for k in range(num_calls):
+        outputs.append(call(k, _dense_row(rows[k], noise, outputs, drawn)))
+    return _dense_row(rows[-1], noise, outputs, drawn)
+
+
+def _dense_row(
+    row: Tensor, noise: Tensor, outputs: Sequence[Tensor], drawn: Sequence[Tensor]
+) -> Tensor:
+    first_draw = len(row) - len(drawn)
+    total = row[0] * noise
+    for column, value in (*enumerate(outputs, 1), *enumerate(drawn, first_draw)):
+        total = total + row[column] * value
+    return total
+
+
+class TableGradient:
+    """The gradient of the coefficients: products of adjoints of rows with values of columns.
+
+    Args:
+        table: the coefficients.
+        num_calls: how many times the network is called.
+        noise: standard-normal latent.
+    """
+
+    def __init__(self, table: Tensor, num_calls: int, noise: Tensor) -> None:
+        self._table, self._num_calls, self._noise = table, num_calls, noise
+        self._outputs = noise.new_empty(num_calls, *noise.shape)
+        self._rows: dict[int, Tensor] = {}
+
+    def record(self, k: int, output: Tensor) -> None:
+        """Keep the output of call k."""
+        self._outputs[k].copy_(output)
+
+    def add(self, k: int, adjoint: Tensor, draws: Sequence[Tensor]) -> None:
+        """Take the adjoint of row k: of the input of call k, or of the sample."""
+        row = adjoint.new_zeros(self._table.shape[1])
+        for column, value in ((0, self._noise), *enumerate(draws, 1 + self._num_calls)):
+            row[column] = (adjoint * value).sum()
+        row[1 : 1 + k] = self._outputs[:k].flatten(1) @ adjoint.flatten()
+        self._rows[k] = row
+
+    def take(self) -> Tensor:
+        """Return the gradient, like the table, and forget it."""
+        nothing = self._noise.new_zeros(self._table.shape[1])
+        rows = [self._rows.get(k, nothing) for k in range(self._num_calls + 1)]
+        self._rows = {}
+        return torch.stack(rows).to(self._table)
+
+
 class Transposed:
     """A program's transpose on its way from the sample to the noise: the adjoints found so far.
 

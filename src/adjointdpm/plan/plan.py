@@ -9,16 +9,18 @@ executor runs it, and one reverse sweep differentiates it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ..prediction import check_prediction_type, output_of
 from ..schedule import Schedule
 from .probe import read_scheduler
 from .recurrence import Program, compress
+from .variables import NO_VARIABLES, PlanVariables
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,7 @@ class Plan:
         step_starts: the calls whose input is an approximation of the solution itself, not an
             intermediate stage; ``None`` to infer them from repeated timesteps.
         name: for messages and reports.
+        variables: the tensors that the table and the timesteps were made of; see `with_tensors`.
 
     Raises:
         ValueError: the table has no steps, a wrong shape, a coefficient that is not finite, or a
@@ -49,6 +52,7 @@ class Plan:
     prediction_type: str | None = None
     step_starts: tuple[int, ...] | None = None
     name: str = "plan"
+    variables: PlanVariables = NO_VARIABLES
 
     def __post_init__(self) -> None:
         timesteps = np.array(self.timesteps, dtype=np.float64)
@@ -77,6 +81,55 @@ class Plan:
                 k for k in range(calls) if k + 1 == calls or timesteps[k] != timesteps[k + 1]
             )
             object.__setattr__(self, "step_starts", starts)
+
+    def with_tensors(self, *, table: Tensor | None = None, timesteps: Tensor | None = None) -> Plan:
+        """Return the plan with coefficients or times that are tensors and receive gradients.
+
+        ``dL/dtable[k, j]`` is the product of the adjoint of row k with the value of column j, which
+        a reverse sweep has at hand. Entries that a row cannot read (outputs that are not there yet)
+        get zero. `Exact` and `Backprop` give these gradients. The plan holds the values as they
+        are now: after an optimiser's step make it anew.
+
+        Args:
+            table: of the shape of the plan's, any floating-point dtype and device; None leaves the
+                coefficients constant.
+            timesteps: (N,) likewise; the gradient is that of the network with respect to its time.
+
+        Raises:
+            ValueError: a wrong shape, or values that no plan can have.
+
+        >>> import torch
+        >>> from adjointdpm import Denoiser, Sampler, Schedule, solvers
+        >>> schedule = Schedule.vp_linear()
+        >>> plan = solvers.build("ddim", schedule, num_inference_steps=4)
+        >>> table = torch.tensor(plan.table, requires_grad=True)
+        >>> denoiser = Denoiser(lambda x, t: x.sin(), schedule)
+        >>> sampler = Sampler(denoiser, plan.with_tensors(table=table))
+        >>> sampler(torch.ones(1, 3)).sum().backward()
+        >>> table.grad.shape
+        torch.Size([5, 5])
+        """
+        given = ("table", table, self.table), ("timesteps", timesteps, self.timesteps)
+        for name, tensor, own in given:
+            if tensor is not None and tuple(tensor.shape) != own.shape:
+                raise ValueError(
+                    f"the {name} of {self.name} has the shape {own.shape}, not "
+                    f"{tuple(tensor.shape)}"
+                )
+        return replace(
+            self,
+            table=self.table if table is None else table.detach().double().cpu().numpy(),
+            timesteps=self.timesteps
+            if timesteps is None
+            else timesteps.detach().double().cpu().numpy(),
+            variables=PlanVariables.of(table, timesteps),
+        )
+
+    @property
+    def times(self) -> Sequence[float] | Sequence[Tensor]:
+        """The network's time at each call, as numbers or, where they receive gradients, tensors."""
+        times = self.variables.timesteps
+        return self.timesteps.tolist() if times is None else times.unbind()
 
     @property
     def num_calls(self) -> int:

@@ -21,6 +21,9 @@ from .scheduler import SchedulerRun
 
 LINEARITY_TOLERANCE = 1e-4
 
+_DRAWING = frozenset({torch.randn, torch.randn_like})
+_CASTING = frozenset({Tensor.to, Tensor.float, Tensor.half})
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -56,31 +59,13 @@ class _Instrument(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        kwargs = dict(kwargs or {})
-        if func in (torch.randn, torch.randn_like):
+        if func in _DRAWING:
             self.num_draws += 1
             return self.draw(self.num_draws - 1)
-        is_state = bool(args) and isinstance(args[0], Tensor) and args[0].shape == self.shape
-        if is_state and func in (Tensor.to, Tensor.float, Tensor.half):
+        if func in _CASTING and args[0].shape == self.shape:
             # Some schedulers cast to float32 inside `step`: the coefficients are wanted unrounded.
             return args[0]
-        return func(*args, **kwargs)
-
-
-def _check_linear_settings(scheduler: Any) -> None:
-    """Raise where the config itself says that ``step`` is more than a linear combination."""
-    name = type(scheduler).__name__
-    for setting, denoiser_setting in [
-        ("clip_sample", "clip_sample=True"),
-        ("clip_denoised", "clip_sample=True"),
-        ("thresholding", "thresholding=True"),
-    ]:
-        if scheduler.config.get(setting):
-            raise ValueError(
-                f"{name} has {setting}=True, which is not linear in the network's output. Make the "
-                f"plan from {name}.from_config(scheduler.config, {setting}=False) and clip x_0 in "
-                f"the denoiser: Denoiser(..., {denoiser_setting})"
-            )
+        return func(*args, **(kwargs or {}))
 
 
 def _prediction_type(scheduler: Any) -> str | None:
@@ -111,32 +96,45 @@ def read_scheduler(scheduler: Any, *steps: Any, **arguments: Any) -> Probe:
             network's output.
     """
     run = SchedulerRun(scheduler, *steps, **arguments)
-    _check_linear_settings(scheduler)
+    # Nearly all draw once a step or never; a run more finds the number of the others.
+    guess = run.num_calls if run.takes_generator else 0
     try:
-        rows, num_draws = _on_units(run, 0)
-        if num_draws:
+        rows, num_draws = _on_units(run, guess)
+        if num_draws > guess:
             rows, _ = _on_units(run, num_draws)
     except ValueError as error:
         raise _refusal(scheduler) or error from error.__cause__
-    table = torch.cat([row.reshape(1, -1) for row in rows]).numpy()
+    columns = 1 + run.num_calls + num_draws
+    table = torch.cat([row.reshape(1, -1) for row in rows])[:, :columns].numpy()
     _check_finite(run, scheduler, table)
-    _check_linear(run, table, num_draws)
+    _check_linear(run, scheduler, table, num_draws)
     times = run.timesteps.to(torch.float64).numpy()
     return Probe(times, table, num_draws, _prediction_type(scheduler))
 
 
 def _refusal(scheduler: Any) -> ValueError | None:
-    """Return why a scheduler could not be run on latents alone, where its config tells."""
-    name, variance = type(scheduler).__name__, scheduler.config.get("variance_type")
+    """Return what in a scheduler's config makes ``step`` more than a linear combination."""
+    name, config = type(scheduler).__name__, scheduler.config
+    for setting, denoiser_setting in [
+        ("clip_sample", "clip_sample=True"),
+        ("clip_denoised", "clip_sample=True"),
+        ("thresholding", "thresholding=True"),
+    ]:
+        if config.get(setting):
+            return ValueError(
+                f"{name} has {setting}=True, which is not linear in the network's output. Make the "
+                f"plan from {name}.from_config(scheduler.config, {setting}=False) and clip x_0 in "
+                f"the denoiser: Denoiser(..., {denoiser_setting})"
+            )
+    variance = config.get("variance_type")
     if not str(variance).startswith("learned"):
         return None
     return ValueError(
         f"{name} has variance_type={variance!r}: the noise that it draws is scaled by the "
-        f"network's output, so there is no table of numbers for it. Make the plan from "
-        f"{name}.from_config("
-        "scheduler.config, variance_type=...) with a fixed variance and cut the predicted variance "
-        "off the network's output, or use adjointdpm.differentiable(pipe) for the pipeline's own "
-        "loop"
+        f"network's output, so there is no table of numbers for it. Make the plan from {name}."
+        "from_config(scheduler.config, variance_type=...) with a fixed variance and cut the "
+        "predicted variance off the network's output, or differentiate the pipeline's own loop "
+        "with adjointdpm.differentiable(pipe)"
     )
 
 
@@ -167,19 +165,17 @@ def _check_finite(run: SchedulerRun, scheduler: Any, table: np.ndarray) -> None:
         )
 
 
-def _check_linear(run: SchedulerRun, table: np.ndarray, num_draws: int) -> None:
+def _check_linear(run: SchedulerRun, scheduler: Any, table: np.ndarray, num_draws: int) -> None:
     """Raise unless a run on random latents, far outside [-1, 1], is what the table says."""
     generator = torch.Generator().manual_seed(0)
     shape = (table.shape[1], 1, 1, 4, 4)
-    values = 10 * torch.randn(shape, dtype=torch.float64, generator=generator)
+    values = 1e4 * torch.randn(shape, dtype=torch.float64, generator=generator)
     rows, _ = _instrumented(run, values, num_draws)
     expected = torch.einsum("kj,j...->k...", torch.from_numpy(table), values)
     error = (torch.stack(rows) - expected).abs().amax() / expected.abs().amax()
     if not error < LINEARITY_TOLERANCE:
-        raise ValueError(
+        raise _refusal(scheduler) or ValueError(
             f"{run.name}.step is not linear in the network's outputs (a run on random latents is "
-            f"off its own coefficients by {float(error):.1e}), so there is no plan for it. If it "
-            "clips or thresholds, turn that off in the scheduler and use "
-            "Denoiser(clip_sample=True) or Denoiser(thresholding=True); else differentiate the "
-            "pipeline's own loop: adjointdpm.differentiable(pipe)"
+            f"off its own coefficients by {float(error):.1e}), so there is no plan for it. "
+            "Differentiate the pipeline's own loop instead: adjointdpm.differentiable(pipe)"
         )

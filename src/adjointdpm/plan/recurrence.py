@@ -120,6 +120,10 @@ def _direct_terms(coefficients: np.ndarray, num_calls: int) -> Row:
     return tuple(Term(value(column), float(coefficients[column])) for column in columns)
 
 
+def _dense_row(table: np.ndarray, k: int) -> Row:
+    return _direct_terms(table[k], len(table) - 1) or NOTHING
+
+
 def _least_squares(rows: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Return the weights of the rows whose sum is nearest to the target."""
     if len(rows) == 1:  # nearly always, and a hundred times faster than a decomposition
@@ -170,14 +174,15 @@ def compress(table: np.ndarray, num_calls: int) -> Program:
         A program whose `Program.expand` is the table to rounding.
     """
     num_draws = table.shape[1] - 1 - num_calls
-    dense = [_direct_terms(row, num_calls) or NOTHING for row in table]
     # The first input that sees a column; an output is there from the call after it.
     births = np.where((table != 0).any(axis=0), (table != 0).argmax(axis=0), len(table))
     births[1 : 1 + num_calls] = np.arange(1, num_calls + 1)
-    rows = [dense[0]]
+    rows = [_dense_row(table, 0)]
     for k in range(1, num_calls + 1):
         row = _shortest_row(table, k, births)
-        rows.append(dense[k] if row is None else row or NOTHING)
+        rows.append(_dense_row(table, k) if row is None else row or NOTHING)
     program = Program(tuple(rows), num_draws)
     error = np.abs(program.expand() - table).max() / np.abs(table).max()
-    return program if error < 1e-9 else Program(tuple(dense), num_draws)
+    if error < 1e-9:
+        return program
+    return Program(tuple(_dense_row(table, k) for k in range(len(table))), num_draws)

@@ -99,6 +99,11 @@ class SchedulerRun:
         return len(self.timesteps)
 
     @property
+    def takes_generator(self) -> bool:
+        """Whether ``step`` may draw noise."""
+        return "generator" in _signature(self._scheduler.step)
+
+    @property
     def init_noise_sigma(self) -> float:
         """What the standard-normal latent is multiplied with at the start."""
         return float(getattr(self._scheduler, "init_noise_sigma", 1.0))
@@ -125,7 +130,7 @@ class SchedulerRun:
         """
         scheduler = self._begun()
         arguments = dict(self.step_arguments)
-        if generator is not None and "generator" in _signature(scheduler.step):
+        if generator is not None and self.takes_generator:
             arguments["generator"] = generator
         last: dict[str, Any] = dict.fromkeys(set(_MEMORY) & set(_signature(scheduler.step)))
         scales = hasattr(scheduler, "scale_model_input")

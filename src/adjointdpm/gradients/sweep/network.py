@@ -48,7 +48,7 @@ class Caller:
         """Whether any part of it is compiled."""
 
     def __call__(
-        self, k: int, x: Tensor, t: float, cond: dict[str, Any], *, alone: bool
+        self, k: int, x: Tensor, t: float | Tensor, cond: dict[str, Any], *, alone: bool
     ) -> list[Tensor]:
         """Return the denoiser's output, and what the collector makes of the call.
 
@@ -122,6 +122,7 @@ class Network:
             by default what rounding explains.
         collector: makes tensors of each call beside the output; where there are several outputs,
             they follow it.
+        times: those of the calls, where they receive gradients.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class Network:
         adjoint_scale: Literal["auto"] | None = "auto",
         tolerance: float | None = None,
         collector: Collector | None = None,
+        times: Tensor | None = None,
     ) -> None:
         refuse_transforms()
         self._denoiser = denoiser
@@ -159,6 +161,14 @@ class Network:
         for i, leaf in zip(self._differentiable, self._leaves, strict=True):
             self._arguments[i] = leaf
             self._replay.guard.watch(leaf)
+        self._given_names = [self._names[i] for i in self._differentiable]
+        self._times: Tensor | None = None
+        if times is not None:
+            self._times = times.detach().requires_grad_()
+            self._replay.guard.watch(self._times)
+            self.cond.append(times)
+            self._leaves.append(self._times)
+            self._given_names.append("'timesteps' of the plan")
         self.targets = [*self._leaves, *weights.leaves]
         """The leaves whose gradients `pull_back` adds up: of the conditioning, then of weights."""
         self._records: dict[int, Record] = {}
@@ -231,7 +241,7 @@ class Network:
         compare = self._comparison if t is None else None
 
         def call() -> list[Tensor]:
-            return self._call(k, x, self._timesteps[k] if t is None else t, alone=True)
+            return self._call(k, x, self._time(k) if t is None else t, alone=True)
 
         record = self._records[k]
         return list(self._replay.again(record, call, what=self._what(k), comparison=compare))
@@ -263,7 +273,7 @@ class Network:
 
     def _first(self, k: int, x: Tensor, *, alone: bool) -> list[Tensor]:
         def call() -> list[Tensor]:
-            return self._call(k, x, self._timesteps[k], alone=alone)
+            return self._call(k, x, self._time(k), alone=alone)
 
         outputs, record = self._replay.first(call, x.device)
         if self._tolerance is not None:
@@ -275,7 +285,10 @@ class Network:
             self._collector.keep(k, outputs[1:])
         return list(outputs)
 
-    def _call(self, k: int, x: Tensor, t: float, *, alone: bool) -> list[Tensor]:
+    def _time(self, k: int) -> float | Tensor:
+        return self._timesteps[k] if self._times is None else self._times[k]
+
+    def _call(self, k: int, x: Tensor, t: float | Tensor, *, alone: bool) -> list[Tensor]:
         cond = pytree.tree_unflatten(self._arguments, self._structure)
         return self._caller(k, x, t, cond, alone=alone)
 
@@ -422,7 +435,7 @@ class Network:
     def target_name(self, i: int) -> str:
         """Return what one of `targets` is, for messages."""
         if i < len(self._leaves):
-            return f"the conditioning {self._names[self._differentiable[i]]}"
+            return f"the conditioning {self._given_names[i]}"
         weight = self.parameters[i - len(self._leaves)]
         names = (name for name, w in self._denoiser.named_parameters() if w is weight)
         return f"the weight {next(names, tuple(weight.shape))}"
@@ -430,7 +443,7 @@ class Network:
     def _refuse_unused(self, unused: set[int]) -> None:
         for i in sorted(unused):
             raise ValueError(
-                f"the conditioning {self._names[self._differentiable[i]]} requires grad, but the "
+                f"the conditioning {self._given_names[i]} requires grad, but the "
                 "network's output does not depend on it, so it cannot receive a gradient. Detach "
                 "it, or see why the network leaves it unused"
             )

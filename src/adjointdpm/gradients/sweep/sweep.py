@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...plan import State, execute
+from ...plan import State, execute, execute_dense
 from ...recompute import announced, is_transformed
 from ..collect import Collector
 from ..method import FiniteCheck, FiniteGradients, Run
@@ -33,20 +33,22 @@ class Sweep(ABC):
         tolerance: float | None = None,
     ) -> None:
         self.run = run
-        times = run.plan.timesteps.tolist() if timesteps is None else timesteps
+        times = run.plan.variables.timesteps if timesteps is None else None
+        timesteps = run.plan.timesteps.tolist() if timesteps is None else timesteps
         self.collector = None if run.collect is None else Collector.of(run, attached=False)
         """Takes what is made of the network calls beside their outputs."""
         self.network = Network(
-            run.denoiser, times, run.cond, run.adjoint_scale, tolerance, self.collector
+            run.denoiser, timesteps, run.cond, run.adjoint_scale, tolerance, self.collector, times
         )
         self.collected: Sequence[Tensor | None] = ()
         """Within ``backward``, the adjoints of what was collected, (num_calls, ...)."""
 
     @property
     def inputs(self) -> list[Tensor | None]:
-        """What autograd is to see as inputs: noise, draws, conditioning, weights."""
-        run = self.run
-        return [run.noise, run.draws.given, *self.network.cond, *self.network.parameters]
+        """What autograd is to see as inputs: noise, draws, table, conditioning, weights."""
+        run, network = self.run, self.network
+        table = run.plan.variables.table
+        return [run.noise, run.draws.given, table, *network.cond, *network.parameters]
 
     def visit(self, state: State) -> None:  # noqa: B027
         """Take note of the state at a network call, before the call."""
@@ -75,6 +77,10 @@ class Sweep(ABC):
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the gradients of noise and draws; the network adds up the others."""
 
+    def table_gradient(self) -> Tensor | None:
+        """Return, after ``backward``, the gradient of the plan's coefficients if they are asked."""
+        return None
+
     def gradients(self) -> Sequence[Tensor | None]:
         """Return, after ``backward``, the gradients of conditioning and weights."""
         return self.network.gradients()
@@ -95,14 +101,18 @@ def run_checked(
         check.record(k, output)
         return output
 
-    sample = execute(run.plan.program, checked, run.noise, run.draws, visit)
+    plan, table = run.plan, run.plan.variables.table
+    if table is not None and torch.is_grad_enabled():
+        sample = execute_dense(table, plan.num_calls, checked, run.noise, run.draws)
+    else:
+        sample = execute(plan.program, checked, run.noise, run.draws, visit)
     check.raise_if_not_finite()
     return sample
 
 
 def run_plainly(run: Run, collector: Collector | None = None) -> Tensor:
     """Return the sample of a run by ordinary operations, with a graph where autograd records."""
-    times, caller = run.plan.timesteps.tolist(), Caller(run.denoiser, collector)
+    times, caller = run.plan.times, Caller(run.denoiser, collector)
     alone = not torch.is_grad_enabled()
 
     def call(k: int, x: Tensor) -> Tensor:
@@ -153,7 +163,7 @@ class _Attached(torch.autograd.Function):
             if sweep.run.check_finite:
                 network.judge_later(FiniteGradients(others, network.target_name))
         network.check_received(others)
-        return (None, noise, draws, *others)
+        return (None, noise, draws, sweep.table_gradient(), *others)
 
 
 def attach(sweep: Sweep) -> Tensor:

@@ -64,7 +64,7 @@ def check_call(
     """
     bound = inspect.signature(call).bind(pipe, *args, **kwargs)
     bound.apply_defaults()
-    output_type = bound.arguments.get("output_type")
+    output_type = {**bound.arguments, **bound.kwargs}.get("output_type")
     name = type(pipe).__name__
     if output_type in NOT_DIFFERENTIABLE:
         raise ValueError(

@@ -1,0 +1,164 @@
+"""The code in README and docs runs as it is written, on frozen pipelines and on ordinary ones."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    ControlNetModel,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionControlNetPipeline,
+)
+from tiny_pipeline import build_pipeline
+from torch import nn
+
+import adjointdpm as adp
+
+ROOT = Path(__file__).parents[1]
+BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def blocks(document: str) -> list[str]:
+    return BLOCK.findall((ROOT / document).read_text())
+
+
+def run(code: str, names: dict[str, Any], document: str) -> None:
+    exec(compile(code, document, "exec"), names)
+
+
+def as_it_comes(pipe: Any) -> Any:
+    """Let every weight require grad, as ``from_pretrained`` leaves them."""
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            part.requires_grad_()
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    scheduler = DDIMScheduler(clip_sample=False, steps_offset=1)
+    build_pipeline(tmp_path_factory.mktemp("tokenizer"), scheduler).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(params=["frozen", "ordinary"])
+def ordinary(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether pipelines are loaded without us: their weights require grad then."""
+    if request.param == "frozen":
+        return False
+    default = adp.load_default()
+    as_it_comes(default.pipeline)
+    monkeypatch.setattr(adp, "load_default", lambda: default)
+    monkeypatch.setattr(adp, "load_pipeline", DiffusionPipeline.from_pretrained)
+    return True
+
+
+def test_readme(ordinary: bool, folder: Path) -> None:
+    code = "\n".join(blocks("README.md"))
+    assert code.count("range(20)") == 1
+    assert code.count("num_inference_steps=25") == 2
+    code = code.replace("range(20)", "range(2)")
+    code = shorter(code)
+    # The emoji model's classifier judges the tiny pipeline's pictures as well.
+    code = code.replace("path/or/hub-id", str(folder))
+    code = code.replace('output_type="pt")', 'output_type="pt", num_inference_steps=3)')
+    names: dict[str, Any] = {}
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        run(code, names, "README.md")
+    assert any("adp.freeze" in str(each.message) for each in told) == ordinary
+    assert names["noise"].grad.any()
+    assert names["embeds"].grad.any()
+
+
+def parts_of(pipe: Any) -> dict[str, Any]:
+    """What pages take for given: a sampler by parts, and what it is called with."""
+    cond = adp.encode_prompt(pipe, "a b", guidance=True)
+    sampler, decode = adp.from_pipeline(pipe, 3, 3.0)
+    noise = torch.randn(1, 4, 8, 8, requires_grad=True)
+    return {
+        "adp": adp,
+        "torch": torch,
+        "pipe": pipe,
+        "sampler": sampler,
+        "decode": decode,
+        "denoiser": sampler.denoiser,
+        "schedule": sampler.denoiser.schedule,
+        "plan": sampler.plan,
+        "noise": noise,
+        "latents": noise.detach(),
+        "cond": cond,
+        "prompt": "a b",
+        "picture": torch.rand(1, 3, 16, 16),
+        "objective": lambda images: images.square().mean(),
+    }
+
+
+def controlled(pipe: Any) -> Any:
+    controlnet = ControlNetModel.from_unet(pipe.unet, conditioning_channels=3)
+    taken = {k: v for k, v in pipe.components.items() if k != "image_encoder"}
+    return StableDiffusionControlNetPipeline(
+        **taken, controlnet=controlnet, requires_safety_checker=False
+    )
+
+
+@pytest.mark.filterwarnings("ignore:all weights of")
+@pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "ordinary"])
+def test_pipelines(folder: Path, frozen: bool) -> None:
+    pipe = DiffusionPipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    (adp.freeze if frozen else as_it_comes)(pipe)
+    names = parts_of(pipe)
+    by_parts, stock, trained, pictures = blocks("docs/pipelines.md")
+    for code in (by_parts, stock) * 2:
+        run(shorter(code), names, "pipelines.md")
+        assert names["images"].shape == (1, 3, 16, 16)
+    to_image, control, *_ = re.split(r"\n\n(?=#)", pictures)
+    run(to_image, names, "pipelines.md")
+    edges = {"pipe": controlled(pipe), "edges": torch.rand(1, 3, 16, 16)}
+    run(control.replace("=512", "=16"), {**names, **edges}, "pipelines.md")
+    pytest.importorskip("peft")
+    run(trained, names, "pipelines.md")
+    assert all(weight.requires_grad for weight in names["weights"])
+
+
+def shorter(code: str) -> str:
+    return code.replace("num_inference_steps=25", "num_inference_steps=3")
+
+
+@pytest.mark.parametrize("document", ["docs/gradients.md", "docs/solvers.md"])
+def test_methods_and_solvers(folder: Path, document: str) -> None:
+    pipe = adp.load_pipeline(folder)
+    names = parts_of(pipe)
+    names["embeds"] = names["cond"]["encoder_hidden_states"]
+    # A page's solver in an error-controlled mode is called without guidance.
+    alone = adp.Denoiser(pipe.unet, names["schedule"], "epsilon")
+    for code in blocks(document):
+        guided = "certify" in code or "Sampler(denoiser, plan, " in code
+        given = names if guided else {**names, "denoiser": alone}
+        if "odeint" in code:
+            pytest.importorskip("torchdiffeq")
+            given = {**given, "cond": {"encoder_hidden_states": names["embeds"]}}
+        run(code, given, document)
+
+
+def test_formats(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("peft")
+    monkeypatch.chdir(tmp_path)
+    pipe = adp.load_pipeline(folder)
+    pipe.set_progress_bar_config(disable=True)
+    names = parts_of(pipe)
+    names["vectors"] = torch.randn(2, 16)
+    for code in blocks("docs/formats.md"):
+        if "clip_l" in code or ".bin" in code or "on-the-hub" in code:
+            continue  # of SDXL, of a file from elsewhere, of the network
+        names["pipe"] = adp.load_pipeline(folder)
+        run(shorter(code), names, "formats.md")
+    assert (tmp_path / "lora" / "pytorch_lora_weights.safetensors").is_file()
