@@ -172,7 +172,7 @@ def test_demo_writes_a_report(capsys, tmp_path, monkeypatch, tiny_assets):
     arguments = ["demo", "--output_dir", str(out), "--max_train_steps", "3"]
     arguments += ["--noise_prompt", "apple", "--embedding_prompt", "c", "--device", "cpu"]
     arguments += ["--noise_target", "rocket", "--embedding_target", "cactus"]
-    arguments += ["--num_inference_steps", "3"]
+    arguments += ["--num_inference_steps", "3", "--guidance_scale", "2"]
     assert main(arguments) == 0
     assert str(out / "report.html") in capsys.readouterr().out
 
