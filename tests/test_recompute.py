@@ -135,6 +135,53 @@ def test_networks_with_checkpoints_of_their_own(method: GradientMethod, reentran
     _assert_like_backprop(Checkpointed, method)
 
 
+class OwnCheckpoint(torch.autograd.Function):
+    """As in guided-diffusion: the function is run again, and differentiated, in ``backward``."""
+
+    @staticmethod
+    def forward(ctx: Any, run: Any, x: Tensor, *weights: Tensor) -> Tensor:
+        ctx.run, ctx.x, ctx.weights = run, x, weights
+        with torch.no_grad():
+            return run(x)
+
+    @staticmethod
+    def backward(ctx: Any, adjoint: Tensor) -> tuple[Tensor | None, ...]:
+        x = ctx.x.detach().requires_grad_()
+        with torch.enable_grad():
+            output = ctx.run(x.view_as(x))
+        gradients = torch.autograd.grad(output, [x, *ctx.weights], adjoint, allow_unused=True)
+        return None, *gradients
+
+
+@pytest.mark.parametrize("method", EXACT, ids=repr)
+@pytest.mark.parametrize("kind", ["own", "reentrant", "not reentrant"])
+def test_checkpoints_run_again_on_the_same_stand_ins(method: GradientMethod, kind: str) -> None:
+    """A hook tells where gradients came to the weights past their stand-ins."""
+
+    class Checkpointed(Network):
+        def forward(self, x: Tensor, t: Tensor, emb: Tensor, extra: Any = None) -> Tensor:
+            def run(x: Tensor) -> Tensor:
+                return Network.forward(self, x, t, emb)
+
+            if kind == "own":
+                return OwnCheckpoint.apply(run, x, *self.used)
+            return checkpoint(run, x, use_reentrant=kind == "reentrant")
+
+    results = []
+    for network, each in ((Checkpointed(), method), (Network(), Backprop())):
+        noise, emb = _inputs()
+        loss = objective(_sampler(network, each)(noise, emb=emb.detach()))
+        arrived: list[Tensor] = []
+        network.first.weight.register_hook(arrived.append)
+        loss.backward()
+        assert len(arrived) == 1
+        results.append([noise.grad, *(weight.grad for weight in network.used)])
+    for gradient, reference in zip(*results, strict=True):
+        assert gradient is not None
+        assert reference is not None
+        assert relative_error(gradient, reference) < 1e-11
+
+
 @pytest.mark.parametrize("method", EXACT, ids=repr)
 @pytest.mark.parametrize("wrap", [parametrizations.spectral_norm, nn.utils.spectral_norm])
 def test_spectral_norm_that_moves_with_each_call(method: GradientMethod, wrap: Any) -> None:

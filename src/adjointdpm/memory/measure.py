@@ -53,6 +53,7 @@ class LiveMemory(TorchDispatchMode):
 
 
 def _real(leaf: Any) -> bool:
+    """Say whether it is a tensor with one storage; a sparse one has none of its own."""
     return isinstance(leaf, Tensor) and leaf.layout == torch.strided
 
 
@@ -82,7 +83,7 @@ class SavedBytes:
     """
 
     def __init__(self, besides: Iterable[Tensor]) -> None:
-        self._seen = {tensor.untyped_storage()._cdata for tensor in besides}
+        self._seen = {tensor.untyped_storage()._cdata for tensor in besides if _real(tensor)}
         self.total = 0
 
     @contextmanager
@@ -94,9 +95,11 @@ class SavedBytes:
 
     def has(self, tensor: Tensor) -> bool:
         """Return whether a tensor was saved, or is one of those that do not count."""
-        return tensor.untyped_storage()._cdata in self._seen
+        return _real(tensor) and tensor.untyped_storage()._cdata in self._seen
 
     def _pack(self, tensor: Tensor) -> Tensor:
+        if not _real(tensor):
+            return tensor.detach()
         storage = tensor.untyped_storage()
         if storage._cdata not in self._seen:
             self._seen.add(storage._cdata)

@@ -159,7 +159,8 @@ class Call:
             leaves, outputs = graph or self._run_again(self._leaves(tensors))
             roots, seeds = _used(outputs, adjoints)
             if roots:
-                torch.autograd.backward(roots, seeds)
+                with self.replay.as_it_was(self._record):
+                    torch.autograd.backward(roots, seeds)
         return [_taken(leaf) for leaf in (*leaves, *self._record.weights.leaves)]
 
     def pull_back_twice(

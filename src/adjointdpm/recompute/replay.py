@@ -173,14 +173,10 @@ class Replay:
             comparison: takes the fingerprints; None for a call that is given other tensors.
             attached: whether the graph ends in the weights themselves.
         """
-        weights = record.weights.originals if attached else record.weights.tensors
         with ExitStack() as stack:
-            stack.enter_context(self._lock)
             if record.environment is not None:
                 stack.enter_context(record.environment.restored())
-            stack.enter_context(self._settings.restored(record.settings))
-            stack.enter_context(in_their_places(self._places.weights, weights))
-            stack.enter_context(self._with_buffers(record))
+            stack.enter_context(self.as_it_was(record, attached=attached))
             try:
                 outputs = self._call(function)
             except (KeyError, AttributeError, TypeError, IndexError) as error:
@@ -194,6 +190,22 @@ class Replay:
             again = self._fingerprints(outputs)
             comparison.add(what, record.fingerprint, again, record.tolerance)
         return outputs
+
+    @contextmanager
+    def as_it_was(self, record: Record, *, attached: bool = False) -> Iterator[None]:
+        """Let the module be in a block as it was at a call, with stand-ins for its weights.
+
+        The graph of a call is differentiated in such a block too: checkpoints within a network run
+        parts of it again then.
+        """
+        weights = record.weights.originals if attached else record.weights.tensors
+        with (
+            self._lock,
+            self._settings.restored(record.settings),
+            in_their_places(self._places.weights, weights),
+            self._with_buffers(record),
+        ):
+            yield
 
     @contextmanager
     def _watching_draws(self) -> Iterator[None]:

@@ -172,6 +172,8 @@ class Network:
         self.targets = [*self._leaves, *weights.leaves]
         """The leaves whose gradients `pull_back` adds up: of the conditioning, then of weights."""
         self._records: dict[int, Record] = {}
+        self._calls: dict[int, int] = {}
+        """The call whose graph ends in a leaf, by identity."""
         self._unreached: set[int] | None = None
         self._constants: tuple[list[Tensor], list[int]] = [], []
         self._arrivals: Arrivals | None = None
@@ -226,7 +228,7 @@ class Network:
             alone: whether no graph of an earlier call is needed any more.
         """
         with torch.enable_grad(), self._replay.guard.opened():
-            leaf, nodes = self._leaf(x), num_nodes_made()
+            leaf, nodes = self._leaf(k, x), num_nodes_made()
             outputs = self._first(k, leaf, alone=alone)
             self._search(k, leaf, outputs, num_nodes_made() - nodes)
         return leaf, outputs
@@ -249,13 +251,14 @@ class Network:
     ) -> tuple[Tensor, list[Tensor]]:
         """Run call k again; return its input, the leaf where the graph ends, and its outputs."""
         with torch.enable_grad():
-            leaf, nodes = self._leaf(x), num_nodes_made()
+            leaf, nodes = self._leaf(k, x), num_nodes_made()
             outputs = self._again(k, leaf, t)
             self._search(k, leaf, outputs, num_nodes_made() - nodes)
         return leaf, outputs
 
-    def _leaf(self, x: Tensor) -> Tensor:
+    def _leaf(self, k: int, x: Tensor) -> Tensor:
         leaf = x.detach().requires_grad_()
+        self._calls[id(leaf)] = k
         self._replay.guard.watch(leaf)
         if self._in_cuda_graphs(x):
             leaf.register_hook(torch.clone)
@@ -319,7 +322,8 @@ class Network:
             exponent = torch.stack([power_above(a) for _, a in used]).amax()
             used = [(y, torch.ldexp(a, -exponent)) for y, a in used]
         self._arrivals.exponent = exponent
-        torch.autograd.backward([y for y, _ in used], [a for _, a in used])
+        with self._replay.as_it_was(self._records[self._calls.pop(id(x))]):
+            torch.autograd.backward([y for y, _ in used], [a for _, a in used])
         pulled, x.grad = x.grad, None
         if pulled is None or not input_needed:
             return None
