@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,14 +123,11 @@ class Drawn:
     named: torch.Tensor
     things: torch.Tensor
     many: torch.Tensor
-    seconds_per_picture: float
 
 
 def draw_all(subject: Subject, guidance_scale: float) -> Drawn:
     settings = subject.settings
-    started = time.time()
     named = subject.draw([caption(c.name, s) for c, s in subject.pairs], guidance_scale, 0)
-    seconds = (time.time() - started) / len(named)
     things = [caption(subject.noun, style) for style in STYLES] * settings.wordless_draws
     many = diversity.measured_captions(
         diversity.measured_pairs(subject.concepts), settings.diversity_draws
@@ -141,7 +137,6 @@ def draw_all(subject: Subject, guidance_scale: float) -> Drawn:
         named,
         subject.draw(things, guidance_scale, 1),
         subject.draw(many, guidance_scale, 3),
-        seconds,
     )
 
 
@@ -245,7 +240,6 @@ def full_report(subject: Subject, drawn: Drawn) -> dict[str, Any]:
         "scheduler": type(subject.pipeline.scheduler).__name__,
         "seed": subject.settings.seed,
         "named_concepts": len(subject.named),
-        "seconds_per_picture": round(drawn.seconds_per_picture, 3),
         **named_report(subject, drawn),
         "real_emoji": {n: real_accuracies(subject, m) for n, m in subject.classifiers.items()},
         "vae_psnr_db": {
