@@ -230,7 +230,8 @@ def test_what_has_no_steps_is_refused() -> None:
 
 
 def test_peak_memory_tells_methods_apart() -> None:
-    noise, emb = torch.randn(3, 4), torch.ones(3, 3)
+    # Latents of more numbers than a fingerprint, as any real ones are.
+    noise, emb = torch.randn(48, 4), torch.ones(48, 3)
     peaks = [
         certify(_sampler(method, "ddim", 100), noise, _Cubed(), num_directions=1, emb=emb)
         for method in (Backprop(), Exact(), Reversible())

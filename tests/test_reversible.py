@@ -58,7 +58,9 @@ def _assert_exact(
         assert gradient.dtype == reference.dtype
         assert relative_error(gradient, reference) < tolerance
     assert len(notes.round_trips) == 1
-    assert notes.round_trips[0] < 1e-9
+    # The state is walked back to 1e-16, but where an entry of it lies at the edge of two float32
+    # numbers, a float32 network answers with the other: one rounding, 6e-8, of one entry.
+    assert notes.round_trips[0] < (1e-9 if noise.dtype == torch.float64 else 6e-8)
 
 
 @pytest.mark.parametrize("prediction_type", PREDICTION_TYPES)
@@ -255,7 +257,7 @@ def test_nothing_is_stored_between_the_passes(name: str) -> None:
 
 
 def _held_bytes() -> int:
-    tensors = [thing for thing in gc.get_objects() if type(thing) is Tensor]
+    tensors = [x for x in gc.get_objects() if type(x) is Tensor and x.layout == torch.strided]
     storages = [tensor.untyped_storage() for tensor in tensors]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 

@@ -34,6 +34,17 @@ def ordinary(folder: Path) -> Any:
     return pipe
 
 
+def table_of(pipe: Any) -> str:
+    """The name of the token embeddings, which differs between versions of transformers."""
+    table = pipe.text_encoder.get_input_embeddings()
+    (name,) = (name for name, part in pipe.text_encoder.named_modules() if part is table)
+    return f"text_encoder.{name}"
+
+
+def embeddings_of(pipe: Any) -> str:
+    return table_of(pipe).rpartition(".")[0]
+
+
 @pytest.fixture
 def noise() -> Tensor:
     generator = torch.Generator().manual_seed(1)
@@ -65,7 +76,7 @@ def test_trainable_trains_what_is_named_and_nothing_else(ordinary: Any) -> None:
     weights = adp.trainable(ordinary, "unet")
     assert {id(p) for p in weights} == {id(p) for p in ordinary.unet.parameters()}
     assert trained(ordinary) == {"unet"}
-    table = "text_encoder.text_model.embeddings.token_embedding"
+    table = table_of(ordinary)
     (embedding,) = adp.trainable(ordinary, table)
     assert embedding is ordinary.text_encoder.get_input_embeddings().weight
     assert trained(ordinary) == {"text_encoder"}
@@ -153,14 +164,15 @@ def test_words_have_the_gradient_of_autograd_again_and_again(ordinary: Any) -> N
 
 
 def test_second_derivatives_of_words(ordinary: Any) -> None:
-    weights = adp.trainable(ordinary, "text_encoder.text_model.embeddings")
+    ordinary.text_encoder.double()  # second derivatives here are sums that cancel to four digits
+    weights = adp.trainable(ordinary, embeddings_of(ordinary))
     found = []
     with sdpa_kernel(SDPBackend.MATH):  # the default kernels have no second derivatives
         for words in (adp.encode_prompt(ordinary, "a b"), encoded_once(ordinary, "a b")):
             first = torch.autograd.grad(objective(words), weights, create_graph=True)
             found.append(torch.autograd.grad(sum(g.square().sum() for g in first), weights))
     for mine, other in zip(*found, strict=True):
-        assert_same(mine, other, 1e-4)
+        assert_same(mine, other, 1e-9)
 
 
 def test_dropout_of_words_is_the_same_again(ordinary: Any) -> None:
@@ -177,7 +189,7 @@ def test_dropout_of_words_is_the_same_again(ordinary: Any) -> None:
 
 
 def test_hooks_on_weights_see_each_gradient_once(ordinary: Any) -> None:
-    (weight,) = adp.trainable(ordinary, "text_encoder.text_model.embeddings.token_embedding")
+    (weight,) = adp.trainable(ordinary, table_of(ordinary))
     seen: list[Tensor] = []
     weight.register_hook(seen.append)
     objective(adp.encode_prompt(ordinary, "a b")).backward()
@@ -198,7 +210,7 @@ def test_words_of_weights_that_have_changed(ordinary: Any) -> None:
 
 
 def test_training_something_else_leaves_words_as_they_are(ordinary: Any, noise: Tensor) -> None:
-    weights = adp.trainable(ordinary, "unet", "text_encoder.text_model.embeddings")
+    weights = adp.trainable(ordinary, "unet", embeddings_of(ordinary))
     sampler, _ = adp.from_pipeline(ordinary, 2, 3.0)
     words = adp.encode_prompt(ordinary, "a b")
     unet = set(ordinary.unet.parameters())
@@ -209,7 +221,7 @@ def test_training_something_else_leaves_words_as_they_are(ordinary: Any, noise: 
 
 
 def test_a_tensor_in_a_hook_keeps_its_ordinary_graph(ordinary: Any) -> None:
-    adp.trainable(ordinary, "text_encoder.text_model.embeddings")
+    adp.trainable(ordinary, embeddings_of(ordinary))
     table = ordinary.text_encoder.get_input_embeddings()
     vector = torch.full((table.weight.shape[1],), 0.1, requires_grad=True)
     hook = table.register_forward_hook(lambda module, args, output: output + vector)

@@ -66,8 +66,10 @@ class Concepts:
         of it; there is a warning with those that are near.
         """
         names = sorted({concept.name for concept in self.concepts} | {self.generic_noun})
+        words = {word for known in names for word in known.split()}
+        seen = {"name": words.issuperset(name.split()), "style": style in self.styles}
         for what, word, known in (("name", name, names), ("style", style, self.styles)):
-            if word not in known:
+            if not seen[what]:
                 near = get_close_matches(word, known, n=5, cutoff=0.5) or known[:5]
                 warnings.warn(
                     f"the model has seen no caption with the {what} {word!r}; it knows, among "

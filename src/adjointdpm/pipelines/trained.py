@@ -44,7 +44,7 @@ def trainable(pipe: Any, *names: str) -> list[nn.Parameter]:
     Args:
         pipe: a pipeline of diffusers.
         *names: of components (``"unet"``), or with dots of parts of them
-            (``"unet.mid_block"``, ``"text_encoder.text_model.embeddings.token_embedding"``).
+            (``"unet.mid_block"``).
 
     Returns:
         The weights that require grad now, ready for an optimiser.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -40,6 +41,12 @@ def tolerance_of(dtype: torch.dtype) -> float:
     return TOLERANCES.get(dtype, 0.0)
 
 
+@functools.lru_cache(maxsize=64)
+def _nearest_divisor(count: int) -> int:
+    """Return the largest divisor up to the square root: signs for a square one are the fewest."""
+    return next(k for k in range(math.isqrt(count), 0, -1) if count % k == 0)
+
+
 class Fingerprints:
     """Takes fingerprints of tensors: products with random signs from both sides, and the norm.
 
@@ -63,22 +70,22 @@ class Fingerprints:
 
     def _of(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
-        columns = math.prod(x.shape[-2:]) if x.ndim > 3 else x.shape[-1] if x.ndim else 1
-        matrix = x.reshape(-1, columns).to(dtype)
+        matrix = x.reshape(-1, _nearest_divisor(x.numel())).to(dtype)
         with without_autocast(x.device):
             left = self._rows(len(matrix), matrix) @ matrix
-            projected = left @ self._rows(columns, matrix).T
+            projected = left @ self._rows(matrix.shape[1], matrix).T
         return torch.cat([projected.flatten(), torch.linalg.vector_norm(matrix)[None]])
 
     def _rows(self, length: int, like: Tensor) -> Tensor:
         key = length, like.device, like.dtype
         if key not in self._signs:
             # Computed and not drawn: random states belong to the network.
-            at = torch.arange(SIGNS * length, device=like.device)
-            mixed = (at + 1) * 0x9E3779B1
-            mixed = (mixed ^ (mixed >> 15)) * 0x85EBCA77
-            bits = ((mixed ^ (mixed >> 13)) >> 7) & 1
-            self._signs[key] = (bits * 2 - 1).to(like.dtype).reshape(SIGNS, length)
+            # In place, since the graph of the first call is alive at the same time.
+            mixed = torch.arange(1, SIGNS * length + 1, device=like.device).mul_(0x9E3779B1)
+            mixed.bitwise_xor_(mixed >> 15).mul_(0x85EBCA77)
+            mixed.bitwise_xor_(mixed >> 13)
+            signs = mixed.bitwise_right_shift_(7).bitwise_and_(1).mul_(2).sub_(1)
+            self._signs[key] = signs.to(like.dtype).reshape(SIGNS, length)
         return self._signs[key]
 
 

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 
 class Judge(Protocol):
@@ -22,7 +23,8 @@ class Judge(Protocol):
 def judge_together(judges: Iterable[Judge]) -> None:
     """Read the numbers of all, in one synchronisation, and let each judge its own."""
     pairs = [(judge, numbers) for judge in judges if (numbers := judge.numbers()) is not None]
-    if not pairs:
+    # Tensors without memory, as a prediction of cost has them, have nothing to look at.
+    if not pairs or any(isinstance(numbers, FakeTensor) for _, numbers in pairs):
         return
     device = pairs[0][1].device
     values = torch.cat(
