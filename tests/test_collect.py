@@ -213,6 +213,14 @@ def test_the_trajectory(prediction_type: str, method: GradientMethod) -> None:
         assert relative_error(gradient, expected) < 1e-11
 
 
+def test_the_trajectory_in_inference_mode() -> None:
+    plan = solvers.build("ddim", VP, STEPS)
+    sampler, noise = Sampler(Denoiser(lambda x, t: x.sin(), VP), plan), some_noise()
+    with torch.inference_mode():
+        path = sampler.trajectory(noise)
+    assert torch.equal(path.latents, sampler.trajectory(noise).latents)
+
+
 def test_the_trajectory_is_that_of_diffusers() -> None:
     scheduler = diffusers.DDIMScheduler(clip_sample=False)
     noise = torch.randn(2, 3, 4, 4, dtype=torch.float64)

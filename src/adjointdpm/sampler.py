@@ -77,10 +77,6 @@ class Sampler(nn.Module):
                 f"denoiser's network predicts {denoiser.prediction_type!r}; build both with the "
                 "same prediction_type"
             )
-        if not isinstance(gradient, GradientMethod | None):
-            raise TypeError(
-                f"gradient must be a gradient method such as adp.Exact(), not {gradient!r}"
-            )
         if adjoint_scale not in ("auto", None):
             raise ValueError(f"adjoint_scale must be 'auto' or None, not {adjoint_scale!r}")
         self.denoiser = denoiser

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from ..recompute import writes
+
 Collect = Callable[[int, float | Tensor, Tensor, Tensor, Any], Any]
 """``(k, t, x, output, answer) -> tensors`` of network call k.
 
@@ -49,9 +51,9 @@ class Collector:
             TypeError: it returned something else than a nest of tensors.
             ValueError: it returned another nest than for the first call, or wrote into a latent.
         """
-        before = x._version, output._version
+        before = writes((x, output))
         leaves, structure = pytree.tree_flatten(self._collect(k, t, x, output, answer))
-        if (x._version, output._version) != before:
+        if writes((x, output)) != before:
             raise ValueError(
                 f"collect wrote into what it was given in network call {k}; let it work on a copy"
             )

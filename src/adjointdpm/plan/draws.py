@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..recompute import copied
+
 
 @dataclass(frozen=True)
 class CounterNoise:
@@ -85,10 +87,10 @@ class Draws:
         if index < self._next:
             if self._states is None:
                 raise ValueError(f"draw {index} was asked for after draw {self._next - 1}")
-            return self._draw([_copy(generator) for generator in self._states[index]])
+            return self._draw([copied(generator) for generator in self._states[index]])
         while True:
             if self._states is not None:
-                self._states.append([_copy(generator) for generator in self._generators()])
+                self._states.append([copied(generator) for generator in self._generators()])
             noise = self._draw(self._generator)
             self._next += 1
             if self._next > index:
@@ -121,9 +123,3 @@ def _normal(generator: torch.Generator | None, like: Tensor) -> Tensor:
     device = like.device if generator is None else generator.device
     noise = torch.randn(like.shape, generator=generator, device=device, dtype=like.dtype)
     return noise.to(like.device)
-
-
-def _copy(generator: torch.Generator) -> torch.Generator:
-    twin = torch.Generator(generator.device)
-    twin.set_state(generator.get_state())
-    return twin

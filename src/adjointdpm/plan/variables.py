@@ -6,9 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
+from ..recompute import writes
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +28,7 @@ class PlanVariables:
         """Return those of the tensors that require a gradient."""
         table = table if table is not None and table.requires_grad else None
         timesteps = timesteps if timesteps is not None and timesteps.requires_grad else None
-        versions = tuple(_version(t) for t in (table, timesteps) if t is not None)
+        versions = tuple(writes(t for t in (table, timesteps) if t is not None))
         return cls(table, timesteps, versions)
 
     def __bool__(self) -> bool:
@@ -39,7 +37,7 @@ class PlanVariables:
 
     def refuse_changes(self) -> None:
         """Raise RuntimeError where a tensor was changed in place: the plan has the old values."""
-        present = tuple(_version(t) for t in (self.table, self.timesteps) if t is not None)
+        present = tuple(writes(t for t in (self.table, self.timesteps) if t is not None))
         if present != self.versions:
             raise RuntimeError(
                 "the table or the timesteps of the plan were changed in place since the plan was "

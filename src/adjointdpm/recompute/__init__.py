@@ -1,13 +1,14 @@
 """Calls that keep no graph and are run again in the backward pass."""
 
 from .call import Recompute
-from .environment import Environment, is_compiled, is_transformed
+from .environment import Environment, copied, is_compiled, is_transformed
 from .fingerprint import Comparison, RerunError
 from .float16 import power_above, through_float16, times_power
 from .interception import Handler, inherited, intercepted, own_class
 from .reach import leaves_of, num_nodes_made, strangers
 from .replay import Record, Replay
 from .settings import Settings
+from .tensors import writes
 from .verdict import Judge, judge_together
 from .wrappers import (
     announced,
@@ -27,6 +28,7 @@ __all__ = [
     "RerunError",
     "Settings",
     "announced",
+    "copied",
     "inherited",
     "intercepted",
     "is_compiled",
@@ -42,4 +44,5 @@ __all__ = [
     "strangers",
     "through_float16",
     "times_power",
+    "writes",
 ]

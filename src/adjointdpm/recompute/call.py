@@ -19,9 +19,11 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from ..memory import SavedBytes
+from .environment import copied
 from .fingerprint import Comparison
 from .reach import leaves_of, num_nodes_made, strangers
 from .replay import Record, Replay
+from .tensors import writes
 from .wrappers import is_offloaded, refuse_moving_weights
 
 
@@ -64,12 +66,8 @@ class Nest:
 
     def with_copied_generators(self) -> Nest:
         """Return the same with random generators that draw what the present ones draw next."""
-        leaves = (_copy(x) if isinstance(x, torch.Generator) else x for x in self.leaves)
+        leaves = (copied(x) if isinstance(x, torch.Generator) else x for x in self.leaves)
         return Nest(tuple(leaves), self.structure)
-
-
-def _copy(generator: torch.Generator) -> torch.Generator:
-    return torch.Generator(generator.device).set_state(generator.get_state())
 
 
 def _lists(value: Any) -> Iterator[list[Any]]:
@@ -206,10 +204,10 @@ class Call:
         args, kwargs = nest.fill(tensors)
         lists = list(_lists((args, kwargs)))
         before = [list(items) for items in lists]
-        written = [x._version for x in tensors if not x.is_inference()]
+        written = writes(tensors)
         held = _held(nest)
         result = self._function(*args, **kwargs)
-        if written != [x._version for x in tensors if not x.is_inference()]:
+        if writes(tensors) != written:
             raise ValueError(
                 f"{self._what} wrote into a tensor that was passed to it, so that it cannot be run "
                 "again on what it was given. Let it work on a copy (x = x + ..., not x += ...)"
@@ -387,15 +385,16 @@ class Recompute:
         self._calls[id(owner)] += 1
         while self._kept and (fits or not known) and self._kept_bytes() + size > self._budget:
             self._kept.popleft()[1].graph = None
-        measured = SavedBytes(
-            [*call.tensors, *owner.parameters(), *owner.buffers(), *call.weights.leaves]
-        )
-        with nullcontext() if known or not self._budget else measured.counting():
+        measured = None
+        if self._budget and not known:
+            alive = [*call.tensors, *owner.parameters(), *owner.buffers(), *call.weights.leaves]
+            measured = SavedBytes(alive)
+        with nullcontext() if measured is None else measured.counting():
             outputs = _Recomputed.apply(
                 call, look or fits, *call.tensors, *call.weights.differentiated
             )
         if not known:
-            size = self._sizes[id(owner)] = measured.total
+            size = self._sizes[id(owner)] = 0 if measured is None else measured.total
         # The kept graph of an offloaded module would look for weights that have moved away.
         if 0 < size <= self._budget and not is_offloaded(owner):
             self._kept.append((size, call))

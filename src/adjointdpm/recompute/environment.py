@@ -140,3 +140,8 @@ def without_autocast(device: torch.device) -> contextlib.AbstractContextManager[
 def is_compiled(module: nn.Module) -> bool:
     """Return whether a module is what ``torch.compile`` returned, or was compiled in place."""
     return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+
+
+def copied(generator: torch.Generator) -> torch.Generator:
+    """Return a generator that draws what another draws next."""
+    return torch.Generator(generator.device).set_state(generator.get_state())

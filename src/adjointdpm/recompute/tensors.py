@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -117,6 +117,11 @@ def _stand_in(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_()
 
 
+def writes(tensors: Iterable[Tensor]) -> list[int]:
+    """Return how often each tensor was written into; in inference mode nobody counts."""
+    return [0 if x.is_inference() else x._version for x in tensors]
+
+
 def versions(tensors: Sequence[Tensor]) -> list[tuple[int, torch.dtype]]:
     """Return what changes where a tensor is written into, or cast."""
-    return [(0 if x.is_inference() else x._version, x.dtype) for x in tensors]
+    return list(zip(writes(tensors), (x.dtype for x in tensors), strict=True))

@@ -23,6 +23,7 @@ from ...recompute import (
     num_nodes_made,
     power_above,
     strangers,
+    writes,
 )
 from ..collect import Collector
 from .totals import Arrivals
@@ -67,13 +68,13 @@ class Caller:
         given = [x, *(leaf for leaf in pytree.tree_leaves(cond) if isinstance(leaf, Tensor))]
         if is_transformed():
             given = []
-        before = _versions(given)
+        before = writes(given)
         times, answer = time_tensor(t, x) if self._whole else t, None
         if self._collector is None:
             output = self._denoiser(x, times, **cond)
         else:
             output, answer = self._denoiser(x, times, return_answers=True, **cond)
-        if (after := _versions(given)) != before:
+        if (after := writes(given)) != before:
             self._refuse_writing(cond, [a != b for a, b in zip(after, before, strict=True)])
         output = output.clone()
         if self._collector is None:
@@ -104,10 +105,6 @@ def refuse_transforms() -> None:
             "method of its own: use gradient=Exact() or Backprop(), which give it ordinary "
             "operations and keep the graphs of all calls, or torch.autograd"
         )
-
-
-def _versions(tensors: Sequence[Tensor]) -> list[int]:
-    return [0 if tensor.is_inference() else tensor._version for tensor in tensors]
 
 
 class Network:
@@ -383,13 +380,13 @@ class Network:
         if self._unreached and not self.compiled:
             self._refuse_unused(self._unreached)
         constants = [x for x in self._arguments if isinstance(x, Tensor) and not x.requires_grad]
-        self._constants = constants, _versions(constants)
+        self._constants = constants, writes(constants)
 
     def _refuse_changes(self) -> None:
         if self._records:
             self._replay.refuse_changes(self._records[max(self._records)])
         constants, before = self._constants
-        if _versions(constants) != before:
+        if writes(constants) != before:
             raise RuntimeError(
                 "conditioning was changed in place between sampling and the backward pass, so that "
                 "network calls cannot be run again. Take the gradient first, or pass a copy"

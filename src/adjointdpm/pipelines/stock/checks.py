@@ -78,9 +78,7 @@ def check_call(
             "its parts: adp.Sampler(adp.Denoiser(...), adp.Plan.from_scheduler(...))"
         )
     casts = "force_upcast" in call.__code__.co_names and output_type != "latent"
-    if casts and any(
-        x.dtype == torch.float16 and x.config.force_upcast for x in autoencoders(pipe)
-    ):
+    if casts and any(_is_upcast(vae) for vae in autoencoders(pipe)):
         raise ValueError(
             f"{name} casts its float16 autoencoder to float32 to decode, and back before the "
             "gradient is taken (force_upcast in its config). Load the pipeline in bfloat16, or "
