@@ -5,6 +5,7 @@ import re
 import sys
 
 import pytest
+import numpy as np
 import torch
 from diffusers import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 from huggingface_hub import ModelCard
@@ -70,7 +71,7 @@ def run_card(folder, monkeypatch):
 
 
 def pixels(image):
-    return torch.tensor(list(image.get_flattened_data()))
+    return torch.from_numpy(np.array(image))
 
 
 # Learned words
