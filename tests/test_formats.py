@@ -4,8 +4,8 @@ import json
 import re
 import sys
 
-import pytest
 import numpy as np
+import pytest
 import torch
 from diffusers import EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 from huggingface_hub import ModelCard
