@@ -1,0 +1,7 @@
+"""Preprocessing, networks and features of pictures."""
+
+from .preprocessing import Preprocessing
+
+__all__ = [
+    "Preprocessing",
+]
