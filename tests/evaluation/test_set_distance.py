@@ -24,7 +24,7 @@ def pictures(count: int, seed: int, contrast: float = 1.0) -> torch.Tensor:
 
 def test_kid_of_all_pictures_is_its_definition(network) -> None:
     images, reference = pictures(10, 0), pictures(10, 1, 0.5)
-    result = set_distance(images, reference, network, subset_size=10, num_subsets=3)
+    result = set_distance(images, reference, network, subset_size=10, normalize=False)
     x, y = network.vectors(images), network.vectors(reference)
 
     def kernel(a, b):
@@ -47,7 +47,9 @@ def test_fid_is_its_definition(network) -> None:
     root = vectors * values.sqrt() @ vectors.T
     cross = torch.linalg.eigvalsh(root @ cy @ root).clamp(min=0).sqrt().sum()
     expected = (x.mean(0) - y.mean(0)).square().sum() + cx.trace() + cy.trace() - 2 * cross
-    assert set_distance(images, reference, network).fid == pytest.approx(float(expected), rel=1e-6)
+    result = set_distance(images, reference, network)
+    assert result.feature_scale == pytest.approx(float(y.square().mean().sqrt()))
+    assert result.fid * result.feature_scale**2 == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_distances_are_those_of_torchmetrics_with_the_network_inside(network) -> None:
@@ -66,7 +68,7 @@ def test_distances_are_those_of_torchmetrics_with_the_network_inside(network) ->
     for metric in (kid, fid):
         metric.update(reference, real=True)
         metric.update(images, real=False)
-    result = set_distance(images, reference, network, subset_size=12, batch_size=5)
+    result = set_distance(images, reference, network, subset_size=12, normalize=False, batch_size=5)
     assert result.kid == pytest.approx(float(kid.compute()[0]), rel=1e-9)
     assert result.fid == pytest.approx(float(fid.compute()), rel=1e-6)
 
@@ -76,6 +78,16 @@ def test_distances_tell_sets_apart(network) -> None:
     other = set_distance(pictures(60, 0), pictures(60, 1, 0.5), network)
     assert abs(same.kid) < 0.2 * other.kid
     assert same.fid < 0.2 * other.fid
+
+
+def test_distances_do_not_depend_on_the_scale_of_features(network) -> None:
+    images, reference = pictures(20, 0), pictures(20, 1, 0.5)
+    result = set_distance(images, reference, network)
+    network.model[0].weight.mul_(1000)
+    network.model[0].bias.mul_(1000)
+    larger = set_distance(images, reference, network)
+    assert larger.feature_scale == pytest.approx(1000 * result.feature_scale)
+    assert (larger.kid, larger.fid) == pytest.approx((result.kid, result.fid))
 
 
 def test_subsets_are_drawn_from_the_seed_alone(network) -> None:

@@ -30,6 +30,7 @@ class SetDistance:
         subset_size: how many pictures of each set a subset of KID has.
         feature_network: what the features are of.
         num_features: how many there are.
+        feature_scale: what the features were divided by.
     """
 
     kid: float
@@ -39,6 +40,7 @@ class SetDistance:
     subset_size: int
     feature_network: str
     num_features: int
+    feature_scale: float
 
     def __str__(self) -> str:
         first, second = self.num_pictures
@@ -57,6 +59,7 @@ def set_distance(
     *,
     subset_size: int | None = None,
     num_subsets: int = 100,
+    normalize: bool = True,
     batch_size: int = 64,
     seed: int = 0,
 ) -> SetDistance:
@@ -70,11 +73,14 @@ def set_distance(
         subset_size: how many pictures a subset of KID has; by default half of the smaller set, at
             most 1000.
         num_subsets: how many subsets are drawn.
+        normalize: divide features by the root mean square of the reference's. The kernel of KID has
+            a scale of its own, which suits Inception-v3: with features of hundreds, such as those
+            of VGG16, a few outliers would decide. False for the numbers of other implementations.
         batch_size: how many pictures are looked at together.
         seed: of the subsets.
 
     Raises:
-        ValueError: a set is too small, or a feature is not finite.
+        ValueError: a set is too small, or features are not finite or all zero.
     """
     from torchmetrics.image.kid import poly_mmd  # slow to import
 
@@ -88,6 +94,10 @@ def set_distance(
         )
     first = _vectors(images, network, batch_size)
     second = _vectors(reference, network, batch_size)
+    scale = float(second.square().mean().sqrt()) if normalize else 1.0
+    if scale == 0:
+        raise ValueError(f"{network.name} has no features on the reference: all are zero")
+    first, second = first / scale, second / scale
     generator = torch.Generator().manual_seed(seed)
 
     def subset(features: Tensor) -> Tensor:
@@ -102,6 +112,7 @@ def set_distance(
         subset_size=size,
         feature_network=network.name,
         num_features=first.shape[1],
+        feature_scale=scale,
     )
 
 
