@@ -1,8 +1,5 @@
-"""What became of it: readings of pictures."""
+"""What came of it: readings, success rates, distances between sets of pictures."""
 
-from .reading import Reading, read_pictures
+import lazy_loader
 
-__all__ = [
-    "Reading",
-    "read_pictures",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,7 +1,5 @@
 """Preprocessing, networks and features of pictures."""
 
-from .preprocessing import Preprocessing
+import lazy_loader
 
-__all__ = [
-    "Preprocessing",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,15 +1,5 @@
 """Differentiable metrics of pictures, and the preprocessing that they need."""
 
-from ..features import Preprocessing
-from .classifier import ClassifierLogProbability, ImageClassifier, find_label
-from .similarity import PictureDistance
-from .views import RandomViews
+import lazy_loader
 
-__all__ = [
-    "ClassifierLogProbability",
-    "ImageClassifier",
-    "PictureDistance",
-    "Preprocessing",
-    "RandomViews",
-    "find_label",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

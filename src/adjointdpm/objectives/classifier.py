@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..features import Preprocessing
 from ..formats import refuse_pickled_weights
+from .objective import Objective
 
 
 class ImageClassifier(nn.Module):
@@ -86,7 +87,34 @@ def find_label(labels: Sequence[str], target: str | int) -> int:
     return labels.index(target)
 
 
-class ClassifierLogProbability(nn.Module):
+class _ClassifierObjective(Objective):
+    """What both metrics of a class share.
+
+    Args:
+        classifier: the classifier.
+        target: the class, by its name or index; or one for each picture of the batch.
+    """
+
+    larger_is_better = True
+    _indices: Tensor
+
+    def __init__(self, classifier: ImageClassifier, target: str | int | list[str | int]) -> None:
+        super().__init__()
+        self.classifier = classifier
+        targets = target if isinstance(target, list) else [target]
+        indices = torch.tensor([classifier.index(name) for name in targets])
+        self.register_buffer("_indices", indices, persistent=False)
+
+    def _targets(self, logits: Tensor) -> Tensor:
+        if len(self._indices) not in (1, len(logits)):
+            raise ValueError(
+                f"{len(self._indices)} targets for {len(logits)} pictures: give one for all, or "
+                "one each"
+            )
+        return self._indices.to(logits.device).expand(len(logits))[:, None]
+
+
+class ClassifierLogProbability(_ClassifierObjective):
     """The log-probability that a classifier gives to a class: larger is better.
 
     Args:
@@ -94,23 +122,49 @@ class ClassifierLogProbability(nn.Module):
         target: the class, by its name or index; or one for each picture of the batch.
     """
 
-    def __init__(self, classifier: ImageClassifier, target: str | int | list[str | int]) -> None:
-        super().__init__()
-        self.classifier = classifier
-        targets = target if isinstance(target, list) else [target]
-        self._indices = torch.tensor([classifier.index(name) for name in targets])
-
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return the log-probabilities, (batch,), of pictures (batch, 3, height, width) in [0, 1].
 
         Raises:
             ValueError: there are several targets, but not one for each picture.
         """
-        if len(self._indices) not in (1, len(images)):
-            raise ValueError(
-                f"{len(self._indices)} targets for {len(images)} pictures: give one for all, or "
-                "one each"
-            )
         logs = self.classifier(images).log_softmax(dim=-1)
-        indices = self._indices.to(logs.device).expand(len(images))
-        return logs.gather(1, indices[:, None])[:, 0]
+        return logs.gather(1, self._targets(logs))[:, 0]
+
+
+class ClassifierMargin(_ClassifierObjective):
+    """The logit of a class minus the largest of the others: larger is better.
+
+    It is positive exactly where the classifier calls the picture by the target's name. Other than a
+    log-probability it does not saturate for a class that is far behind or won already. With a cap,
+    pictures that have won by so much have no gradient any more, and the others get it all (the
+    confidence of Carlini and Wagner, arXiv 1608.04644).
+
+    Args:
+        classifier: the classifier.
+        target: the class, by its name or index; or one for each picture of the batch.
+        cap: the margin that is enough, in logits; None for no cap.
+    """
+
+    def __init__(
+        self,
+        classifier: ImageClassifier,
+        target: str | int | list[str | int],
+        cap: float | None = None,
+    ) -> None:
+        super().__init__(classifier, target)
+        self.cap = cap
+
+    def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return the margins, (batch,), of pictures (batch, 3, height, width) in [0, 1].
+
+        Raises:
+            ValueError: there are several targets, but not one for each picture; or one class only.
+        """
+        logits = self.classifier(images)
+        if logits.shape[1] < 2:
+            raise ValueError("a margin needs a classifier of at least two classes")
+        targets = self._targets(logits)
+        others = logits.scatter(1, targets, -torch.inf).amax(1)
+        margins = logits.gather(1, targets)[:, 0] - others
+        return margins if self.cap is None else margins.clamp(max=self.cap)

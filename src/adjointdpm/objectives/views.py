@@ -6,11 +6,13 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from .objective import Objective, as_objective
 
-class RandomViews(nn.Module):
+
+class RandomViews(Objective):
     """A metric averaged over turned, shifted, zoomed and noisy copies of each picture.
 
     A classifier can be satisfied by a pattern that no person sees. What satisfies it from many
@@ -18,7 +20,7 @@ class RandomViews(nn.Module):
     arXiv 1707.07397). Next to a sampling run, more views cost nearly nothing.
 
     Args:
-        metric: function from pictures (batch, 3, height, width) in [0, 1] to (batch,) numbers.
+        metric: an objective, whose direction it has; or a function as `as_objective` takes it.
         num_views: how many views are averaged.
         max_rotation: largest rotation to either side, in degrees.
         max_shift: largest shift to either side, as a share of the width or height.
@@ -28,7 +30,7 @@ class RandomViews(nn.Module):
 
     def __init__(
         self,
-        metric: Callable[[Tensor], Tensor],
+        metric: Callable[..., Tensor],
         num_views: int = 4,
         *,
         max_rotation: float = 10.0,
@@ -39,7 +41,8 @@ class RandomViews(nn.Module):
         super().__init__()
         if num_views < 1:
             raise ValueError(f"num_views must be at least 1, not {num_views}")
-        self.metric = metric
+        self.metric = as_objective(metric)
+        self.larger_is_better = self.metric.larger_is_better
         self.num_views = num_views
         self.max_rotation = max_rotation
         self.max_shift = max_shift
@@ -53,10 +56,8 @@ class RandomViews(nn.Module):
             images: (batch, 3, height, width) in [0, 1].
             generator: a CPU generator from which the views are drawn.
         """
-        total = self.metric(self.view(images, generator))
-        for _ in range(self.num_views - 1):
-            total = total + self.metric(self.view(images, generator))
-        return total / self.num_views
+        views = (self.view(images, generator) for _ in range(self.num_views))
+        return torch.stack([self.metric(view, generator) for view in views]).mean(0)
 
     def view(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return one random view of each picture; what is outside continues the border."""
