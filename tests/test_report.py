@@ -59,7 +59,7 @@ def contrast(one, other):
 
 
 def test_text_has_enough_contrast_on_light_and_dark_pages():
-    page = (Path(adjointdpm.__file__).parent / "jobs" / "demo" / "page.html").read_text()
+    page = (Path(adjointdpm.__file__).parent / "report" / "base.html").read_text()
     schemes = re.findall(r"(--ink:.*?)}", page, re.DOTALL)
     assert len(schemes) == 2
     for scheme, curve in zip(schemes, (plots.LIGHT, plots.DARK), strict=True):
