@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(name.command, settings, shlex.join([PROG, *typed]))
     except KeyboardInterrupt as stop:
-        print(f"\n{PROG}: {stop or 'stopped'}", file=sys.stderr)
+        print(f"\n{PROG}: {str(stop) or 'stopped'}", file=sys.stderr)
         return 130
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE) or not _is_friendly(error):
