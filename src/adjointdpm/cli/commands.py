@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..jobs.certify import CertifyConfig
     from ..jobs.demo import DemoConfig
+    from ..jobs.stylize import StylizeConfig
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,33 @@ def _run_certify(config: CertifyConfig, command_line: str) -> int:
     return 0 if certificate.passed else 1
 
 
+def _stylize_config() -> type:
+    from ..jobs.stylize import StylizeConfig
+
+    return StylizeConfig
+
+
+def _run_stylize(config: StylizeConfig, command_line: str) -> int:
+    from ..jobs.stylize import run_stylize, write_stylize_report
+    from ..pipelines import quieten_libraries
+
+    quieten_libraries()
+    result = run_stylize(config)
+    page = write_stylize_report(result, command_line)
+    print(
+        f"style, on prompts that no update has seen: {result.style_before:.3f} -> "
+        f"{result.style_after:.3f}"
+    )
+    if (kept := result.still_recognised) is not None:
+        print(f"the judge still recognises {kept} of what it recognised before")
+    print(
+        f"{result.seconds:.0f} s, at most {result.peak_memory / 2**30:.2f} GiB of memory\n"
+        f"Weights: {result.file}\n"
+        f"Open {page}"
+    )
+    return 0
+
+
 def _tell(what: str) -> None:
     print(f"{what} ...", file=sys.stderr, flush=True)
 
@@ -97,5 +125,10 @@ COMMANDS = {
         "measure how good a gradient is, against plain autograd and measured derivatives",
         _certify_config,
         _run_certify,
+    ),
+    "stylize": Command(
+        "give a model the style of one picture, as a LoRA adapter, and write a report",
+        _stylize_config,
+        _run_stylize,
     ),
 }

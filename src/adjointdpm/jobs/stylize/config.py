@@ -1,0 +1,98 @@
+"""The settings of the job `stylize`, checked; nothing here takes long to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...runs import RunConfig, ScheduleName, check_at_least_1
+
+
+@dataclass(frozen=True)
+class StylizeConfig(RunConfig):
+    """Give a model the style of one picture, whatever it is asked for.
+
+    A LoRA adapter is optimised through the whole sampler: its pictures are to have the Gram
+    matrices of the style picture, and the content that the model without it draws from the same
+    noise.
+
+    Args:
+        pretrained_model_name_or_path: folder of a diffusers pipeline, or its id on the hub; the
+            embedded model by default.
+        style_image: the picture; by default one of painted strokes that is drawn here.
+        style_size: length that the shorter edge of it is scaled to, in pixels; by default that of
+            the pictures. Strokes get smaller with it.
+        objective: what to optimise in place of the distance from the style, as ``module:name``; see
+            `load_objective`.
+        feature_network: whose features say what style and content are; see `load_feature_network`.
+        style_layers: layers of it whose Gram matrices are the style; by default all but the last
+            two of those that `load_feature_network` names.
+        content_layers: layers of it whose features are the content; by default all that
+            `load_feature_network` names but the first two.
+        content_weight: weight of the content beside the style. More keeps more of the picture, and
+            takes on less of the style.
+        rank: of the adapter.
+        lora_alpha: the adapter's update is scaled by ``lora_alpha / rank``; the rank by default.
+        trainable: parts of the pipeline to train in place of an adapter, such as ``unet.up_blocks``
+            (see `adjointdpm.trainable`).
+        prompts: what the updates draw from; by default four in five of the embedded model's words,
+            in all of its styles, or a dozen everyday things.
+        validation_prompts: prompts for the report, which no update draws; by default the other
+            words, or other things.
+        num_inference_steps: sampling steps, all of them differentiated.
+        guidance_scale: weight of classifier-free guidance.
+        train_batch_size: pictures in each update.
+        num_validation_images: pictures of the report, drawn before and after.
+        memory_budget: bytes that `Exact` may keep graphs in, such as ``1GiB``.
+    """
+
+    output_dir: str | Path = "adjointdpm-stylize"
+    description: str = "stylize"
+    max_train_steps: int = 100
+    learning_rate: float = 3e-3
+    lr_scheduler: ScheduleName = "cosine"
+    max_grad_norm: float | None = 1.0
+    pretrained_model_name_or_path: str | Path | None = None
+    style_image: str | Path | None = None
+    style_size: int | None = None
+    objective: str | None = None
+    feature_network: str = "classifier"
+    style_layers: list[str] | None = None
+    content_layers: list[str] | None = None
+    content_weight: float = 2.0
+    rank: int = 8
+    lora_alpha: float | None = None
+    trainable: list[str] | None = None
+    prompts: list[str] | None = None
+    validation_prompts: list[str] | None = None
+    num_inference_steps: int = 6
+    guidance_scale: float = 1.0
+    train_batch_size: int = 4
+    num_validation_images: int = 16
+    memory_budget: str | None = "1GiB"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least_1(
+            self,
+            "style_size",
+            "rank",
+            "num_inference_steps",
+            "train_batch_size",
+            "num_validation_images",
+        )
+        if not self.content_weight >= 0:
+            raise ValueError(f"content_weight must not be negative, but is {self.content_weight}")
+        for name in ("trainable", "prompts", "validation_prompts", "style_layers"):
+            if getattr(self, name) == []:
+                raise ValueError(f"{name} must name at least one, or be left out")
+        if self.objective is not None and self.style_image is not None:
+            raise ValueError("objective and style_image both say what to aim at; set one of them")
+        seen = set(self.prompts or ()) & set(self.validation_prompts or ())
+        if seen:
+            raise ValueError(
+                f"{min(seen)!r} is among prompts and validation_prompts; the report is on prompts "
+                "that no update draws"
+            )
+        if self.style_image is not None and not Path(self.style_image).is_file():
+            raise FileNotFoundError(f"style_image {self.style_image} does not exist")

@@ -1,0 +1,192 @@
+"""A style, taken from one picture: weights are optimised through the whole sampler."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ...assets import Default, load_default
+from ...cost import Cost
+from ...evaluation import Reading, read_pictures
+from ...gradients import GradientMethod
+from ...objectives import as_objective
+from ...pipelines import freeze, load_pipeline
+from ...runs import (
+    Callback,
+    History,
+    choose_device,
+    environment,
+    optimize,
+    peak_memory,
+    run_folder,
+    share,
+)
+from .config import StylizeConfig
+from .goal import Stylization, build_goal
+from .model import StylizedModel
+from .prompts import choose_prompts
+from .results import Comparison, StylizeResult
+
+UNSEEN = 1_000_000
+"""Added to the seed for the noises of the report, which no update draws."""
+
+
+def run_stylize(
+    config: StylizeConfig,
+    style: Callable[[Tensor], Tensor] | None = None,
+    *,
+    gradient: GradientMethod | None = None,
+) -> StylizeResult:
+    """Give a pipeline the style of a picture, and save the weights into ``config.output_dir``.
+
+    Args:
+        config: settings.
+        style: an `Objective`, or a function as `as_objective` takes it, in place of the distance
+            from the style picture.
+        gradient: the gradient method; `Exact` by default.
+
+    Raises:
+        ValueError: settings that contradict each other, or do not fit the pipeline.
+        OSError: the folder cannot be used; see `run_folder`.
+    """
+    started = time.perf_counter()
+    objective = None if style is None else as_objective(style)
+    if objective is not None and (config.objective or config.style_image):
+        raise ValueError("a style was passed, but the settings name one too; leave one of them out")
+    device = choose_device(config.device)
+    with run_folder(
+        config.output_dir, "stylize", overwrite=config.overwrite_output_dir, config=config
+    ) as folder:
+        default = None
+        if config.pretrained_model_name_or_path is None:
+            default = load_default(device=device)
+            pipe = default.pipeline
+        else:
+            pipe = load_pipeline(config.pretrained_model_name_or_path, dtype=torch.float32)
+            pipe = freeze(pipe.to(device))
+        prompts, labels = choose_prompts(config, default.concepts if default else None)
+        model = StylizedModel(config, pipe, device, gradient)
+        unseen, noise = _unseen(model, list(labels))
+        before = model.draw_many(noise, unseen)
+        goal, picture = build_goal(config, objective, min(before.shape[2:]))
+        goal.to(device)
+        predicted = predict_cost(model, prompts)
+        history = restyle(model, goal, prompts)
+        after = model.draw_many(noise, unseen)
+        file = model.save(folder, {"style": _describe(config, style), "updates": len(history)})
+    return StylizeResult(
+        config=config,
+        file=file,
+        style=_describe(config, style),
+        style_picture=picture,
+        larger_is_better=goal.style.larger_is_better,
+        prompts=len(prompts),
+        comparisons=compare(goal, before, after, unseen, [labels[p] for p in unseen], default),
+        num_weights=sum(weight.numel() for weight in model.weights.tensors.values()),
+        predicted=predicted,
+        history=history,
+        seconds=time.perf_counter() - started,
+        peak_memory=peak_memory(device),
+        environment=environment(device),
+    )
+
+
+def restyle(
+    model: StylizedModel,
+    goal: Stylization,
+    prompts: Sequence[str],
+    callbacks: Sequence[Callback] = (),
+) -> History:
+    """Optimise the weights until the settings' number of updates is made.
+
+    Each update draws prompts and noises. The pictures that the model drew of them before any update
+    are what the content is compared with.
+
+    Args:
+        model: the pipeline, whose weights are changed in place.
+        goal: what to optimise.
+        prompts: what the updates draw from.
+        callbacks: told of steps and checkpoints.
+    """
+    config = model.config
+
+    def loss(generator: torch.Generator) -> Tensor:
+        size = config.train_batch_size
+        chosen = torch.randint(len(prompts), (size,), generator=generator).tolist()
+        batch = share([prompts[i] for i in chosen])
+        noise = share(model.noise(size, generator)).to(model.device)
+        with model.weights.at_start():
+            base = model.draw(noise, batch)
+        return goal(model.draw(noise, batch), base, generator).mean()
+
+    return optimize(model.weights.tensors, loss, config, callbacks=callbacks)
+
+
+def predict_cost(model: StylizedModel, prompts: Sequence[str]) -> Cost:
+    """Return what the sampler's gradient of one update will take."""
+    size = model.config.train_batch_size
+    noise = model.noise(size, torch.Generator().manual_seed(0)).to(model.device)
+    return model.sampler.cost(noise, **model.encode([prompts[0]] * size))
+
+
+@torch.no_grad()
+def compare(
+    goal: Stylization,
+    before: Tensor,
+    after: Tensor,
+    prompts: Sequence[str],
+    labels: Sequence[str | None],
+    default: Default | None,
+) -> list[Comparison]:
+    """Return what became of pictures.
+
+    Args:
+        goal: what was optimised.
+        before: (pictures, 3, height, width) in [0, 1].
+        after: the same prompts and noises.
+        prompts: one for each.
+        labels: the class that each names, if the classifiers know one.
+        default: the embedded model with its classifiers, where it is the one.
+    """
+    device = next(goal.content.parameters()).device
+    found = []
+    for i, prompt in enumerate(prompts):
+        first, last = (images[i : i + 1].to(device) for images in (before, after))
+        comparison = Comparison(
+            prompt=prompt,
+            before=before[i],
+            after=after[i],
+            style_before=goal.style(first, torch.Generator().manual_seed(0)).item(),
+            style_after=goal.style(last, torch.Generator().manual_seed(0)).item(),
+            content=goal.content_distance(last, first).item(),
+            reading_before=_read(first, labels[i], default),
+            reading_after=_read(last, labels[i], default),
+        )
+        found.append(comparison)
+    return found
+
+
+def _read(images: Tensor, label: str | None, default: Default | None) -> Reading | None:
+    if label is None or default is None:
+        return None
+    return read_pictures(images, label, default.classifier, default.judge)[0]
+
+
+def _unseen(model: StylizedModel, prompts: Sequence[str]) -> tuple[list[str], Tensor]:
+    """Return the prompts and noises of the report."""
+    config = model.config
+    count = config.num_validation_images
+    generator = torch.Generator().manual_seed((config.seed + UNSEEN) % 2**32)
+    return [prompts[i % len(prompts)] for i in range(count)], model.noise(count, generator)
+
+
+def _describe(config: StylizeConfig, style: Callable[[Tensor], Tensor] | None) -> str:
+    if style is not None:
+        return getattr(style, "__name__", type(style).__name__)
+    if config.style_image is not None:
+        return Path(config.style_image).name
+    return config.objective or "painted strokes"

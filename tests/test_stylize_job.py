@@ -1,0 +1,258 @@
+"""The job `stylize`: on pipelines whose conditioning and networks differ, and from its files."""
+
+from __future__ import annotations
+
+import html
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent / "pipelines"))
+from families_stable_diffusion_3 import build as build_sd3
+from families_stable_diffusion_xl import build as build_sdxl
+from tiny_pipeline import build_pipeline, write_assets
+
+from adjointdpm import encode_prompt, freeze, from_pipeline, latent_shape, load_pipeline
+from adjointdpm.assets import ASSETS_VARIABLE, assets_folder, read_concepts
+from adjointdpm.cli.main import main
+from adjointdpm.features import FeatureNetwork
+from adjointdpm.jobs.stylize import (
+    Stylization,
+    StylizeConfig,
+    run_stylize,
+    write_stylize_report,
+)
+from adjointdpm.jobs.stylize.prompts import choose_prompts
+from adjointdpm.objectives import GramStyle, as_objective, feature_distance
+from adjointdpm.variables import Adapter, PipelineWeights
+
+pytest.importorskip("peft")
+
+BUILD = {"StableDiffusion": build_pipeline, "SDXL": build_sdxl, "SD3": build_sd3}
+PROMPTS = {"prompts": ["a b", "b c"], "validation_prompts": ["a c"]}
+
+
+def brightness(images: Tensor) -> Tensor:
+    return images.mean((1, 2, 3))
+
+
+brightness.larger_is_better = True
+
+
+@pytest.fixture(scope="module", params=BUILD)
+def saved(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    (folder / "parts").mkdir()
+    BUILD[request.param](folder / "parts").save_pretrained(folder / "pipe")
+    return folder / "pipe"
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    build_pipeline(folder).save_pretrained(folder / "pipe")
+    return folder / "pipe"
+
+
+def small(folder: Path, pipe: Path, **settings: Any) -> StylizeConfig:
+    usual: dict[str, Any] = {
+        "output_dir": folder,
+        "pretrained_model_name_or_path": pipe,
+        "max_train_steps": 3,
+        "num_inference_steps": 2,
+        "train_batch_size": 2,
+        "num_validation_images": 2,
+        "rank": 2,
+        "device": "cpu",
+        "progress_bar": False,
+        **PROMPTS,
+    }
+    return StylizeConfig(**{**usual, **settings})
+
+
+def test_what_is_saved_draws_the_same_in_the_stock_pipeline(saved: Path, tmp_path: Path) -> None:
+    config = small(tmp_path / "run", saved, learning_rate=0.05, guidance_scale=2.0)
+    result = run_stylize(config)
+    assert result.file == tmp_path / "run" / "pytorch_lora_weights.safetensors"
+    first = result.comparisons[0]
+    assert (first.after - first.before).abs().max() > 1e-3
+    stock = freeze(DiffusionPipeline.from_pretrained(saved))
+    stock.load_lora_weights(tmp_path / "run")
+    for when, pipe in (("after", stock), ("before", load_pipeline(saved))):
+        sampler, decode = from_pipeline(pipe, 2, 2.0)
+        noise = torch.Generator().manual_seed(config.seed + 1_000_000)
+        latents = torch.randn(2, *latent_shape(pipe)[1:], generator=noise)
+        with torch.no_grad():
+            drawn = decode(sampler(latents, **encode_prompt(pipe, ["a c"] * 2)))
+        for each, image in zip(result.comparisons, drawn, strict=True):
+            torch.testing.assert_close(getattr(each, when), image, atol=1e-5, rtol=0)
+
+
+def test_any_objective_is_followed_in_its_direction(tiny: Path, tmp_path: Path) -> None:
+    settings = {"learning_rate": 0.03, "max_train_steps": 8, "content_weight": 0.0}
+    config = small(tmp_path / "run", tiny, **settings)
+    result = run_stylize(config, brightness)
+    assert result.larger_is_better
+    assert result.style == "brightness"
+    assert result.style_after > result.style_before
+    with pytest.raises(ValueError, match="leave one of them out"):
+        run_stylize(small(tmp_path / "other", tiny, objective="module:name"), brightness)
+
+
+def test_content_weight_keeps_the_pictures(tiny: Path, tmp_path: Path) -> None:
+    settings = {"learning_rate": 0.03, "max_train_steps": 4}
+    free, held = (
+        run_stylize(small(tmp_path / str(w), tiny, content_weight=w, **settings), brightness)
+        for w in (0.0, 1e4)
+    )
+    for loose, tight in zip(free.comparisons, held.comparisons, strict=True):
+        assert tight.content < loose.content
+
+
+def test_parts_of_the_pipeline_in_place_of_an_adapter(tiny: Path, tmp_path: Path) -> None:
+    config = small(tmp_path / "run", tiny, trainable=["unet.conv_out"])
+    result = run_stylize(config, brightness)
+    assert result.file == tmp_path / "run" / "unet"
+    pipe = load_pipeline(tiny)
+    trained = type(pipe.unet).from_pretrained(result.file).state_dict()
+    changed = {n for n, w in pipe.unet.state_dict().items() if not torch.equal(w, trained[n])}
+    assert changed == {"conv_out.weight", "conv_out.bias"}
+    page = html.unescape(write_stylize_report(result, "").read_text())
+    assert 'pipe.unet = type(pipe.unet).from_pretrained("unet")' in page
+
+
+def test_a_run_goes_on_where_it_was_stopped(tiny: Path, tmp_path: Path) -> None:
+    steady = {"lr_scheduler": "constant", "checkpointing_steps": 2, "learning_rate": 0.03}
+    whole = run_stylize(small(tmp_path / "whole", tiny, max_train_steps=4, **steady))
+    run_stylize(small(tmp_path / "half", tiny, max_train_steps=2, **steady))
+    steady |= {"max_train_steps": 4, "resume_from_checkpoint": "latest"}
+    rest = run_stylize(small(tmp_path / "half", tiny, **steady))
+    assert rest.history.losses == whole.history.losses
+    for one, other in zip(whole.comparisons, rest.comparisons, strict=True):
+        assert torch.equal(one.before, other.before)
+        assert torch.equal(one.after, other.after)
+
+
+def test_the_goal_is_style_and_content() -> None:
+    network = FeatureNetwork(torch.nn.Conv2d(3, 4, 3), [""])
+    first, second, style = torch.rand(3, 2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    gram = GramStyle(network, style[0])
+    goal = Stylization(gram, network, 0.7)
+    content = feature_distance(network(first), network(second))
+    torch.testing.assert_close(goal(first, second), gram(first) + 0.7 * content)
+    torch.testing.assert_close(goal(first, first), gram(first))
+    brighter = Stylization(as_objective(brightness), network, 0.0)
+    torch.testing.assert_close(brighter(first, second), -brightness(first))
+
+
+@pytest.mark.parametrize("kind", ["adapter", "weights"])
+def test_weights_at_their_start(tmp_path: Path, kind: str) -> None:
+    pipe = build_pipeline(tmp_path)
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    sampler, _ = from_pipeline(pipe, 2, 1.0)
+    cond = encode_prompt(pipe, "a b", guidance=False)
+    before = sampler(latents, **cond)
+    held = PipelineWeights(pipe, ["unet.mid_block"]) if kind == "weights" else Adapter(pipe, 2)
+    with torch.no_grad():
+        for weight in held.tensors.values():
+            weight += 0.1
+    changed = sampler(latents, **cond)
+    assert not torch.allclose(changed, before)
+    with held.at_start():
+        assert torch.equal(sampler(latents, **cond), before)
+    assert torch.equal(sampler(latents, **cond), changed)
+
+
+def test_adapters_of_one_seed_are_the_same_and_leave_the_generator_alone(tmp_path: Path) -> None:
+    first, second = (Adapter(build_pipeline(tmp_path), 2, seed=3).tensors for _ in range(2))
+    torch.manual_seed(0)
+    build_pipeline(tmp_path)
+    expected = torch.random.get_rng_state()
+    torch.manual_seed(0)
+    Adapter(build_pipeline(tmp_path), 2, seed=3)
+    assert torch.equal(torch.random.get_rng_state(), expected)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_prompts_of_the_report_are_never_trained_on() -> None:
+    concepts = read_concepts(assets_folder() / "concepts.json")
+    for known in (concepts, None):
+        prompts, labels = choose_prompts(StylizeConfig(), known)
+        assert len(prompts) == len(set(prompts))
+        assert not set(prompts) & set(labels)
+    words = {p.rsplit(",", 1)[0] for p in choose_prompts(StylizeConfig(), concepts)[0]}
+    unseen = choose_prompts(StylizeConfig(), concepts)[1]
+    assert not words & {prompt.rsplit(",", 1)[0] for prompt in unseen}
+    assert all(unseen.values())
+    one = StylizeConfig(prompts=["a b"])
+    assert choose_prompts(one, concepts)[0] == ["a b"]
+    every = StylizeConfig(prompts=[*unseen])
+    with pytest.raises(ValueError, match="set validation_prompts"):
+        choose_prompts(every, concepts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"content_weight": -1.0}, "content_weight must not be negative"),
+        ({"prompts": []}, "prompts must name at least one"),
+        ({"prompts": ["a"], "validation_prompts": ["a"]}, "'a' is among prompts"),
+        ({"objective": "a:b", "style_image": "c.png"}, "set one of them"),
+    ],
+)
+def test_settings_that_contradict_each_other(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        StylizeConfig(**settings)
+
+
+def test_a_style_picture_that_is_missing_is_told_before_the_work() -> None:
+    with pytest.raises(FileNotFoundError, match=r"style_image missing\.png"):
+        StylizeConfig(style_image="missing.png")
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setenv(ASSETS_VARIABLE, str(write_assets(tmp_path / "assets")))
+    Image.new("RGB", (40, 30), "orange").save(tmp_path / "style.png")
+    layers = '["model.resnet.embedder.embedder"]'
+    settings = {
+        "output_dir": tmp_path / "run",
+        "style_image": tmp_path / "style.png",
+        "style_layers": layers,
+        "content_layers": layers,
+        "prompts": '["rocket, style noto"]',
+        "validation_prompts": '["apple, style noto", "b"]',
+        "num_validation_images": 5,
+        "num_inference_steps": 2,
+        "max_train_steps": 2,
+        "train_batch_size": 2,
+        "device": "cpu",
+    }
+    status = main(["stylize", *(f"--{name}={value}" for name, value in settings.items())])
+    assert status == 0
+    assert "Open" in capsys.readouterr().out
+    files = {path.name for path in (tmp_path / "run").iterdir()}
+    assert files >= {
+        "pytorch_lora_weights.safetensors",
+        "README.md",
+        "report.html",
+        "numbers.json",
+        "before-after.png",
+        "style.png",
+    }
+    numbers = json.loads((tmp_path / "run" / "numbers.json").read_text())
+    assert numbers["config"]["style_image"] == str(tmp_path / "style.png")
+    assert [each["before"] is None for each in numbers["comparisons"]] == [False, True] * 2 + [
+        False
+    ]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count("<img") == 1 + 2 * 5
+    assert "load_lora_weights" in page
+    assert "style.png" in page
