@@ -29,6 +29,7 @@ from adjointdpm.jobs.stylize import (
     run_stylize,
     write_stylize_report,
 )
+from adjointdpm.jobs.stylize.goal import balanced_style
 from adjointdpm.jobs.stylize.prompts import choose_prompts
 from adjointdpm.objectives import GramStyle, as_objective, feature_distance
 from adjointdpm.variables import Adapter, PipelineWeights
@@ -70,6 +71,7 @@ def small(folder: Path, pipe: Path, **settings: Any) -> StylizeConfig:
         "train_batch_size": 2,
         "num_validation_images": 2,
         "rank": 2,
+        "feature_network": "classifier",
         "device": "cpu",
         "progress_bar": False,
         **PROMPTS,
@@ -148,8 +150,28 @@ def test_the_goal_is_style_and_content() -> None:
     content = feature_distance(network(first), network(second))
     torch.testing.assert_close(goal(first, second), gram(first) + 0.7 * content)
     torch.testing.assert_close(goal(first, first), gram(first))
+    torch.testing.assert_close(
+        Stylization(gram, network, 0.7, 2.0)(first, second), gram(first) / 2 + 0.7 * content
+    )
     brighter = Stylization(as_objective(brightness), network, 0.0)
     torch.testing.assert_close(brighter(first, second), -brightness(first))
+
+
+def test_layers_of_a_style_count_alike_at_the_start() -> None:
+    torch.manual_seed(0)
+    layers = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Conv2d(4, 2, 3)
+    )
+    network = FeatureNetwork(layers, ["0", "2"])
+    style, *base = torch.rand(5, 3, 8, 8)
+    pictures = torch.stack(base)
+    balanced = balanced_style(network, style, pictures)
+    shares = [
+        balanced.weights[name] * GramStyle(network.at([name]), style)(pictures).mean()
+        for name in network.layers
+    ]
+    torch.testing.assert_close(*shares)
+    torch.testing.assert_close(sum(shares), balanced(pictures).mean())
 
 
 @pytest.mark.parametrize("kind", ["adapter", "weights"])
@@ -225,6 +247,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: An
     settings = {
         "output_dir": tmp_path / "run",
         "style_image": tmp_path / "style.png",
+        "feature_network": "classifier",
         "style_layers": layers,
         "content_layers": layers,
         "prompts": '["rocket, style noto"]',

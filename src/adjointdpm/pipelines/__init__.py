@@ -4,13 +4,14 @@ from .adapt import encode_image, encode_prompt, from_pipeline, latent_shape
 from .differentiable import differentiable
 from .image_to_image import ImageToImageSampler
 from .loading import load_pipeline
-from .lora import add_lora
+from .lora import ATTENTION, add_lora
 from .offloading import check_offload
 from .quiet import quieten_libraries
 from .registry import FAMILIES
 from .trained import freeze, trainable
 
 __all__ = [
+    "ATTENTION",
     "FAMILIES",
     "ImageToImageSampler",
     "add_lora",

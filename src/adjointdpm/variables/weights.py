@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..formats import Artefact, Provenance, save_lora, write_model_card
-from ..pipelines import add_lora, trainable
+from ..pipelines import ATTENTION, add_lora, trainable
 from ..storage import replacing_folder
 
 
@@ -98,16 +98,24 @@ class Adapter(PipelineWeights):
         pipe: a pipeline of diffusers, which gets the adapter.
         rank: see `adjointdpm.add_lora`, as for the others.
         lora_alpha: likewise.
+        target_modules: likewise.
         seed: of the half of the adapter that is random at the start.
     """
 
     def __init__(
-        self, pipe: Any, rank: int = 4, *, lora_alpha: float | None = None, seed: int = 0
+        self,
+        pipe: Any,
+        rank: int = 4,
+        *,
+        lora_alpha: float | None = None,
+        target_modules: Sequence[str] = ATTENTION,
+        seed: int = 0,
     ) -> None:
         self.pipe = pipe
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self._hold(add_lora(pipe, rank, lora_alpha=lora_alpha))
+            weights = add_lora(pipe, rank, lora_alpha=lora_alpha, target_modules=target_modules)
+        self._hold(weights)
 
     def save(
         self,

@@ -24,15 +24,18 @@ class StylizeConfig(RunConfig):
             the pictures. Strokes get smaller with it.
         objective: what to optimise in place of the distance from the style, as ``module:name``; see
             `load_objective`.
-        feature_network: whose features say what style and content are; see `load_feature_network`.
-        style_layers: layers of it whose Gram matrices are the style; by default all but the last
-            two of those that `load_feature_network` names.
-        content_layers: layers of it whose features are the content; by default all that
-            `load_feature_network` names but the first two.
+        feature_network: whose features say what style and content are, by a name that
+            `load_feature_network` knows; by default VGG16 where its weights are installed, else the
+            embedded classifier.
+        style_layers: layers of it whose Gram matrices are the style; by default those that
+            `load_feature_network` names.
+        content_layers: layers of it whose features are the content; by default the last two.
         content_weight: weight of the content beside the style. More keeps more of the picture, and
             takes on less of the style.
         rank: of the adapter.
         lora_alpha: the adapter's update is scaled by ``lora_alpha / rank``; the rank by default.
+        target_modules: ends of the names of the layers that the adapter is on; by default the
+            projections of attention, and the convolutions of a UNet's residual blocks.
         trainable: parts of the pipeline to train in place of an adapter, such as ``unet.up_blocks``
             (see `adjointdpm.trainable`).
         prompts: what the updates draw from; by default four in five of the embedded model's words,
@@ -48,20 +51,21 @@ class StylizeConfig(RunConfig):
 
     output_dir: str | Path = "adjointdpm-stylize"
     description: str = "stylize"
-    max_train_steps: int = 100
-    learning_rate: float = 3e-3
+    max_train_steps: int = 40
+    learning_rate: float = 8e-3
     lr_scheduler: ScheduleName = "cosine"
     max_grad_norm: float | None = 1.0
     pretrained_model_name_or_path: str | Path | None = None
     style_image: str | Path | None = None
     style_size: int | None = None
     objective: str | None = None
-    feature_network: str = "classifier"
+    feature_network: str | None = None
     style_layers: list[str] | None = None
     content_layers: list[str] | None = None
-    content_weight: float = 2.0
+    content_weight: float = 0.3
     rank: int = 8
     lora_alpha: float | None = None
+    target_modules: list[str] | None = None
     trainable: list[str] | None = None
     prompts: list[str] | None = None
     validation_prompts: list[str] | None = None
@@ -83,7 +87,13 @@ class StylizeConfig(RunConfig):
         )
         if not self.content_weight >= 0:
             raise ValueError(f"content_weight must not be negative, but is {self.content_weight}")
-        for name in ("trainable", "prompts", "validation_prompts", "style_layers"):
+        for name in (
+            "trainable",
+            "target_modules",
+            "prompts",
+            "validation_prompts",
+            "style_layers",
+        ):
             if getattr(self, name) == []:
                 raise ValueError(f"{name} must name at least one, or be left out")
         if self.objective is not None and self.style_image is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -14,10 +15,8 @@ from ...objectives import GramStyle, Objective, feature_distance, load_objective
 from .config import StylizeConfig
 from .strokes import painted_strokes
 
-SHALLOW = -2
-"""Style is measured at all layers of a feature network but so many of the last."""
-DEEP = 2
-"""Content is compared at all but so many of the first."""
+CONTENT_LAYERS = 2
+"""Content is compared at so many of the last layers of a feature network."""
 
 
 class Stylization(nn.Module):
@@ -31,11 +30,23 @@ class Stylization(nn.Module):
         style: what the pictures are to be like.
         content: the network in whose features content is compared.
         content_weight: how much it counts beside the style.
+        style_scale: what the style is divided by.
     """
 
-    def __init__(self, style: Objective, content: FeatureNetwork, content_weight: float) -> None:
+    def __init__(
+        self,
+        style: Objective,
+        content: FeatureNetwork,
+        content_weight: float,
+        style_scale: float = 1.0,
+    ) -> None:
         super().__init__()
-        self.style, self.content, self.content_weight = style, content, content_weight
+        self.style, self.content = style, content
+        self.content_weight, self.style_scale = content_weight, style_scale
+
+    def style_of(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return what the style objective says of pictures, scaled, (batch,)."""
+        return self.style(images, generator) / self.style_scale
 
     def content_distance(self, images: Tensor, base: Tensor) -> Tensor:
         """Return how far pictures are from others in content, (batch,).
@@ -58,33 +69,63 @@ class Stylization(nn.Module):
             base: what their content is compared with, as many.
             generator: for a style that draws random numbers.
         """
-        loss = self.style.loss(images, generator)
+        loss = self.style.loss(images, generator) / self.style_scale
         if self.content_weight == 0:
             return loss
         return loss + self.content_weight * self.content_distance(images, base)
 
 
 def build_goal(
-    config: StylizeConfig, style: Objective | None, size: int
+    config: StylizeConfig, style: Objective | None, base: Tensor
 ) -> tuple[Stylization, Tensor | None]:
     """Return the goal that settings describe, and the style picture if it has one.
 
     Args:
         config: the settings.
         style: in place of the style that they name.
-        size: of the model's pictures, in pixels.
+        base: (batch, 3, height, width) in [0, 1], pictures that the model draws as it is.
     """
-    network = load_feature_network(config.feature_network)
-    layers = network.layers
-    picture = None
+    network = load_network(config.feature_network).to(base.device)
+    content = network.at(config.content_layers or network.layers[-CONTENT_LAYERS:])
+    picture, scale = None, 1.0
     if style is None and config.objective is not None:
         style = load_objective(config.objective)
     elif style is None:
-        picture = read_style(config.style_image, config.style_size or size)
-        style = GramStyle(network.at(config.style_layers or layers[:SHALLOW]), picture)
-    content = network.at(config.content_layers or layers[DEEP:])
-    goal = Stylization(style, content, config.content_weight)
-    return goal.requires_grad_(False), picture
+        picture = read_style(config.style_image, config.style_size or min(base.shape[2:]))
+        at = network if config.style_layers is None else network.at(config.style_layers)
+        style = balanced_style(at, picture.to(base.device), base)
+        scale = style(base).mean().item()
+    goal = Stylization(style, content, config.content_weight, scale)
+    return goal.to(base.device).requires_grad_(False), picture
+
+
+@torch.no_grad()
+def balanced_style(network: FeatureNetwork, picture: Tensor, base: Tensor) -> GramStyle:
+    """Return the distance from a style, with layers weighted so that all count alike at the start.
+
+    A layer at which the model's pictures are a hundred times as far from the style as at another,
+    for being brighter, say, would be all that counts otherwise.
+
+    Args:
+        network: with the layers that style is measured at.
+        picture: (3, height, width) in [0, 1], of the style.
+        base: (batch, 3, height, width) in [0, 1], pictures as they are at the start.
+    """
+    distances = {
+        layer: GramStyle(network.at([layer]), picture)(base).mean().item()
+        for layer in network.layers
+    }
+    return GramStyle(network, picture, {layer: 1 / d for layer, d in distances.items()})
+
+
+def load_network(name: str | None) -> FeatureNetwork:
+    """Return a feature network by its name; by default the best for styles that is installed."""
+    if name is not None:
+        return load_feature_network(name)
+    for best in ("vgg16-hed", "vgg16-torchvision"):
+        with suppress(ImportError):
+            return load_feature_network(best)
+    return load_feature_network("classifier")
 
 
 def read_style(path: str | Path | None, size: int) -> Tensor:

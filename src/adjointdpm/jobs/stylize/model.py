@@ -11,10 +11,12 @@ from torch import Tensor
 
 from ...formats import Provenance
 from ...gradients import Exact, GradientMethod
-from ...pipelines import encode_prompt, from_pipeline, latent_shape
+from ...pipelines import ATTENTION, encode_prompt, from_pipeline, latent_shape
 from ...variables import Adapter, PipelineWeights
 from .config import StylizeConfig
 
+TARGETS = (*ATTENTION, "conv1", "conv2")
+"""Where the adapter is: texture is made by convolutions more than by attention."""
 BATCH = 16
 """Pictures drawn at once where no gradient is taken."""
 
@@ -40,7 +42,11 @@ class StylizedModel:
         self.weights: PipelineWeights
         if config.trainable is None:
             self.weights = Adapter(
-                pipe, config.rank, lora_alpha=config.lora_alpha, seed=config.seed
+                pipe,
+                config.rank,
+                lora_alpha=config.lora_alpha,
+                target_modules=config.target_modules or TARGETS,
+                seed=config.seed,
             )
         else:
             self.weights = PipelineWeights(pipe, config.trainable)

@@ -31,6 +31,8 @@ from .model import StylizedModel
 from .prompts import choose_prompts
 from .results import Comparison, StylizeResult
 
+EXAMPLES = 8
+"""Pictures that say how far from the style the model is at the start."""
 UNSEEN = 1_000_000
 """Added to the seed for the noises of the report, which no update draws."""
 
@@ -72,8 +74,7 @@ def run_stylize(
         model = StylizedModel(config, pipe, device, gradient)
         unseen, noise = _unseen(model, list(labels))
         before = model.draw_many(noise, unseen)
-        goal, picture = build_goal(config, objective, min(before.shape[2:]))
-        goal.to(device)
+        goal, picture = build_goal(config, objective, examples(model, prompts))
         predicted = predict_cost(model, prompts)
         history = restyle(model, goal, prompts)
         after = model.draw_many(noise, unseen)
@@ -126,6 +127,13 @@ def restyle(
     return optimize(model.weights.tensors, loss, config, callbacks=callbacks)
 
 
+def examples(model: StylizedModel, prompts: Sequence[str]) -> Tensor:
+    """Return pictures that the model draws as it is, (examples, 3, height, width) in [0, 1]."""
+    noise = model.noise(EXAMPLES, torch.Generator().manual_seed(model.config.seed))
+    chosen = [prompts[i * len(prompts) // EXAMPLES] for i in range(EXAMPLES)]
+    return model.draw_many(noise, chosen).to(model.device)
+
+
 def predict_cost(model: StylizedModel, prompts: Sequence[str]) -> Cost:
     """Return what the sampler's gradient of one update will take."""
     size = model.config.train_batch_size
@@ -160,8 +168,8 @@ def compare(
             prompt=prompt,
             before=before[i],
             after=after[i],
-            style_before=goal.style(first, torch.Generator().manual_seed(0)).item(),
-            style_after=goal.style(last, torch.Generator().manual_seed(0)).item(),
+            style_before=goal.style_of(first, torch.Generator().manual_seed(0)).item(),
+            style_after=goal.style_of(last, torch.Generator().manual_seed(0)).item(),
             content=goal.content_distance(last, first).item(),
             reading_before=_read(first, labels[i], default),
             reading_after=_read(last, labels[i], default),
