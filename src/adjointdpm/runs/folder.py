@@ -73,7 +73,7 @@ def _own_folder(
     _check_is_folder(folder)
     goes_on = is_own_run(folder, job, config)
     if not goes_on:
-        _check_free(folder, overwrite)
+        _check_free(folder, overwrite, can_go_on=config is not None)
     made = [part for part in (folder, *folder.parents) if not part.exists()]
     if (folder / MARKER).is_file():
         made = [folder]  # as good as made: it is emptied
@@ -95,7 +95,7 @@ def _check_is_folder(folder: Path) -> None:
             raise NotADirectoryError(f"output_dir {folder} cannot be made: {part} is a file")
 
 
-def _check_free(folder: Path, overwrite: bool) -> None:
+def _check_free(folder: Path, overwrite: bool, can_go_on: bool) -> None:
     """Raise if a folder holds anything that must not go."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return
@@ -104,9 +104,10 @@ def _check_free(folder: Path, overwrite: bool) -> None:
             f"output_dir {folder} holds files that no run wrote; name a folder that is new or empty"
         )
     if not overwrite:
+        resume = ", or resume_from_checkpoint latest to go on with it" if can_go_on else ""
         raise FileExistsError(
             f"output_dir {folder} holds an earlier run; name another folder, or set "
-            "overwrite_output_dir to remove what is in it"
+            f"overwrite_output_dir to remove what is in it{resume}"
         )
     if Path.cwd().is_relative_to(folder.resolve()) or Path.home().is_relative_to(folder.resolve()):
         raise FileExistsError(f"output_dir {folder} is not emptied: you are working in it")
