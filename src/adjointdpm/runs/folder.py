@@ -40,7 +40,7 @@ def run_folder(
         path: the folder; it is made, with those above it.
         job: the name of the job.
         overwrite: empty the folder first if it is that of an earlier run (of whatever job). Others
-            are refused all the same.
+            are refused all the same. ``config`` may say so too.
         room: bytes that must be free on the disk.
         config: the settings, which are written into the folder. What they say of a tracker is
             checked too.
@@ -68,8 +68,10 @@ def run_folder(
 def _own_folder(
     folder: Path, job: str, overwrite: bool, room: int, config: RunConfig | None
 ) -> Iterator[Path]:
-    if config is not None and config.report_to is not None:
-        check_tracker(config.report_to)
+    if config is not None:
+        overwrite = overwrite or config.overwrite_output_dir
+        if config.report_to is not None:
+            check_tracker(config.report_to)
     _check_is_folder(folder)
     goes_on = is_own_run(folder, job, config)
     if not goes_on:
@@ -97,7 +99,10 @@ def _check_is_folder(folder: Path) -> None:
 
 def _check_free(folder: Path, overwrite: bool, can_go_on: bool) -> None:
     """Raise if a folder holds anything that must not go."""
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir():
+        return
+    # A run that was killed first of all left a record that it had not finished.
+    if all(entry.name.startswith(f".{MARKER}.") for entry in folder.iterdir()):
         return
     if not (folder / MARKER).is_file():
         raise FileExistsError(
