@@ -1,7 +1,7 @@
 """Metrics with steps in them: what comes of plain gradients, straight-through and smoothed ones.
 
     python benchmarks/non_smooth.py          # the embedded model, some minutes on one idle core
-    python benchmarks/non_smooth.py --toy    # two updates, for tests
+    python benchmarks/non_smooth.py --toy    # one update of pictures without a model, seconds
 
 The noise of the embedded model is optimised under four metrics that are constant between steps.
 Each is followed by its own derivative, by the derivative of the metric without the step, straight
@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 import adjointdpm as adp
 from adjointdpm.features import RoundingGradient, exceeds, jpeg, quantize
@@ -95,7 +96,7 @@ class Model:
     classifier: Any
 
     @classmethod
-    def load(cls, name: str, num_inference_steps: int, seed: int) -> Model:
+    def load(cls, name: str, num_inference_steps: int, seed: int, num_pictures: int) -> Model:
         default = adp.load_default()
         sampler, decode = adp.from_pipeline(
             default.pipeline,
@@ -104,13 +105,23 @@ class Model:
             gradient=adp.Exact(memory_budget="1GiB"),
         )
         concepts = default.concepts
-        prompts = [concepts.prompt(name, style) for style in concepts.styles]
+        prompts = [concepts.prompt(name, style) for style in concepts.styles][:num_pictures]
         cond = adp.encode_prompt(default.pipeline, prompts)
         generator = torch.Generator().manual_seed(seed)
         unet = default.pipeline.unet.config
         shape = (len(prompts), unet.in_channels, unet.sample_size, unet.sample_size)
         noise = project_to_typical(torch.randn(shape, generator=generator))
         return cls(lambda z: decode(sampler(z, **cond)), noise, default.classifier)
+
+    @classmethod
+    def toy(cls) -> Model:
+        """Pictures that are their noise, blurred and squeezed into [0, 1]."""
+        noise = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+        return cls(
+            lambda z: functional.interpolate(z, scale_factor=4, mode="bilinear").sigmoid(),
+            noise,
+            adp.load_default().classifier,
+        )
 
 
 def optimize(
@@ -160,20 +171,24 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--learning_rate", type=float, default=0.05)
     parser.add_argument("--prompt", default="apple")
     parser.add_argument("--target", default="green apple")
+    parser.add_argument("--pictures", type=int, default=4, help="at most one a style")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--toy", action="store_true")
     options = parser.parse_args(arguments)
-    if options.toy:
-        options.num_inference_steps, options.updates = 2, 2
     torch.set_num_threads(1)
-    model = Model.load(options.prompt, options.num_inference_steps, options.seed)
+    if options.toy:
+        options.updates, model = 1, Model.toy()
+    else:
+        model = Model.load(
+            options.prompt, options.num_inference_steps, options.seed, options.pictures
+        )
     rows = [
         measure(model, metric, options.updates, options.learning_rate)
         for metric in metrics(model.classifier, options.target)
     ]
     settings = {key: getattr(options, key) for key in vars(options) if key != "output_dir"}
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    content = {"settings": settings, "num_pictures": len(model.noise), "rows": rows}
+    content = {"settings": settings, "rows": rows}
     (options.output_dir / "non_smooth.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
