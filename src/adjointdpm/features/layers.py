@@ -49,7 +49,7 @@ def layer_outputs(model: nn.Module, layers: Sequence[str], *args: Any) -> dict[s
     def collect(name: str, output: Any) -> None:
         if threading.get_ident() == thread:
             tensor = output[0] if isinstance(output, tuple) else output
-            calls[name].append((tensor, writes(tensor) if isinstance(tensor, Tensor) else 0))
+            calls[name].append((tensor, writes([tensor]) if isinstance(tensor, Tensor) else None))
 
     handles = [
         modules[name].register_forward_hook(lambda _m, _i, output, name=name: collect(name, output))
@@ -75,7 +75,7 @@ def _checked(name: str, calls: list[Any], differentiable: bool) -> Tensor:
     [(tensor, times_written)] = calls
     if not isinstance(tensor, Tensor):
         raise ValueError(f"the layer {name!r} gives a {type(tensor).__name__}, no tensor")
-    if writes(tensor) != times_written:
+    if writes([tensor]) != times_written:
         raise ValueError(
             f"what the layer {name!r} gave out was written into by a later one, such as "
             "ReLU(inplace=True); name the later one, or set inplace=False"
