@@ -6,7 +6,7 @@
 The noise of the embedded model is optimised under four metrics that are constant between steps.
 Each is followed by its own derivative, by the derivative of the metric without the step, straight
 through, and in its smooth form. What is reported is the metric itself, step and all, before and
-after. Results go to non_smooth.json in the output directory.
+after. Results go to non_smooth_SEED.json in the output directory.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ def measure(model: Model, metric: Metric, num_updates: int, learning_rate: float
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, print and write non_smooth.json."""
+    """Measure, print and write non_smooth_SEED.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, default=Path("docs/benchmarks"))
     parser.add_argument("--num_inference_steps", type=int, default=6)
@@ -189,7 +189,9 @@ def main(arguments: list[str] | None = None) -> None:
     settings = {key: getattr(options, key) for key in vars(options) if key != "output_dir"}
     options.output_dir.mkdir(parents=True, exist_ok=True)
     content = {"settings": settings, "rows": rows}
-    (options.output_dir / "non_smooth.json").write_text(json.dumps(content, indent=1) + "\n")
+    (options.output_dir / f"non_smooth_{options.seed}.json").write_text(
+        json.dumps(content, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

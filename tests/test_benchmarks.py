@@ -164,7 +164,7 @@ def test_steps_have_no_gradient_and_their_stand_ins_do(tmp_path: Path) -> None:
     import non_smooth
 
     non_smooth.main(["--toy", "--output_dir", str(tmp_path)])
-    rows = json.loads((tmp_path / "non_smooth.json").read_text())["rows"]
+    rows = json.loads((tmp_path / "non_smooth_0.json").read_text())["rows"]
     assert len(rows) == 4
     for row in rows:
         assert row["exact"] == {"after": row["before"], "first_gradient": 0.0}
