@@ -16,6 +16,7 @@ from PIL import Image
 from transformers import image_processing_backends
 
 from adjointdpm.features import Preprocessing
+from adjointdpm.features.image_processor import SHORTEST_EDGE, SQUARE
 
 
 def processor(kind: str, **config):
@@ -40,6 +41,7 @@ AS_THEY_COME = [
     ("levit", {}),
     ("mobilenet_v1", {}),
     ("mobilenet_v2", {}),
+    ("owlvit", {}),
     ("poolformer", {}),
     ("poolformer", {"size": {"height": 224, "width": 224}, "crop_pct": 0.95}),
     ("pvt", {}),
@@ -100,6 +102,11 @@ def test_with_pillows_rounding_processors_are_met_to_that_rounding(kind, config)
     assert (ours - expected).abs().max() <= levels * level
 
 
+def test_every_known_kind_is_compared() -> None:
+    tested = {kind.replace("_", "") for kind, _ in AS_THEY_COME}
+    assert tested == SHORTEST_EDGE | SQUARE
+
+
 @given(st.integers(8, 40), st.integers(8, 40), st.integers(8, 40), st.booleans())
 @settings(max_examples=30, deadline=None)
 def test_any_size(height, width, edge, bicubic) -> None:
@@ -127,6 +134,7 @@ def test_it_has_its_gradient(resample) -> None:
         ({"resample": 2, "size": {"longest_edge": 3}}, "size"),
         ({"resample": 2, "size": {"shortest_edge": 3, "longest_edge": 5}}, "size"),
         ({"resample": 2, "size": 3}, "shortest edge or a square"),
+        ({"resample": 2, "size": {"shortest_edge": 3}, "crop_pct": 0.9}, "crop_pct has two"),
         ({"do_resize": False, "image_mean": None}, "no image_mean"),
         ({"image_processor_type": "Siglip2ImageProcessor"}, "Siglip2ImageProcessor does is not"),
         ({"image_processor_type": "ViTImageProcessor", "do_pad": True}, "pads"),

@@ -42,7 +42,11 @@ def read_kind(config: Mapping[str, Any]) -> str | None:
         ValueError: processors of this kind do more than can be read from their config.
     """
     name = config.get("image_processor_type") or config.get("feature_extractor_type")
+    if config.get("do_pad") or config.get("do_flip_channel_order"):
+        raise ValueError("the image processor pads or swaps channels, which is not done here")
     if name is None:
+        if "crop_pct" in config:
+            raise ValueError("crop_pct has two meanings; image_processor_type has to say which")
         return None
     kind = re.sub(r"(ImageProcessor|FeatureExtractor)(Fast|Pil)?$", "", name).lower()
     if kind not in SHORTEST_EDGE | SQUARE:
@@ -50,8 +54,6 @@ def read_kind(config: Mapping[str, Any]) -> str | None:
             f"what a {name} does is not known here; known are {', '.join(sorted(SHORTEST_EDGE))}, "
             f"{', '.join(sorted(SQUARE))}. Pass Preprocessing(...) with what the model expects"
         )
-    if config.get("do_pad") or config.get("do_flip_channel_order"):
-        raise ValueError(f"this {name} pads pictures or swaps channels, which is not done here")
     return kind
 
 
@@ -79,19 +81,17 @@ def read_resizing(config: Mapping[str, Any], kind: str | None) -> Resizing:
         crop = (size, size) if small else crop
         size = int(size / config.get("crop_pct", 224 / 256)) if small else (size, size)
     elif kind == "poolformer" and config.get("crop_pct") is not None:
-        # A square is taken for the shortest edge.
-        square = isinstance(size, tuple) and size[0] == size[1]
-        edge = size[0] if square and isinstance(size, tuple) else size
-        size = _divided(edge, config["crop_pct"])
+        size = _enlarged(size, config["crop_pct"])
     elif kind == "levit" and isinstance(size, int):
         size = int((256 / 224) * size)
     return Resizing(size, crop, RESAMPLING[resample])
 
 
-def _divided(size: int | tuple[int, int] | None, share: float) -> int | tuple[int, int] | None:
-    if isinstance(size, tuple):
+def _enlarged(size: int | tuple[int, int] | None, share: float) -> int | tuple[int, int] | None:
+    if isinstance(size, tuple) and size[0] != size[1]:
         return int(size[0] / share), int(size[1] / share)
-    return None if size is None else int(size / share)
+    edge = size[0] if isinstance(size, tuple) else size  # a square is taken for the shortest edge
+    return None if edge is None else int(edge / share)
 
 
 def read_normalization(config: Mapping[str, Any], kind: str | None) -> Normalization:

@@ -9,6 +9,7 @@ from .classifier import (
     find_label,
 )
 from .clip import ImageSimilarity, ImageTextModel, TextSimilarity
+from .derived import Thresholded, Transformed
 from .loading import load_objective
 from .objective import Objective, as_objective
 from .perceptual import PerceptualDistance, feature_distance
@@ -34,6 +35,8 @@ __all__ = [
     "RandomViews",
     "StructuralSimilarity",
     "TextSimilarity",
+    "Thresholded",
+    "Transformed",
     "WeightedSum",
     "as_objective",
     "feature_distance",
