@@ -24,6 +24,18 @@ def leaves_of(*outputs: Tensor) -> dict[int, Tensor]:
     return leaves
 
 
+def is_looked_into(k: int) -> bool:
+    """Return whether call k gets a graph when it runs first, to see what it consists of.
+
+    These are the first calls, since the second may use what the first has left behind, and fewer
+    and fewer of the later ones.
+
+    >>> [k for k in range(20) if is_looked_into(k)]
+    [0, 1, 2, 4, 8, 16]
+    """
+    return k & (k - 1) == 0
+
+
 def num_nodes_made() -> int:
     """Return how many nodes of graphs this thread has made so far."""
     return torch._C._autograd._get_sequence_nr()

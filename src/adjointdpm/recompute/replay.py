@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from .environment import Drawing, Environment, drawing_alone, is_compiled
-from .fingerprint import Comparison, Fingerprints, coarsest, tolerance_of
+from .fingerprint import Comparison, Fingerprints, RerunError, coarsest, tolerance_of
 from .guard import Guard
 from .settings import Settings
 from .tensors import Places, StandIns, in_their_places, versions
@@ -48,6 +48,7 @@ class Record:
         versions: of the weights, of the other buffers, and of what else the call read.
         fingerprint: of the answer.
         tolerance: the largest change of the answer that is taken for rounding.
+        num_nodes: of the graph, where it had one.
     """
 
     environment: Environment | None
@@ -57,6 +58,7 @@ class Record:
     versions: list[tuple[int, torch.dtype]]
     fingerprint: Tensor
     tolerance: float
+    num_nodes: int = 0
 
 
 class Replay:
@@ -198,7 +200,7 @@ class Replay:
         The graph of a call is differentiated in such a block too: checkpoints within a network run
         parts of it again then.
         """
-        weights = record.weights.originals if attached else record.weights.tensors
+        weights = record.weights.originals if attached else record.weights.as_recorded()
         with (
             self._lock,
             self._settings.restored(record.settings),
@@ -293,6 +295,45 @@ class Replay:
                 f"weights, or by fusing adapters), so that its calls cannot be run again: "
                 f"{changed[0]}{more}. Take the gradient first"
             )
+
+    def refuse_shortcut(self, record: Record, num_nodes: int, what: str) -> None:
+        """Raise if a call whose graph was seen did less when it was run again.
+
+        The answer may be the same, but the gradient ends where something was kept.
+
+        Args:
+            record: of its first run.
+            num_nodes: of the graph of its second run.
+            what: the call, for the message.
+
+        Raises:
+            RerunError: part of the graph was missing.
+        """
+        if num_nodes < record.num_nodes:
+            raise RerunError(
+                f"{what} skipped a part of its computation when it was run again for the gradient "
+                f"(its graph has {num_nodes} nodes, and had {record.num_nodes}): it takes the "
+                "result from something that it kept. Switch that cache off, or use adp.Backprop()"
+            )
+
+    @contextmanager
+    def pulling_back(self, record: Record, what: str) -> Iterator[None]:
+        """Differentiate the graph of a call within a block.
+
+        Raises:
+            RerunError: calls share a part of their graphs.
+        """
+        try:
+            with self.as_it_was(record):
+                yield
+        except RuntimeError as error:
+            if "backward through the graph a second time" not in str(error):
+                raise
+            raise RerunError(
+                f"{what} shares a part of its graph with another call: the network keeps something "
+                "that it computed from the weights or the conditioning (a cache). Switch that off, "
+                "compute it before and pass it as conditioning, or use adp.Backprop()"
+            ) from error
 
     def explain(self, record: Record) -> str:
         """Say what may be the cause of another answer, and what helps."""

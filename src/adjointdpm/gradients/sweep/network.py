@@ -17,11 +17,13 @@ from ...recompute import (
     Record,
     Replay,
     is_compiled,
+    is_looked_into,
     is_transformed,
     judge_together,
     leaves_of,
     num_nodes_made,
     power_above,
+    refusing_writes,
     strangers,
     writes,
 )
@@ -70,10 +72,11 @@ class Caller:
             given = []
         before = writes(given)
         times, answer = time_tensor(t, x) if self._whole else t, None
-        if self._collector is None:
-            output = self._denoiser(x, times, **cond)
-        else:
-            output, answer = self._denoiser(x, times, return_answers=True, **cond)
+        with refusing_writes(_wrote("its input x, its conditioning or a weight")):
+            if self._collector is None:
+                output = self._denoiser(x, times, **cond)
+            else:
+                output, answer = self._denoiser(x, times, return_answers=True, **cond)
         if (after := writes(given)) != before:
             self._refuse_writing(cond, [a != b for a, b in zip(after, before, strict=True)])
         output = output.clone()
@@ -87,10 +90,14 @@ class Caller:
         names = [pytree.keystr(path) for path, leaf in paths if isinstance(leaf, Tensor)]
         what = ["its input x", *(f"the conditioning {name}" for name in names)]
         which = " and ".join(name for name, is_so in zip(what, written, strict=True) if is_so)
-        raise ValueError(
-            f"the network wrote into {which}. The sampler needs it as it was: for later steps, "
-            "and to run the call again. Let the network work on a copy (x = x + ..., not x += ...)"
-        )
+        raise _wrote(which)
+
+
+def _wrote(where: str) -> ValueError:
+    return ValueError(
+        f"the network wrote into {where}. The sampler needs it as it was: for later steps, and to "
+        "run the call again. Let the network work on a copy (x = x + ..., not x += ...)"
+    )
 
 
 def refuse_transforms() -> None:
@@ -197,15 +204,14 @@ class Network:
     def run(self, k: int, x: Tensor) -> Tensor:
         """Return the output of call k, detached, and record what surrounded it.
 
-        The first call has a graph, to see where it ends, and so has the second, which may use what
-        the first left behind. So has every call until each tensor of the conditioning was seen to
-        be used.
+        The first calls have a graph, to see where it ends, and some of the others. So has every
+        call until each tensor of the conditioning was seen to be used.
 
         Args:
             k: the call.
             x: its input.
         """
-        if k < 2 or self._unreached:
+        if is_looked_into(k) or self._unreached:
             return self.run_with_graph(k, x)[1][0].detach()
         return self.run_without_graph(k, x)
 
@@ -227,7 +233,8 @@ class Network:
         with torch.enable_grad(), self._replay.guard.opened():
             leaf, nodes = self._leaf(k, x), num_nodes_made()
             outputs = self._first(k, leaf, alone=alone)
-            self._search(k, leaf, outputs, num_nodes_made() - nodes)
+            self._records[k].num_nodes = num_nodes = num_nodes_made() - nodes
+            self._search(k, leaf, outputs, num_nodes)
         return leaf, outputs
 
     def rerun(self, k: int, x: Tensor, t: float | None = None) -> Tensor:
@@ -250,7 +257,10 @@ class Network:
         with torch.enable_grad():
             leaf, nodes = self._leaf(k, x), num_nodes_made()
             outputs = self._again(k, leaf, t)
-            self._search(k, leaf, outputs, num_nodes_made() - nodes)
+            num_nodes = num_nodes_made() - nodes
+            if t is None:
+                self._replay.refuse_shortcut(self._records[k], num_nodes, self._what(k))
+            self._search(k, leaf, outputs, num_nodes)
         return leaf, outputs
 
     def _leaf(self, k: int, x: Tensor) -> Tensor:
@@ -319,7 +329,8 @@ class Network:
             exponent = torch.stack([power_above(a) for _, a in used]).amax()
             used = [(y, torch.ldexp(a, -exponent)) for y, a in used]
         self._arrivals.exponent = exponent
-        with self._replay.as_it_was(self._records[self._calls.pop(id(x))]):
+        k = self._calls.pop(id(x))
+        with self._replay.pulling_back(self._records[k], self._what(k)):
             torch.autograd.backward([y for y, _ in used], [a for _, a in used])
         pulled, x.grad = x.grad, None
         if pulled is None or not input_needed:
