@@ -32,6 +32,7 @@ from adjointdpm import (
     solvers,
 )
 from adjointdpm.recompute import Recompute, RerunError
+from adjointdpm.recompute.fingerprint import TOLERANCES
 
 pytestmark = pytest.mark.filterwarnings("ignore:CoarseAdjoint took:UserWarning")
 
@@ -496,15 +497,43 @@ def test_networks_that_keep_what_they_computed_are_refused(
         _gradients(Memory(key), method)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str
+)
 @pytest.mark.parametrize("change", [1e-3, 1e-1])
-def test_a_small_change_without_a_trace_is_noticed(dtype: torch.dtype, change: float) -> None:
-    network = Network(dtype)
-    noise, emb = (x.detach().to(dtype).requires_grad_() for x in _inputs())
-    sample = _sampler(network)(noise, emb=emb)
-    network.second.forward = _scaled(network.second.forward, 1 + change)
+@pytest.mark.parametrize("method", [Exact(), Exact(max_latents=2), Symplectic()], ids=repr)
+def test_a_small_change_without_a_trace_is_noticed(
+    dtype: torch.dtype, change: float, method: GradientMethod
+) -> None:
+    network, sample = _sampled_in(dtype, method)
+    network.first.weight.data.mul_(1 + change)
     with pytest.raises(RerunError, match="another answer"):
         sample.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_what_differs_from_run_to_run_like_rounding_is_no_change(dtype: torch.dtype) -> None:
+    network, sample = _sampled_in(dtype, Exact(), noise=0.2 * TOLERANCES[dtype])
+    sample.sum().backward()
+    assert all(weight.grad is not None for weight in network.used)
+
+
+def _sampled_in(
+    dtype: torch.dtype, method: GradientMethod, noise: float = 0.0
+) -> tuple[SmallNetwork, Tensor]:
+    """Return a network and its sample; its answers differ from run to run by a relative noise."""
+
+    class Noisy(Network):
+        def forward(self, x: Tensor, t: Tensor, emb: Tensor, extra: Any = None) -> Tensor:
+            drawn = torch.from_numpy(np.random.randn(*x.shape)).to(torch.float32)
+            return super().forward(x, t, emb).float() * (1 + noise * drawn)
+
+    torch.manual_seed(1)
+    weights = torch.promote_types(dtype, torch.float32)
+    x, emb = torch.randn(128, 4, dtype=weights), torch.randn(128, 3, dtype=weights)
+    network = Noisy(weights) if noise else Network(weights)
+    with torch.autocast("cpu", dtype, enabled=dtype != weights):
+        return network, _sampler(network, method)(x.requires_grad_(), emb=emb)
 
 
 def _scaled(function: Callable[..., Tensor], factor: float) -> Any:

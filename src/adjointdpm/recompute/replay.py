@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -49,6 +50,7 @@ class Record:
         fingerprint: of the answer.
         tolerance: the largest change of the answer that is taken for rounding.
         num_nodes: of the graph, where it had one.
+        repeatable: whether a rerun is given the same input to the last bit.
     """
 
     environment: Environment | None
@@ -59,6 +61,7 @@ class Record:
     fingerprint: Tensor
     tolerance: float
     num_nodes: int = 0
+    repeatable: bool = True
 
 
 class Replay:
@@ -189,9 +192,20 @@ class Replay:
                 )
                 raise
         if comparison is not None:
-            again = self._fingerprints(outputs)
-            comparison.add(what, record.fingerprint, again, record.tolerance)
+            again, repeat = self._fingerprints(outputs), partial(self._repeat, record, function)
+            comparison.add(
+                what,
+                record.fingerprint,
+                again,
+                record.tolerance,
+                repeat if record.repeatable and not self._moves else None,
+            )
         return outputs
+
+    def _repeat(self, record: Record, function: Callable[[], Sequence[Tensor]]) -> Tensor:
+        """Return the fingerprint of a call that is run once more, in the mode of its first run."""
+        with torch.set_grad_enabled(record.num_nodes > 0), self.guard.opened():
+            return self._fingerprints(self.again(record, function))
 
     @contextmanager
     def as_it_was(self, record: Record, *, attached: bool = False) -> Iterator[None]:

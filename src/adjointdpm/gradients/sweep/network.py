@@ -182,7 +182,7 @@ class Network:
         self._constants: tuple[list[Tensor], list[int]] = [], []
         self._arrivals: Arrivals | None = None
         self._judges: list[Judge] = []
-        self._comparison = self._new_comparison()
+        self._comparison: Comparison | None = None
 
     @property
     def constants(self) -> list[Tensor]:
@@ -239,7 +239,9 @@ class Network:
 
     def rerun(self, k: int, x: Tensor, t: float | None = None) -> Tensor:
         """Return the output of call k again as it was the first time, or the same at another t."""
-        return self._again(k, x, t)[0]
+        # As it ran first: with a graph, or compiled for one, kernels may round in another way.
+        with torch.set_grad_enabled(self._records[k].num_nodes > 0):
+            return self._again(k, x, t)[0].detach()
 
     def _again(self, k: int, x: Tensor, t: float | None) -> list[Tensor]:
         compare = self._comparison if t is None else None
@@ -284,7 +286,7 @@ class Network:
 
         outputs, record = self._replay.first(call, x.device)
         if self._tolerance is not None:
-            record.tolerance = max(record.tolerance, self._tolerance)
+            record.tolerance, record.repeatable = max(record.tolerance, self._tolerance), False
         self._records[k] = record
         assert record.environment is not None
         self._in_float16 |= record.environment.in_float16
@@ -355,7 +357,8 @@ class Network:
             RerunError: a call gave another answer than the first time.
         """
         self._refuse_changes()
-        self._comparison = self._new_comparison()
+        records, replay = self._records, self._replay
+        self._comparison = Comparison(lambda: replay.explain(records[max(records)]))
         copies = any(self._in_cuda_graphs(leaf) for leaf in self.targets)
         self._arrivals = Arrivals(self.targets, scaled=self._scaled, copies=copies)
         self._judges = []
@@ -364,7 +367,7 @@ class Network:
                 yield
             judge_together([*self._judges, self._comparison])
         finally:
-            self._judges = []
+            self._judges, self._comparison = [], None
             self._arrivals.close()
             self._arrivals = None
 
@@ -377,10 +380,6 @@ class Network:
         """Leave buffers and settings at the end of a block as they were at its start."""
         with self._replay.undisturbed():
             yield
-
-    def _new_comparison(self) -> Comparison:
-        records, replay = self._records, self._replay
-        return Comparison(lambda: replay.explain(records[max(records)]))
 
     def finish(self) -> None:
         """Take note that the run is over.
