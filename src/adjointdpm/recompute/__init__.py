@@ -5,7 +5,7 @@ from .environment import Environment, copied, is_compiled, is_transformed
 from .fingerprint import Comparison, RerunError
 from .float16 import power_above, through_float16, times_power
 from .interception import Handler, inherited, intercepted, own_class
-from .reach import is_looked_into, leaves_of, num_nodes_made, strangers
+from .reach import is_looked_into, num_nodes_made, reached_from, strangers
 from .replay import Record, Replay
 from .settings import Settings
 from .tensors import refusing_writes, writes
@@ -36,10 +36,10 @@ __all__ = [
     "is_offloaded",
     "is_transformed",
     "judge_together",
-    "leaves_of",
     "num_nodes_made",
     "own_class",
     "power_above",
+    "reached_from",
     "refuse_caches",
     "refuse_moving_weights",
     "refusing_writes",

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from ..memory import SavedBytes
 from .environment import copied
 from .fingerprint import Comparison
-from .reach import is_looked_into, leaves_of, num_nodes_made, strangers
+from .reach import is_looked_into, num_nodes_made, reached_from, strangers
 from .replay import Record, Replay
 from .tensors import refusing_writes, writes
 from .wrappers import is_offloaded, refuse_moving_weights
@@ -195,7 +195,7 @@ class Call:
             )
             nodes = num_nodes_made() - nodes
         if not attached:
-            self.replay.refuse_shortcut(self._record, nodes, self._what)
+            self.replay.refuse_shortcut(self._record, outputs, nodes, self._what)
             if nodes not in self.replay.searched:
                 self._search(leaves, outputs, nodes)
         return leaves, outputs
@@ -237,9 +237,9 @@ class Call:
         Raises:
             ValueError: a tensor that requires grad is used and would silently get no gradient.
         """
-        self.replay.searched.add(nodes)
-        known = [*leaves, *self.weights.leaves]
-        for leaf in strangers(leaves_of(*outputs), known):
+        reached = reached_from(*outputs).leaves
+        self.replay.searched[nodes] = len(reached)
+        for leaf in strangers(reached, [*leaves, *self.weights.leaves]):
             raise ValueError(
                 f"{self._what} uses a tensor of shape {tuple(leaf.shape)} that requires grad but "
                 "is neither a weight of it nor among its arguments, so it cannot receive a "

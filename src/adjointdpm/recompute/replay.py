@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from .environment import Drawing, Environment, drawing_alone, is_compiled
 from .fingerprint import Comparison, Fingerprints, RerunError, coarsest, tolerance_of
 from .guard import Guard
+from .reach import num_nodes_made, reached_from
 from .settings import Settings
 from .tensors import Places, StandIns, in_their_places, versions
 from .wrappers import parallel_wrappers, passed_on, refuse_caches, refuse_sharded_weights
@@ -96,8 +97,8 @@ class Replay:
         self._quiet = 0
         self._compiled = any(is_compiled(part) for part in owner.modules())
         self.wrappers = parallel_wrappers(owner)
-        self.searched: set[int] = set()
-        """How many nodes the graphs of calls have whose ends were looked at."""
+        self.searched: dict[int, int] = {}
+        """The number of leaves of graphs whose ends were looked at, by their number of nodes."""
 
     @property
     def weights(self) -> StandIns:
@@ -310,20 +311,28 @@ class Replay:
                 f"{changed[0]}{more}. Take the gradient first"
             )
 
-    def refuse_shortcut(self, record: Record, num_nodes: int, what: str) -> None:
-        """Raise if a call whose graph was seen did less when it was run again.
+    def refuse_shortcut(
+        self, record: Record, outputs: Sequence[Tensor], num_nodes: int, what: str
+    ) -> None:
+        """Raise if a call whose graph was seen took something that it had kept, when run again.
 
-        The answer may be the same, but the gradient ends where something was kept.
+        The answer may be the same, but the gradient ends there, or goes on in another call's graph.
+        Another kernel may have fewer nodes too.
 
         Args:
             record: of its first run.
-            num_nodes: of the graph of its second run.
+            outputs: of its second run.
+            num_nodes: that were made for them.
             what: the call, for the message.
 
         Raises:
             RerunError: part of the graph was missing.
         """
-        if num_nodes < record.num_nodes:
+        if num_nodes >= record.num_nodes:
+            return
+        reached = reached_from(*outputs)
+        expected = self.searched.get(record.num_nodes, 0)
+        if reached.oldest < num_nodes_made() - num_nodes or len(reached.leaves) < expected:
             raise RerunError(
                 f"{what} skipped a part of its computation when it was run again for the gradient "
                 f"(its graph has {num_nodes} nodes, and had {record.num_nodes}): it takes the "

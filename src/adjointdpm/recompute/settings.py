@@ -65,7 +65,7 @@ class Settings:
         self._places: list[tuple[dict[str, Any], str]] = []
         self._sizes: list[int] = []
         self._find()
-        self._first = self._read()
+        self._first = [_copy(value) for value in self._raw()]
         self._last = self._first
 
     def _find(self) -> None:
@@ -88,9 +88,6 @@ class Settings:
         except KeyError:
             return [*first, *[holder.get(name, ABSENT) for holder, name in self._places]]
 
-    def _read(self) -> list[Any]:
-        return [_copy(value) for value in self._raw()]
-
     def now(self) -> list[Any]:
         """Return the present values, for `restored`."""
         present = self._raw()
@@ -111,15 +108,16 @@ class Settings:
     @contextmanager
     def restored(self, snapshot: list[Any]) -> Iterator[None]:
         """Run a block with the values of a snapshot, and with the present ones after it."""
-        before = self._read()
-        self._set(snapshot)
+        present = self._raw()
+        # What nearly always is there needs no copies of thousands of values.
+        before = self._last if _same(present, self._last) else [_copy(value) for value in present]
+        self._set(present, snapshot)
         try:
             yield
         finally:
-            self._set(before)
+            self._set(self._raw(), before)
 
-    def _set(self, wanted: list[Any]) -> None:
-        present = self._raw()
+    def _set(self, present: list[Any], wanted: list[Any]) -> None:
         if _same(present, wanted):
             return
         wanted = [*wanted, *[ABSENT] * (len(present) - len(wanted))]

@@ -20,9 +20,9 @@ from ...recompute import (
     is_looked_into,
     is_transformed,
     judge_together,
-    leaves_of,
     num_nodes_made,
     power_above,
+    reached_from,
     refusing_writes,
     strangers,
     writes,
@@ -261,7 +261,7 @@ class Network:
             outputs = self._again(k, leaf, t)
             num_nodes = num_nodes_made() - nodes
             if t is None:
-                self._replay.refuse_shortcut(self._records[k], num_nodes, self._what(k))
+                self._replay.refuse_shortcut(self._records[k], outputs, num_nodes, self._what(k))
             self._search(k, leaf, outputs, num_nodes)
         return leaf, outputs
 
@@ -413,8 +413,8 @@ class Network:
         """
         if nodes in self._replay.searched and not self._unreached:
             return
-        self._replay.searched.add(nodes)
-        reached = leaves_of(*outputs)
+        reached = reached_from(*outputs).leaves
+        self._replay.searched[nodes] = len(reached)
         for leaf in strangers(reached, [x, *self.targets]):
             raise ValueError(
                 f"the network uses (in call {k}) a tensor of shape {tuple(leaf.shape)} that "
