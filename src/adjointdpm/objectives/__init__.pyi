@@ -14,11 +14,12 @@ from .objective import Objective, as_objective
 from .perceptual import PerceptualDistance, feature_distance
 from .similarity import PictureDistance, StructuralSimilarity
 from .style import GramStyle
-from .views import RandomViews
+from .views import AveragedViews, RandomCutouts, RandomViews
 from .weighted_sum import WeightedSum
 
 __all__ = [
     "AestheticScore",
+    "AveragedViews",
     "ClassifierLogProbability",
     "ClassifierMargin",
     "GramStyle",
@@ -29,6 +30,7 @@ __all__ = [
     "PerceptualDistance",
     "PictureDistance",
     "Preprocessing",
+    "RandomCutouts",
     "RandomViews",
     "StructuralSimilarity",
     "TextSimilarity",
