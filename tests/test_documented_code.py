@@ -149,6 +149,17 @@ def test_methods_and_solvers(folder: Path, document: str) -> None:
         run(code, given, document)
 
 
+def test_objectives() -> None:
+    names: dict[str, Any] = {}
+    for code in blocks("docs/objectives.md"):
+        run(code, names, "objectives.md")
+    images = torch.rand(2, 3, 64, 64, requires_grad=True)
+    for name in ("margin", "near", "both", "warm", "style", "content", "robust", "success"):
+        loss = names[name].loss(images)
+        assert loss.shape == (2,)
+        assert torch.autograd.grad(loss.sum(), images)[0].any(), name
+
+
 def test_formats(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("peft")
     monkeypatch.chdir(tmp_path)

@@ -47,6 +47,7 @@ OTHERS = {
     "_schema",  # of an operator: which of its results are drawn
     "_subclasses",  # FakeTensorMode
     "_version",  # counts the changes in place of a tensor
+    "_asdict",  # of a named tuple
     # argparse
     "_actions",
     "_option_string_actions",

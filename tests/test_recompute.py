@@ -32,6 +32,7 @@ from adjointdpm import (
     solvers,
 )
 from adjointdpm.recompute import Recompute, RerunError
+from adjointdpm.recompute.fingerprint import TOLERANCES
 
 pytestmark = pytest.mark.filterwarnings("ignore:CoarseAdjoint took:UserWarning")
 
@@ -268,6 +269,41 @@ def test_weights_frozen_before_backward(method: GradientMethod) -> None:
         assert relative_error(gradient, reference) < 1e-11
 
 
+@pytest.mark.parametrize("method", EXACT, ids=repr)
+def test_frozen_weights_that_are_trained_afterwards(method: GradientMethod) -> None:
+    def frozen() -> nn.Module:
+        return Network().requires_grad_(False)
+
+    _assert_like_backprop(frozen, method, lambda network: network.requires_grad_(True))
+
+
+HOOKS = {
+    "forward": lambda part: part.register_forward_hook(lambda p, args, y: 1.3 * y),
+    "forward pre": lambda part: part.register_forward_pre_hook(
+        lambda p, args, kwargs: ((1.1 * args[0],), kwargs), with_kwargs=True
+    ),
+    "backward": lambda part: part.register_full_backward_hook(lambda p, gx, gy: (2 * gx[0],)),
+    "backward pre": lambda part: part.register_full_backward_pre_hook(lambda p, gy: (2 * gy[0],)),
+}
+
+
+@pytest.mark.parametrize("method", EXACT, ids=repr)
+@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("when", ["removed", "registered"])
+def test_hooks_on_modules_are_as_at_each_call(method: GradientMethod, hook: str, when: str) -> None:
+    """One of the backward pass has no part in the answer, and would change the gradient unseen."""
+
+    def gradients(chosen: GradientMethod) -> list[Tensor]:
+        network = Network()
+        if when == "registered":
+            return _gradients(network, chosen, lambda: HOOKS[hook](network.second))
+        handle = HOOKS[hook](network.second)
+        return _gradients(network, chosen, handle.remove)
+
+    for gradient, other in zip(gradients(method), gradients(Backprop()), strict=True):
+        assert relative_error(gradient, other) < 1e-10
+
+
 @pytest.mark.parametrize("method", [*METHODS, Backprop(), None], ids=repr)
 def test_answers_in_one_static_buffer(method: GradientMethod | None) -> None:
     """As CUDA graphs and TensorRT give them; ``None`` samples without gradients."""
@@ -428,15 +464,76 @@ def test_networks_that_remember_are_refused(make: Any, method: GradientMethod) -
         _gradients(make(), method)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+class Memory(Network):
+    """Keeps what it makes of its conditioning, in a place that no snapshot sees."""
+
+    def __init__(self, key: Callable[[int, float], Any]) -> None:
+        super().__init__()
+        self.controller = type("Controller", (), {})()
+        self.controller.kept, self.controller.calls = {}, 0
+        self.key = key
+
+    def forward(self, x: Tensor, t: Tensor, emb: Tensor, extra: Any = None) -> Tensor:
+        key, kept = self.key(self.controller.calls, float(t[0])), self.controller.kept
+        self.controller.calls += 1
+        if key not in kept or key is None:
+            kept[key] = torch.tanh(emb)
+        return super().forward(x, t, kept[key])
+
+
+@pytest.mark.parametrize(
+    "method", [Exact(), Exact(max_latents=2), Truncated(5), CoarseAdjoint(STEPS)], ids=repr
+)
+@pytest.mark.parametrize(
+    "key",
+    [lambda k, t: 0, lambda k, t: t, lambda k, t: 0 if k > 2 else None],
+    ids=["one for all", "one for each time", "from the fourth call on"],
+)
+def test_networks_that_keep_what_they_computed_are_refused(
+    key: Any, method: GradientMethod
+) -> None:
+    """Their answers are the same when they are run again, and a gradient would be missing."""
+    with pytest.raises(RerunError, match="Switch that"):
+        _gradients(Memory(key), method)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str
+)
 @pytest.mark.parametrize("change", [1e-3, 1e-1])
-def test_a_small_change_without_a_trace_is_noticed(dtype: torch.dtype, change: float) -> None:
-    network = Network(dtype)
-    noise, emb = (x.detach().to(dtype).requires_grad_() for x in _inputs())
-    sample = _sampler(network)(noise, emb=emb)
-    network.second.forward = _scaled(network.second.forward, 1 + change)
+@pytest.mark.parametrize("method", [Exact(), Exact(max_latents=2), Symplectic()], ids=repr)
+def test_a_small_change_without_a_trace_is_noticed(
+    dtype: torch.dtype, change: float, method: GradientMethod
+) -> None:
+    network, sample = _sampled_in(dtype, method)
+    network.first.weight.data.mul_(1 + change)
     with pytest.raises(RerunError, match="another answer"):
         sample.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_what_differs_from_run_to_run_like_rounding_is_no_change(dtype: torch.dtype) -> None:
+    network, sample = _sampled_in(dtype, Exact(), noise=0.2 * TOLERANCES[dtype])
+    sample.sum().backward()
+    assert all(weight.grad is not None for weight in network.used)
+
+
+def _sampled_in(
+    dtype: torch.dtype, method: GradientMethod, noise: float = 0.0
+) -> tuple[SmallNetwork, Tensor]:
+    """Return a network and its sample; its answers differ from run to run by a relative noise."""
+
+    class Noisy(Network):
+        def forward(self, x: Tensor, t: Tensor, emb: Tensor, extra: Any = None) -> Tensor:
+            drawn = torch.from_numpy(np.random.randn(*x.shape)).to(torch.float32)
+            return super().forward(x, t, emb).float() * (1 + noise * drawn)
+
+    torch.manual_seed(1)
+    weights = torch.promote_types(dtype, torch.float32)
+    x, emb = torch.randn(128, 4, dtype=weights), torch.randn(128, 3, dtype=weights)
+    network = Noisy(weights) if noise else Network(weights)
+    with torch.autocast("cpu", dtype, enabled=dtype != weights):
+        return network, _sampler(network, method)(x.requires_grad_(), emb=emb)
 
 
 def _scaled(function: Callable[..., Tensor], factor: float) -> Any:
@@ -451,12 +548,13 @@ def _scaled(function: Callable[..., Tensor], factor: float) -> Any:
 
 @pytest.mark.parametrize("method", [*METHODS, Backprop(), None], ids=repr)
 @pytest.mark.parametrize("what", ["input x", "conditioning ['emb']"])
+@pytest.mark.parametrize("recorded", [False, True])
 def test_networks_that_write_into_what_they_are_given(
-    method: GradientMethod | None, what: str
+    method: GradientMethod | None, what: str, recorded: bool
 ) -> None:
     class Writing(Network):
         def forward(self, x: Tensor, t: Tensor, emb: Tensor, extra: Any = None) -> Tensor:
-            with torch.no_grad():
+            with torch.set_grad_enabled(recorded and torch.is_grad_enabled()):
                 (x if what == "input x" else emb).mul_(0.99)
             return super().forward(x, t, emb)
 

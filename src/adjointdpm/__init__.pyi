@@ -16,6 +16,7 @@ from .gradients import (
     Symplectic,
     Truncated,
 )
+from .guided import StepGuidance, guided_sample
 from .path import Trajectory
 from .per_step import PerStep
 from .pipelines import (
@@ -52,6 +53,7 @@ __all__ = [
     "Reversible",
     "Sampler",
     "Schedule",
+    "StepGuidance",
     "Symplectic",
     "Trajectory",
     "Truncated",
@@ -65,6 +67,7 @@ __all__ = [
     "freeze",
     "from_pipeline",
     "gradients",
+    "guided_sample",
     "latent_shape",
     "load_default",
     "load_pipeline",

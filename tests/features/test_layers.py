@@ -27,6 +27,8 @@ def test_outputs_are_those_of_the_layers() -> None:
     assert torch.equal(seen["1"], model[:2](IMAGES))
     assert torch.equal(seen["2.0"], model[2][0](model[:2](IMAGES)))
     assert not any(m._forward_hooks for m in model.modules())
+    with torch.inference_mode():
+        assert torch.equal(layer_outputs(model, ["1"], IMAGES)["1"], seen["1"])
 
 
 def test_gradients_are_those_of_the_layers() -> None:

@@ -6,12 +6,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser
 
 UNKNOWN = re.compile(r"(?:unrecognized arguments: --|Option ')(?P<name>[\w.-]+)")
 """How jsonargparse speaks of a name that it does not know, typed or in a file."""
+WORDS = {False: ("no", "off"), True: ("yes", "on")}
+"""What YAML takes for a number of truth, and is a word where a setting has it among its choices."""
 
 
 class SettingsParser(ArgumentParser):
@@ -64,4 +66,14 @@ def parse(prog: str, description: str, config: type, arguments: Sequence[str]) -
             process, as is usual on a command line.
     """
     parsed = build_parser(prog, description, config).parse_args(list(arguments))
-    return config(**{field.name: parsed[field.name] for field in fields(config)})
+    types = get_type_hints(config)
+    return config(
+        **{field.name: _word(parsed[field.name], types[field.name]) for field in fields(config)}
+    )
+
+
+def _word(value: Any, type_: Any) -> Any:
+    """Return the word that stands for a value where YAML took it for true or false."""
+    if isinstance(value, bool) and get_origin(type_) is Literal:
+        return next((word for word in WORDS[value] if word in get_args(type_)), value)
+    return value

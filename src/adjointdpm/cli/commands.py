@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..jobs.certify import CertifyConfig
     from ..jobs.demo import DemoConfig
+    from ..jobs.guide import GuideConfig
     from ..jobs.stylize import StylizeConfig
 
 
@@ -84,6 +85,29 @@ def _run_certify(config: CertifyConfig, command_line: str) -> int:
     return 0 if certificate.passed else 1
 
 
+def _guide_config() -> type:
+    from ..jobs.guide import GuideConfig
+
+    return GuideConfig
+
+
+def _run_guide(config: GuideConfig, command_line: str) -> int:
+    from ..jobs.guide import run_guide, write_guide_report
+    from ..pipelines import quieten_libraries
+
+    quieten_libraries()
+    result = run_guide(config)
+    page = write_guide_report(result, command_line)
+    before, after = result.before.recognised, result.after.recognised
+    if before is not None and after is not None:
+        print(
+            f"the judge recognises {after.successes} of {after.trials} pictures (before: "
+            f"{before.successes})"
+        )
+    print(f"Open {page}")
+    return 0
+
+
 def _stylize_config() -> type:
     from ..jobs.stylize import StylizeConfig
 
@@ -120,6 +144,11 @@ COMMANDS = {
         "optimise noise and text embedding through the embedded model, and write a report",
         _demo_config,
         _run_demo,
+    ),
+    "guide": Command(
+        "lead single samples to a goal, by their noise or step by step, with nothing trained",
+        _guide_config,
+        _run_guide,
     ),
     "certify": Command(
         "measure how good a gradient is, against plain autograd and measured derivatives",

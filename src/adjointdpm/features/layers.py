@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..recompute import writes
+
 
 def layer_outputs(model: nn.Module, layers: Sequence[str], *args: Any) -> dict[str, Tensor]:
     """Call a module and return what some of the modules inside of it give out.
@@ -47,7 +49,7 @@ def layer_outputs(model: nn.Module, layers: Sequence[str], *args: Any) -> dict[s
     def collect(name: str, output: Any) -> None:
         if threading.get_ident() == thread:
             tensor = output[0] if isinstance(output, tuple) else output
-            calls[name].append((tensor, getattr(tensor, "_version", None)))
+            calls[name].append((tensor, writes([tensor]) if isinstance(tensor, Tensor) else None))
 
     handles = [
         modules[name].register_forward_hook(lambda _m, _i, output, name=name: collect(name, output))
@@ -70,10 +72,10 @@ def _checked(name: str, calls: list[Any], differentiable: bool) -> Tensor:
             f"the layer {name!r} was called {len(calls)} times in one call of the model, so it is "
             "not clear which output is meant; name a layer that is called once"
         )
-    [(tensor, version)] = calls
+    [(tensor, times_written)] = calls
     if not isinstance(tensor, Tensor):
         raise ValueError(f"the layer {name!r} gives a {type(tensor).__name__}, no tensor")
-    if tensor._version != version:
+    if writes([tensor]) != times_written:
         raise ValueError(
             f"what the layer {name!r} gave out was written into by a later one, such as "
             "ReLU(inplace=True); name the later one, or set inplace=False"

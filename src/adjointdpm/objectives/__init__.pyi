@@ -9,16 +9,18 @@ from .classifier import (
     find_label,
 )
 from .clip import ImageSimilarity, ImageTextModel, TextSimilarity
+from .derived import Thresholded, Transformed
 from .loading import load_objective
 from .objective import Objective, as_objective
 from .perceptual import PerceptualDistance, feature_distance
 from .similarity import PictureDistance, StructuralSimilarity
 from .style import GramStyle
-from .views import RandomViews
+from .views import AveragedViews, RandomCutouts, RandomViews
 from .weighted_sum import WeightedSum
 
 __all__ = [
     "AestheticScore",
+    "AveragedViews",
     "ClassifierLogProbability",
     "ClassifierMargin",
     "GramStyle",
@@ -29,9 +31,12 @@ __all__ = [
     "PerceptualDistance",
     "PictureDistance",
     "Preprocessing",
+    "RandomCutouts",
     "RandomViews",
     "StructuralSimilarity",
     "TextSimilarity",
+    "Thresholded",
+    "Transformed",
     "WeightedSum",
     "as_objective",
     "feature_distance",

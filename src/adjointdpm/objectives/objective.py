@@ -53,8 +53,7 @@ class FunctionObjective(Objective):
         super().__init__()
         self.function = function
         self.larger_is_better = larger_is_better
-        signature = inspect.signature(getattr(function, "forward", function))
-        self._draws = "generator" in signature.parameters
+        self._draws = "generator" in _arguments(getattr(function, "forward", function))
 
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Return what the function returns, checked to be one number a picture.
@@ -75,6 +74,13 @@ class FunctionObjective(Objective):
                 "values.flatten(1).mean(1)"
             )
         return values
+
+
+def _arguments(function: Callable[..., Tensor]) -> set[str]:
+    try:
+        return set(inspect.signature(function).parameters)
+    except ValueError:  # a function that is built in and tells nothing
+        return set()
 
 
 def as_objective(

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from ..recompute import Comparison, Replay, leaves_of, refuse_moving_weights
+from ..recompute import Comparison, Replay, reached_from, refuse_moving_weights
 
 
 def reusable(encode: Callable[[], Any], modules: Mapping[str, nn.Module]) -> Any:
@@ -28,7 +28,7 @@ def reusable(encode: Callable[[], Any], modules: Mapping[str, nn.Module]) -> Any
     cond = encode()
     leaves, structure = pytree.tree_flatten(cond)
     owner_of = {id(p): name for name, part in modules.items() for p in part.parameters()}
-    ends = {i: leaves_of(x) for i, x in enumerate(leaves) if _has_graph(x)}
+    ends = {i: reached_from(x).leaves for i, x in enumerate(leaves) if _has_graph(x)}
     chosen = [i for i, found in ends.items() if found and found.keys() <= owner_of.keys()]
     if not chosen:
         return cond

@@ -14,7 +14,7 @@ from .execution import (
     transpose,
 )
 from .plan import Plan
-from .recurrence import Program, Term, Value
+from .recurrence import Program, Row, Term, Value
 from .scheduler import SchedulerRun, first_timestep
 from .variables import PlanVariables
 
@@ -25,6 +25,7 @@ __all__ = [
     "Plan",
     "PlanVariables",
     "Program",
+    "Row",
     "SchedulerRun",
     "State",
     "TableGradient",

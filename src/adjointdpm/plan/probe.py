@@ -20,6 +20,10 @@ from torch.overrides import TorchFunctionMode
 from .scheduler import SchedulerRun
 
 LINEARITY_TOLERANCE = 1e-4
+NUM_CHECKS = 16
+"""How many random numbers stand in a latent beside the one-hot vector."""
+NUM_CALLS_ALONE = 16
+"""Over how many network calls they run once more without it."""
 
 _DRAWING = frozenset({torch.randn, torch.randn_like})
 _CASTING = frozenset({Tensor.to, Tensor.float, Tensor.half})
@@ -99,15 +103,15 @@ def read_scheduler(scheduler: Any, *steps: Any, **arguments: Any) -> Probe:
     # Nearly all draw once a step or never; a run more finds the number of the others.
     guess = run.num_calls if run.takes_generator else 0
     try:
-        rows, num_draws = _on_units(run, guess)
+        rows, num_draws, numbers = _on_units(run, guess)
         if num_draws > guess:
-            rows, _ = _on_units(run, num_draws)
+            rows, _, numbers = _on_units(run, num_draws)
     except ValueError as error:
         raise _refusal(scheduler) or error from error.__cause__
     columns = 1 + run.num_calls + num_draws
-    table = torch.cat([row.reshape(1, -1) for row in rows])[:, :columns].numpy()
+    table, found = rows[:, :columns].numpy(), rows[:, -NUM_CHECKS:]
     _check_finite(run, scheduler, table)
-    _check_linear(run, scheduler, table, num_draws)
+    _check_linear(run, scheduler, table, numbers[:columns], found)
     times = run.timesteps.to(torch.float64).numpy()
     return Probe(times, table, num_draws, _prediction_type(scheduler))
 
@@ -138,19 +142,31 @@ def _refusal(scheduler: Any) -> ValueError | None:
     )
 
 
-def _instrumented(run: SchedulerRun, values: Tensor, num_draws: int) -> tuple[list[Tensor], int]:
-    """Run on given values for the noise, the outputs and the draws; count the draws."""
-    first_draw = 1 + run.num_calls
-    with _Instrument(
-        values[0].shape, lambda j: values[first_draw + j] if j < num_draws else 0 * values[0]
-    ) as instrument:
-        rows = run(values[0], lambda k, _: values[1 + k])
-    return rows, instrument.num_draws
+def _instrumented(run: SchedulerRun, values: Tensor, num_calls: int) -> tuple[Tensor, int]:
+    """Run on given values for the noise, the outputs and the draws; count the draws.
+
+    Args:
+        run: what runs.
+        values: (1 + outputs + draws, numbers); draws beyond them are zero.
+        num_calls: after how many network calls to stop.
+    """
+    latents, first_draw = values[:, None, None, None, :], 1 + run.num_calls
+
+    def draw(number: int) -> Tensor:
+        known = first_draw + number < len(latents)
+        return latents[first_draw + number] if known else 0 * latents[0]
+
+    with _Instrument(latents[0].shape, draw) as instrument:
+        rows = run(latents[0], lambda k, _: latents[1 + k], num_calls=num_calls)
+    return torch.cat([row.reshape(1, -1) for row in rows]), instrument.num_draws
 
 
-def _on_units(run: SchedulerRun, num_draws: int) -> tuple[list[Tensor], int]:
-    units = torch.eye(1 + run.num_calls + num_draws, dtype=torch.float64)
-    return _instrumented(run, units[:, None, None, None, :], num_draws)
+def _on_units(run: SchedulerRun, num_draws: int) -> tuple[Tensor, int, Tensor]:
+    """Run on one-hot vectors, and beside them on random numbers far outside [-1, 1]."""
+    count, generator = 1 + run.num_calls + num_draws, torch.Generator().manual_seed(0)
+    numbers = 1e4 * torch.randn(count, NUM_CHECKS, dtype=torch.float64, generator=generator)
+    units = torch.eye(count, dtype=torch.float64)
+    return *_instrumented(run, torch.cat([units, numbers], 1), run.num_calls), numbers
 
 
 def _check_finite(run: SchedulerRun, scheduler: Any, table: np.ndarray) -> None:
@@ -165,17 +181,32 @@ def _check_finite(run: SchedulerRun, scheduler: Any, table: np.ndarray) -> None:
         )
 
 
-def _check_linear(run: SchedulerRun, scheduler: Any, table: np.ndarray, num_draws: int) -> None:
-    """Raise unless a run on random latents, far outside [-1, 1], is what the table says."""
-    generator = torch.Generator().manual_seed(0)
-    shape = (table.shape[1], 1, 1, 4, 4)
-    values = 1e4 * torch.randn(shape, dtype=torch.float64, generator=generator)
-    rows, _ = _instrumented(run, values, num_draws)
-    expected = torch.einsum("kj,j...->k...", torch.from_numpy(table), values)
-    error = (torch.stack(rows) - expected).abs().amax() / expected.abs().amax()
+def _check_linear(
+    run: SchedulerRun, scheduler: Any, table: np.ndarray, numbers: Tensor, found: Tensor
+) -> None:
+    """Raise unless random numbers became what the table says.
+
+    Args:
+        run: what runs.
+        scheduler: as it was given.
+        table: the coefficients.
+        numbers: the random values of noise, outputs and draws.
+        found: what became of them beside one-hot vectors.
+    """
+    # What looks at a latent as a whole (its norm, a quantile) looked at both together there.
+    num_calls = min(run.num_calls, NUM_CALLS_ALONE)
+    alone, _ = _instrumented(run, numbers, num_calls)
+    if num_calls < run.num_calls:
+        alone = alone[:-1]  # where it stopped; no network input yet
+    expected = torch.from_numpy(table) @ numbers
+    error = max(_relative(found, expected), _relative(alone, expected[: len(alone)]))
     if not error < LINEARITY_TOLERANCE:
         raise _refusal(scheduler) or ValueError(
             f"{run.name}.step is not linear in the network's outputs (a run on random latents is "
-            f"off its own coefficients by {float(error):.1e}), so there is no plan for it. "
+            f"off its own coefficients by {error:.1e}), so there is no plan for it. "
             "Differentiate the pipeline's own loop instead: adjointdpm.differentiable(pipe)"
         )
+
+
+def _relative(found: Tensor, expected: Tensor) -> float:
+    return float((found - expected).abs().amax() / expected.abs().amax())

@@ -113,6 +113,11 @@ class SchedulerRun:
         scheduler = copy.deepcopy(self._scheduler)
         if self.begin and hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(self.begin)
+        if hasattr(scheduler, "get_lms_coefficient"):
+            # Its integrals take 20 ms a step on tensors of one number, and a hundredth on floats.
+            on_floats = copy.copy(scheduler)
+            on_floats.sigmas = scheduler.sigmas.tolist()
+            scheduler.get_lms_coefficient = on_floats.get_lms_coefficient
         return scheduler
 
     def __call__(
@@ -120,6 +125,7 @@ class SchedulerRun:
         noise: Tensor,
         network: Callable[[int, Tensor], Tensor],
         generator: torch.Generator | None = None,
+        num_calls: int | None = None,
     ) -> list[Tensor]:
         """Run the scheduler's loop; return the network inputs in order, then the sample.
 
@@ -127,6 +133,7 @@ class SchedulerRun:
             noise: (batch, channels, height, width) standard-normal latent.
             network: ``network(k, x)`` answers the input of call k.
             generator: for ``step``, where it takes one.
+            num_calls: after how many calls to stop; by default after all.
         """
         scheduler = self._begun()
         arguments = dict(self.step_arguments)
@@ -136,7 +143,7 @@ class SchedulerRun:
         scales = hasattr(scheduler, "scale_model_input")
         inputs: list[Tensor] = []
         sample = noise * self.init_noise_sigma
-        for k, t in enumerate(scheduler.timesteps[self.begin :]):
+        for k, t in enumerate(scheduler.timesteps[self.begin :][:num_calls]):
             inputs.append(scheduler.scale_model_input(sample, t) if scales else sample)
             output = network(k, inputs[-1])
             try:

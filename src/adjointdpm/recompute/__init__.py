@@ -5,10 +5,10 @@ from .environment import Environment, copied, is_compiled, is_transformed
 from .fingerprint import Comparison, RerunError
 from .float16 import power_above, through_float16, times_power
 from .interception import Handler, inherited, intercepted, own_class
-from .reach import leaves_of, num_nodes_made, strangers
+from .reach import is_looked_into, num_nodes_made, reached_from, strangers
 from .replay import Record, Replay
 from .settings import Settings
-from .tensors import writes
+from .tensors import refusing_writes, writes
 from .verdict import Judge, judge_together
 from .wrappers import (
     announced,
@@ -34,15 +34,17 @@ __all__ = [
     "inherited",
     "intercepted",
     "is_compiled",
+    "is_looked_into",
     "is_offloaded",
     "is_transformed",
     "judge_together",
-    "leaves_of",
     "num_nodes_made",
     "own_class",
     "power_above",
+    "reached_from",
     "refuse_caches",
     "refuse_moving_weights",
+    "refusing_writes",
     "strangers",
     "through_float16",
     "times_power",

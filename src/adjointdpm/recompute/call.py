@@ -21,9 +21,9 @@ from torch.utils import _pytree as pytree
 from ..memory import SavedBytes
 from .environment import copied
 from .fingerprint import Comparison
-from .reach import leaves_of, num_nodes_made, strangers
+from .reach import is_looked_into, num_nodes_made, reached_from, strangers
 from .replay import Record, Replay
-from .tensors import writes
+from .tensors import refusing_writes, writes
 from .wrappers import is_offloaded, refuse_moving_weights
 
 
@@ -125,6 +125,8 @@ class Call:
             nodes = num_nodes_made()
             outputs = self._first(leaves)
             nodes = num_nodes_made() - nodes
+        assert self._record is not None
+        self._record.num_nodes = nodes
         self.graph = leaves, outputs
         self._search(leaves, outputs, nodes)
         return [x.detach().clone() if self._copies else x.detach() for x in outputs]
@@ -157,7 +159,7 @@ class Call:
             leaves, outputs = graph or self._run_again(self._leaves(tensors))
             roots, seeds = _used(outputs, adjoints)
             if roots:
-                with self.replay.as_it_was(self._record):
+                with self.replay.pulling_back(self._record, self._what):
                     torch.autograd.backward(roots, seeds)
         return [_taken(leaf) for leaf in (*leaves, *self._record.weights.leaves)]
 
@@ -192,8 +194,10 @@ class Call:
                 self._record, function, what=self._what, comparison=comparison, attached=attached
             )
             nodes = num_nodes_made() - nodes
-        if not attached and nodes not in self.replay.searched:
-            self._search(leaves, outputs, nodes)
+        if not attached:
+            self.replay.refuse_shortcut(self._record, outputs, nodes, self._what)
+            if nodes not in self.replay.searched:
+                self._search(leaves, outputs, nodes)
         return leaves, outputs
 
     def _explain(self) -> str:
@@ -206,12 +210,14 @@ class Call:
         before = [list(items) for items in lists]
         written = writes(tensors)
         held = _held(nest)
-        result = self._function(*args, **kwargs)
+        wrote = ValueError(
+            f"{self._what} wrote into a tensor that was passed to it, so that it cannot be run "
+            "again on what it was given. Let it work on a copy (x = x + ..., not x += ...)"
+        )
+        with refusing_writes(wrote):
+            result = self._function(*args, **kwargs)
         if writes(tensors) != written:
-            raise ValueError(
-                f"{self._what} wrote into a tensor that was passed to it, so that it cannot be run "
-                "again on what it was given. Let it work on a copy (x = x + ..., not x += ...)"
-            )
+            raise wrote
         if held != _held(nest):
             raise ValueError(
                 f"{self._what} keeps tensors in an object that was passed to it (a cache of keys "
@@ -231,9 +237,9 @@ class Call:
         Raises:
             ValueError: a tensor that requires grad is used and would silently get no gradient.
         """
-        self.replay.searched.add(nodes)
-        known = [*leaves, *self.weights.leaves]
-        for leaf in strangers(leaves_of(*outputs), known):
+        reached = reached_from(*outputs).leaves
+        self.replay.searched[nodes] = len(reached)
+        for leaf in strangers(reached, [*leaves, *self.weights.leaves]):
             raise ValueError(
                 f"{self._what} uses a tensor of shape {tuple(leaf.shape)} that requires grad but "
                 "is neither a weight of it nor among its arguments, so it cannot receive a "
@@ -380,8 +386,7 @@ class Recompute:
         owner = call.replay.owner
         known, size = id(owner) in self._sizes, self._sizes.get(id(owner), 0)
         fits = 0 < size <= self._budget
-        # The second graph tells whether a call uses what an earlier one has left behind.
-        look = self._calls[id(owner)] < 2
+        look = is_looked_into(self._calls[id(owner)])
         self._calls[id(owner)] += 1
         while self._kept and (fits or not known) and self._kept_bytes() + size > self._budget:
             self._kept.popleft()[1].graph = None

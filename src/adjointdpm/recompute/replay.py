@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from .environment import Drawing, Environment, drawing_alone, is_compiled
-from .fingerprint import Comparison, Fingerprints, coarsest, tolerance_of
+from .fingerprint import Comparison, Fingerprints, RerunError, coarsest, tolerance_of
 from .guard import Guard
+from .reach import num_nodes_made, reached_from
 from .settings import Settings
 from .tensors import Places, StandIns, in_their_places, versions
 from .wrappers import parallel_wrappers, passed_on, refuse_caches, refuse_sharded_weights
@@ -48,6 +50,8 @@ class Record:
         versions: of the weights, of the other buffers, and of what else the call read.
         fingerprint: of the answer.
         tolerance: the largest change of the answer that is taken for rounding.
+        num_nodes: of the graph, where it had one.
+        repeatable: whether a rerun is given the same input to the last bit.
     """
 
     environment: Environment | None
@@ -57,6 +61,8 @@ class Record:
     versions: list[tuple[int, torch.dtype]]
     fingerprint: Tensor
     tolerance: float
+    num_nodes: int = 0
+    repeatable: bool = True
 
 
 class Replay:
@@ -91,8 +97,8 @@ class Replay:
         self._quiet = 0
         self._compiled = any(is_compiled(part) for part in owner.modules())
         self.wrappers = parallel_wrappers(owner)
-        self.searched: set[int] = set()
-        """How many nodes the graphs of calls have whose ends were looked at."""
+        self.searched: dict[int, int] = {}
+        """The number of leaves of graphs whose ends were looked at, by their number of nodes."""
 
     @property
     def weights(self) -> StandIns:
@@ -187,9 +193,20 @@ class Replay:
                 )
                 raise
         if comparison is not None:
-            again = self._fingerprints(outputs)
-            comparison.add(what, record.fingerprint, again, record.tolerance)
+            again, repeat = self._fingerprints(outputs), partial(self._repeat, record, function)
+            comparison.add(
+                what,
+                record.fingerprint,
+                again,
+                record.tolerance,
+                repeat if record.repeatable and not self._moves else None,
+            )
         return outputs
+
+    def _repeat(self, record: Record, function: Callable[[], Sequence[Tensor]]) -> Tensor:
+        """Return the fingerprint of a call that is run once more, in the mode of its first run."""
+        with torch.set_grad_enabled(record.num_nodes > 0), self.guard.opened():
+            return self._fingerprints(self.again(record, function))
 
     @contextmanager
     def as_it_was(self, record: Record, *, attached: bool = False) -> Iterator[None]:
@@ -198,7 +215,7 @@ class Replay:
         The graph of a call is differentiated in such a block too: checkpoints within a network run
         parts of it again then.
         """
-        weights = record.weights.originals if attached else record.weights.tensors
+        weights = record.weights.originals if attached else record.weights.as_recorded()
         with (
             self._lock,
             self._settings.restored(record.settings),
@@ -293,6 +310,53 @@ class Replay:
                 f"weights, or by fusing adapters), so that its calls cannot be run again: "
                 f"{changed[0]}{more}. Take the gradient first"
             )
+
+    def refuse_shortcut(
+        self, record: Record, outputs: Sequence[Tensor], num_nodes: int, what: str
+    ) -> None:
+        """Raise if a call whose graph was seen took something that it had kept, when run again.
+
+        The answer may be the same, but the gradient ends there, or goes on in another call's graph.
+        Another kernel may have fewer nodes too.
+
+        Args:
+            record: of its first run.
+            outputs: of its second run.
+            num_nodes: that were made for them.
+            what: the call, for the message.
+
+        Raises:
+            RerunError: part of the graph was missing.
+        """
+        if num_nodes >= record.num_nodes:
+            return
+        reached = reached_from(*outputs)
+        expected = self.searched.get(record.num_nodes, 0)
+        if reached.oldest < num_nodes_made() - num_nodes or len(reached.leaves) < expected:
+            raise RerunError(
+                f"{what} skipped a part of its computation when it was run again for the gradient "
+                f"(its graph has {num_nodes} nodes, and had {record.num_nodes}): it takes the "
+                "result from something that it kept. Switch that cache off, or use adp.Backprop()"
+            )
+
+    @contextmanager
+    def pulling_back(self, record: Record, what: str) -> Iterator[None]:
+        """Differentiate the graph of a call within a block.
+
+        Raises:
+            RerunError: calls share a part of their graphs.
+        """
+        try:
+            with self.as_it_was(record):
+                yield
+        except RuntimeError as error:
+            if "backward through the graph a second time" not in str(error):
+                raise
+            raise RerunError(
+                f"{what} shares a part of its graph with another call: the network keeps something "
+                "that it computed from the weights or the conditioning (a cache). Switch that off, "
+                "compute it before and pass it as conditioning, or use adp.Backprop()"
+            ) from error
 
     def explain(self, record: Record) -> str:
         """Say what may be the cause of another answer, and what helps."""

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .hooks import Hooks
+
 ABSENT = object()
 """In place of the value of an attribute that is not there."""
 
@@ -33,7 +35,7 @@ KEPT = (*PLAIN, *CODE, Tensor, tuple)
 
 
 class Settings:
-    """What is set on the parts of a module: numbers, switches, words, and processors of attention.
+    """What is set on the parts of a module: numbers, switches, words, hooks, attention processors.
 
     ``training`` is one of them, and so are adapters (which is active, and how strong) and a counter
     of calls. Each call is run again with what was set when it ran first. What a call *computed* and
@@ -55,6 +57,7 @@ class Settings:
     """
 
     def __init__(self, module: nn.Module) -> None:
+        self._hooks = Hooks(module)
         self._switched = [part for part in module.modules() if _has_processor(part)]
         self._holders = [vars(part) for part in module.modules()]
         processors = (part.processor for part in self._switched)
@@ -62,7 +65,7 @@ class Settings:
         self._places: list[tuple[dict[str, Any], str]] = []
         self._sizes: list[int] = []
         self._find()
-        self._first = self._read()
+        self._first = [_copy(value) for value in self._raw()]
         self._last = self._first
 
     def _find(self) -> None:
@@ -79,14 +82,11 @@ class Settings:
     def _raw(self) -> list[Any]:
         if [len(holder) for holder in self._holders] != self._sizes:
             self._find()
-        processors = [part.processor for part in self._switched]
+        first = [self._hooks.now(), *[part.processor for part in self._switched]]
         try:
-            return [*processors, *[holder[name] for holder, name in self._places]]
+            return [*first, *[holder[name] for holder, name in self._places]]
         except KeyError:
-            return [*processors, *[holder.get(name, ABSENT) for holder, name in self._places]]
-
-    def _read(self) -> list[Any]:
-        return [_copy(value) for value in self._raw()]
+            return [*first, *[holder.get(name, ABSENT) for holder, name in self._places]]
 
     def now(self) -> list[Any]:
         """Return the present values, for `restored`."""
@@ -101,30 +101,33 @@ class Settings:
 
     def changed_since(self, snapshot: list[Any]) -> list[str]:
         """Return the names of attributes that have other values than in a snapshot."""
-        names = ["processor"] * len(self._switched) + [name for _, name in self._places]
+        names = ["hooks", *["processor"] * len(self._switched), *[n for _, n in self._places]]
         pairs = zip(names, self._raw(), snapshot, strict=False)
         return sorted({name for name, now, old in pairs if not _same([now], [old])})
 
     @contextmanager
     def restored(self, snapshot: list[Any]) -> Iterator[None]:
         """Run a block with the values of a snapshot, and with the present ones after it."""
-        before = self._read()
-        self._set(snapshot)
+        present = self._raw()
+        # What nearly always is there needs no copies of thousands of values.
+        before = self._last if _same(present, self._last) else [_copy(value) for value in present]
+        self._set(present, snapshot)
         try:
             yield
         finally:
-            self._set(before)
+            self._set(self._raw(), before)
 
-    def _set(self, wanted: list[Any]) -> None:
-        present = self._raw()
+    def _set(self, present: list[Any], wanted: list[Any]) -> None:
         if _same(present, wanted):
             return
         wanted = [*wanted, *[ABSENT] * (len(present) - len(wanted))]
         switched = len(self._switched)
-        for i, (now, value) in enumerate(zip(present, wanted, strict=True)):
+        for i, (now, value) in enumerate(zip(present, wanted, strict=True), start=-1):
             if _same([now], [value]):
                 continue
-            if i < switched:
+            if i < 0:
+                self._hooks.set(value)
+            elif i < switched:
                 part: Any = self._switched[i]
                 part.set_processor(value)
             else:

@@ -109,6 +109,11 @@ class StandIns:
         leaf_of = {id(x): leaf for x, leaf in zip(self.differentiated, self.leaves, strict=True)}
         self.tensors = [leaf_of.get(id(tensor), tensor) for tensor in originals]
 
+    def as_recorded(self) -> list[Tensor]:
+        """Return what stands in for all, with constants for what has come to require grad since."""
+        pairs = zip(self.tensors, self.originals, strict=True)
+        return [x.detach() if x is original and x.requires_grad else x for x, original in pairs]
+
 
 def _stand_in(tensor: Tensor) -> Tensor:
     # Of the same type, so that what is compiled for one serves for the other.
@@ -120,6 +125,21 @@ def _stand_in(tensor: Tensor) -> Tensor:
 def writes(tensors: Iterable[Tensor]) -> list[int]:
     """Return how often each tensor was written into; in inference mode nobody counts."""
     return [0 if x.is_inference() else x._version for x in tensors]
+
+
+@contextmanager
+def refusing_writes(refusal: Exception) -> Iterator[None]:
+    """Raise an error in place of torch's own where a block writes into a leaf.
+
+    Args:
+        refusal: what to raise.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "leaf Variable that requires grad" not in str(error):
+            raise
+        raise refusal from error
 
 
 def versions(tensors: Sequence[Tensor]) -> list[tuple[int, torch.dtype]]:

@@ -17,11 +17,13 @@ from ...recompute import (
     Record,
     Replay,
     is_compiled,
+    is_looked_into,
     is_transformed,
     judge_together,
-    leaves_of,
     num_nodes_made,
     power_above,
+    reached_from,
+    refusing_writes,
     strangers,
     writes,
 )
@@ -70,10 +72,11 @@ class Caller:
             given = []
         before = writes(given)
         times, answer = time_tensor(t, x) if self._whole else t, None
-        if self._collector is None:
-            output = self._denoiser(x, times, **cond)
-        else:
-            output, answer = self._denoiser(x, times, return_answers=True, **cond)
+        with refusing_writes(_wrote("its input x, its conditioning or a weight")):
+            if self._collector is None:
+                output = self._denoiser(x, times, **cond)
+            else:
+                output, answer = self._denoiser(x, times, return_answers=True, **cond)
         if (after := writes(given)) != before:
             self._refuse_writing(cond, [a != b for a, b in zip(after, before, strict=True)])
         output = output.clone()
@@ -87,10 +90,14 @@ class Caller:
         names = [pytree.keystr(path) for path, leaf in paths if isinstance(leaf, Tensor)]
         what = ["its input x", *(f"the conditioning {name}" for name in names)]
         which = " and ".join(name for name, is_so in zip(what, written, strict=True) if is_so)
-        raise ValueError(
-            f"the network wrote into {which}. The sampler needs it as it was: for later steps, "
-            "and to run the call again. Let the network work on a copy (x = x + ..., not x += ...)"
-        )
+        raise _wrote(which)
+
+
+def _wrote(where: str) -> ValueError:
+    return ValueError(
+        f"the network wrote into {where}. The sampler needs it as it was: for later steps, and to "
+        "run the call again. Let the network work on a copy (x = x + ..., not x += ...)"
+    )
 
 
 def refuse_transforms() -> None:
@@ -175,7 +182,7 @@ class Network:
         self._constants: tuple[list[Tensor], list[int]] = [], []
         self._arrivals: Arrivals | None = None
         self._judges: list[Judge] = []
-        self._comparison = self._new_comparison()
+        self._comparison: Comparison | None = None
 
     @property
     def constants(self) -> list[Tensor]:
@@ -197,15 +204,14 @@ class Network:
     def run(self, k: int, x: Tensor) -> Tensor:
         """Return the output of call k, detached, and record what surrounded it.
 
-        The first call has a graph, to see where it ends, and so has the second, which may use what
-        the first left behind. So has every call until each tensor of the conditioning was seen to
-        be used.
+        The first calls have a graph, to see where it ends, and some of the others. So has every
+        call until each tensor of the conditioning was seen to be used.
 
         Args:
             k: the call.
             x: its input.
         """
-        if k < 2 or self._unreached:
+        if is_looked_into(k) or self._unreached:
             return self.run_with_graph(k, x)[1][0].detach()
         return self.run_without_graph(k, x)
 
@@ -227,12 +233,15 @@ class Network:
         with torch.enable_grad(), self._replay.guard.opened():
             leaf, nodes = self._leaf(k, x), num_nodes_made()
             outputs = self._first(k, leaf, alone=alone)
-            self._search(k, leaf, outputs, num_nodes_made() - nodes)
+            self._records[k].num_nodes = num_nodes = num_nodes_made() - nodes
+            self._search(k, leaf, outputs, num_nodes)
         return leaf, outputs
 
     def rerun(self, k: int, x: Tensor, t: float | None = None) -> Tensor:
         """Return the output of call k again as it was the first time, or the same at another t."""
-        return self._again(k, x, t)[0]
+        # As it ran first: with a graph, or compiled for one, kernels may round in another way.
+        with torch.set_grad_enabled(self._records[k].num_nodes > 0):
+            return self._again(k, x, t)[0].detach()
 
     def _again(self, k: int, x: Tensor, t: float | None) -> list[Tensor]:
         compare = self._comparison if t is None else None
@@ -250,7 +259,10 @@ class Network:
         with torch.enable_grad():
             leaf, nodes = self._leaf(k, x), num_nodes_made()
             outputs = self._again(k, leaf, t)
-            self._search(k, leaf, outputs, num_nodes_made() - nodes)
+            num_nodes = num_nodes_made() - nodes
+            if t is None:
+                self._replay.refuse_shortcut(self._records[k], outputs, num_nodes, self._what(k))
+            self._search(k, leaf, outputs, num_nodes)
         return leaf, outputs
 
     def _leaf(self, k: int, x: Tensor) -> Tensor:
@@ -274,7 +286,7 @@ class Network:
 
         outputs, record = self._replay.first(call, x.device)
         if self._tolerance is not None:
-            record.tolerance = max(record.tolerance, self._tolerance)
+            record.tolerance, record.repeatable = max(record.tolerance, self._tolerance), False
         self._records[k] = record
         assert record.environment is not None
         self._in_float16 |= record.environment.in_float16
@@ -319,7 +331,8 @@ class Network:
             exponent = torch.stack([power_above(a) for _, a in used]).amax()
             used = [(y, torch.ldexp(a, -exponent)) for y, a in used]
         self._arrivals.exponent = exponent
-        with self._replay.as_it_was(self._records[self._calls.pop(id(x))]):
+        k = self._calls.pop(id(x))
+        with self._replay.pulling_back(self._records[k], self._what(k)):
             torch.autograd.backward([y for y, _ in used], [a for _, a in used])
         pulled, x.grad = x.grad, None
         if pulled is None or not input_needed:
@@ -344,7 +357,8 @@ class Network:
             RerunError: a call gave another answer than the first time.
         """
         self._refuse_changes()
-        self._comparison = self._new_comparison()
+        records, replay = self._records, self._replay
+        self._comparison = Comparison(lambda: replay.explain(records[max(records)]))
         copies = any(self._in_cuda_graphs(leaf) for leaf in self.targets)
         self._arrivals = Arrivals(self.targets, scaled=self._scaled, copies=copies)
         self._judges = []
@@ -353,7 +367,7 @@ class Network:
                 yield
             judge_together([*self._judges, self._comparison])
         finally:
-            self._judges = []
+            self._judges, self._comparison = [], None
             self._arrivals.close()
             self._arrivals = None
 
@@ -366,10 +380,6 @@ class Network:
         """Leave buffers and settings at the end of a block as they were at its start."""
         with self._replay.undisturbed():
             yield
-
-    def _new_comparison(self) -> Comparison:
-        records, replay = self._records, self._replay
-        return Comparison(lambda: replay.explain(records[max(records)]))
 
     def finish(self) -> None:
         """Take note that the run is over.
@@ -403,8 +413,8 @@ class Network:
         """
         if nodes in self._replay.searched and not self._unreached:
             return
-        self._replay.searched.add(nodes)
-        reached = leaves_of(*outputs)
+        reached = reached_from(*outputs).leaves
+        self._replay.searched[nodes] = len(reached)
         for leaf in strangers(reached, [x, *self.targets]):
             raise ValueError(
                 f"the network uses (in call {k}) a tensor of shape {tuple(leaf.shape)} that "

@@ -46,6 +46,7 @@ class StylizeConfig(RunConfig):
         guidance_scale: weight of classifier-free guidance.
         train_batch_size: pictures in each update.
         num_validation_images: pictures of the report, drawn before and after.
+        validation_steps: number of updates between two previews; None for none.
         memory_budget: bytes that `Exact` may keep graphs in, such as ``1GiB``.
     """
 
@@ -73,6 +74,7 @@ class StylizeConfig(RunConfig):
     guidance_scale: float = 1.0
     train_batch_size: int = 4
     num_validation_images: int = 16
+    validation_steps: int | None = None
     memory_budget: str | None = "1GiB"
 
     def __post_init__(self) -> None:
@@ -84,6 +86,7 @@ class StylizeConfig(RunConfig):
             "num_inference_steps",
             "train_batch_size",
             "num_validation_images",
+            "validation_steps",
         )
         if not self.content_weight >= 0:
             raise ValueError(f"content_weight must not be negative, but is {self.content_weight}")

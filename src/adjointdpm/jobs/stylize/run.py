@@ -15,6 +15,7 @@ from ...evaluation import Reading, read_pictures
 from ...gradients import GradientMethod
 from ...objectives import as_objective
 from ...pipelines import freeze, load_pipeline
+from ...report import Previews
 from ...runs import (
     Callback,
     History,
@@ -33,6 +34,8 @@ from .results import Comparison, StylizeResult
 
 EXAMPLES = 8
 """Pictures that say how far from the style the model is at the start."""
+PREVIEWS = 8
+"""Pictures that are drawn while the run goes on."""
 UNSEEN = 1_000_000
 """Added to the seed for the noises of the report, which no update draws."""
 
@@ -76,7 +79,7 @@ def run_stylize(
         before = model.draw_many(noise, unseen)
         goal, picture = build_goal(config, objective, examples(model, prompts))
         predicted = predict_cost(model, prompts)
-        history = restyle(model, goal, prompts)
+        history = restyle(model, goal, prompts, _previews(model, unseen, noise))
         after = model.draw_many(noise, unseen)
         file = model.save(folder, {"style": _describe(config, style), "updates": len(history)})
     return StylizeResult(
@@ -182,6 +185,17 @@ def _read(images: Tensor, label: str | None, default: Default | None) -> Reading
     if label is None or default is None:
         return None
     return read_pictures(images, label, default.classifier, default.judge)[0]
+
+
+def _previews(model: StylizedModel, prompts: Sequence[str], noise: Tensor) -> list[Callback]:
+    config = model.config
+    if config.validation_steps is None:
+        return []
+
+    def draw() -> Tensor:
+        return model.draw_many(noise[:PREVIEWS], prompts[:PREVIEWS])
+
+    return [Previews(draw, config.output_dir, config.validation_steps)]
 
 
 def _unseen(model: StylizedModel, prompts: Sequence[str]) -> tuple[list[str], Tensor]:

@@ -1,0 +1,5 @@
+"""Guiding a sample: pictures of a prompt that a metric likes, without training."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,140 @@
+"""The report of the job `guide`: a page, pictures, and the numbers for a machine to read."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ...report import (
+    Fact,
+    RunPage,
+    Shown,
+    ShownRow,
+    Spent,
+    WrittenFile,
+    contact_sheet,
+    curves_svg,
+    duration,
+    percent,
+    render_page,
+    save_picture,
+    size,
+)
+from ...storage import write_text
+from .run import Ending, GuideResult
+
+LOAD_NOISE = """\
+import adjointdpm as adp
+
+saved = adp.formats.load_noise("noise.safetensors")
+images = pipe(saved.prompt, latents=saved.noise, num_inference_steps=saved.num_inference_steps,
+              guidance_scale=saved.guidance_scale).images"""
+
+
+def write_guide_report(result: GuideResult, command: str) -> Path:
+    """Write ``report.html``, the pictures and ``numbers.json``.
+
+    Args:
+        result: what became of the samples.
+        command: how it was called.
+
+    Returns:
+        The page.
+    """
+    folder = Path(result.config.output_dir)
+    enlarge = 4 if result.after.images.shape[-1] <= 64 else 1
+    for when, ending in (("before", result.before), ("after", result.after)):
+        for i, image in enumerate(ending.images, start=1):
+            save_picture(folder / f"picture-{i}-{when}.png", image, enlarge)
+    sheet = contact_sheet([result.before.images, result.after.images])
+    save_picture(folder / "pictures.png", sheet, enlarge)
+    numbers = json.dumps(_numbers(result, command), indent=2, ensure_ascii=False, default=str)
+    write_text(folder / "numbers.json", numbers + "\n")
+    page = render_page("jobs/guide", "page.html", page=_page(result, command), result=result)
+    write_text(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def _page(result: GuideResult, command: str) -> RunPage:
+    by_noise = result.config.method == "noise"
+    curve = curves_svg(
+        {"loss": result.losses},
+        xlabel="update" if by_noise else "guided step",
+        ylabel="loss",
+        description=f"The loss, from {result.losses[0]:.2f} to {result.losses[-1]:.2f}."
+        if result.losses
+        else "",
+    )
+    files = [WrittenFile("pictures.png", "the pictures before, and below them after")]
+    if result.noise_file is not None:
+        name = result.noise_file.name
+        files.insert(0, WrittenFile(name, "the noises, for the same pipeline", LOAD_NOISE))
+    spent = None
+    if result.history is not None:
+        spent = Spent.of(result.history, result.seconds, result.peak_memory)
+    return RunPage(
+        title=f"Samples led to a goal: {result.config.prompt}",
+        command=command,
+        settings=asdict(result.config),
+        environment=result.environment,
+        facts=_facts(result),
+        pictures=[_row(result, i) for i in range(result.config.num_images)],
+        curves=[curve] if result.losses else [],
+        certificate=result.certificate,
+        predicted=result.predicted if spent else None,
+        spent=spent,
+        files=files,
+    )
+
+
+def _facts(result: GuideResult) -> list[Fact]:
+    means = [f"{statistics.fmean(e.metric):.3g}" for e in (result.before, result.after)]
+    facts = [Fact(" → ".join(means), f"mean of the metric: {result.objective}")]
+    before, after = result.before.recognised, result.after.recognised
+    if before is not None and after is not None:
+        facts.append(
+            Fact(
+                f"{before.successes} → {after.successes} of {after.trials}",
+                f"pictures that the judge takes for “{result.config.target}”",
+            )
+        )
+    taken = f"in all; at most {size(result.peak_memory)} of memory"
+    return [*facts, Fact(duration(result.seconds), taken)]
+
+
+def _row(result: GuideResult, i: int) -> ShownRow:
+    def shown(ending: Ending, when: str) -> Shown:
+        lines = [f"metric: {ending.metric[i]:.3g}"]
+        if not ending.readings:
+            return Shown(ending.images[i], f"Picture {i + 1} {when} guidance", lines)
+        reading = ending.readings[i]
+        lines += [f"judge: {percent(reading.judge)}", f"“{reading.judge_label}”"]
+        alt = f"Picture {i + 1} {when} guidance: the judge calls it “{reading.judge_label}”"
+        return Shown(ending.images[i], alt, lines, reading.recognised)
+
+    return ShownRow(
+        f"noise {i + 1}", [shown(result.before, "before"), shown(result.after, "after")]
+    )
+
+
+def _numbers(result: GuideResult, command: str) -> dict[str, Any]:
+    def ending(of: Ending) -> dict[str, Any]:
+        return {"metric": of.metric, "readings": [asdict(reading) for reading in of.readings]}
+
+    return {
+        "command": command,
+        "config": asdict(result.config),
+        "objective": result.objective,
+        "larger_is_better": result.larger_is_better,
+        "before": ending(result.before),
+        "after": ending(result.after),
+        "losses": result.losses,
+        "predicted": asdict(result.predicted),
+        "certificate": None if result.certificate is None else asdict(result.certificate),
+        "seconds": result.seconds,
+        "peak_memory_bytes": result.peak_memory,
+        "environment": result.environment,
+    }

@@ -1,0 +1,262 @@
+"""Guiding single samples: by their noise through the whole sampler, or step by step."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ... import solvers
+from ...certificate import Certificate, certify
+from ...cost import Cost
+from ...evaluation import Reading, SuccessRate, success_rate
+from ...formats import Noise, save_noise
+from ...guided import StepGuidance, guided_sample
+from ...objectives import Objective, as_objective
+from ...runs import (
+    History,
+    choose_device,
+    environment,
+    optimize,
+    peak_memory,
+    run_folder,
+)
+from ...sampler import Sampler
+from ...setup import Goal, Model, check_goal, load_model, needs_default
+from ...variables import project_to_typical
+from .config import EMBEDDED_TARGET, GuideConfig
+
+
+@dataclass(frozen=True)
+class Ending:
+    """The pictures of one end of a run.
+
+    Args:
+        images: (num_images, 3, height, width) in [0, 1].
+        metric: what the objective says of each.
+        readings: what classifier and judge read, where a class of theirs is the goal.
+    """
+
+    images: Tensor
+    metric: list[float]
+    readings: list[Reading]
+
+    @property
+    def recognised(self) -> SuccessRate | None:
+        """How often the judge saw the goal; None without a judge."""
+        if not self.readings:
+            return None
+        return success_rate(reading.recognised for reading in self.readings)
+
+
+@dataclass(frozen=True)
+class GuideResult:
+    """What became of the samples.
+
+    Args:
+        config: the settings.
+        objective: what was optimised, in words.
+        larger_is_better: the direction of it.
+        before: the pictures without guidance.
+        after: the same noises, guided.
+        losses: the mean loss at each update, or at each step.
+        history: losses and timings of the updates; None for ``steps``.
+        predicted: the cost of one gradient through the sampler, before the run.
+        certificate: how right the gradient is, where it was measured.
+        noise_file: the optimised noise; None for ``steps``.
+        seconds: how long all of it took.
+        peak_memory: the most bytes that were held.
+        environment: versions and machine.
+    """
+
+    config: GuideConfig
+    objective: str
+    larger_is_better: bool
+    before: Ending
+    after: Ending
+    losses: list[float]
+    history: History | None
+    predicted: Cost
+    certificate: Certificate | None
+    noise_file: Path | None
+    seconds: float
+    peak_memory: int
+    environment: dict[str, str]
+
+
+def run_guide(
+    config: GuideConfig, objective: Callable[[Tensor], Tensor] | None = None
+) -> GuideResult:
+    """Draw pictures of a prompt that an objective likes; write the noise into the folder.
+
+    Args:
+        config: settings.
+        objective: an `Objective`, or a function as `as_objective` takes it, in place of the one
+            that the settings name.
+
+    Raises:
+        ValueError: settings that name no objective, or a sampler that ``steps`` cannot guide.
+        OSError: the folder cannot be used; see `run_folder`.
+    """
+    started = time.perf_counter()
+    metric = None if objective is None else as_objective(objective)
+    embedded = config.pretrained_model_name_or_path is None
+    named = config.target or config.target_image or config.objective
+    if embedded and metric is None and named is None:
+        config = replace(config, target=EMBEDDED_TARGET)
+    check_goal(config, metric)
+    device = choose_device(config.device)
+    with run_folder(
+        config.output_dir, "guide", overwrite=config.overwrite_output_dir, config=config
+    ) as folder:
+        model = load_model(config, device, with_default=needs_default(config, metric))
+        goal = Goal(config, model.default, metric, device)
+        guided = _Guided(config, model, goal)
+        certificate = (
+            guided.certify() if (embedded and config.certify is None) or config.certify else None
+        )
+        before = guided.ending(model.sampler(guided.noise, **guided.cond).detach())
+        predicted = model.sampler.cost(guided.noise.clone().requires_grad_(), **guided.cond)
+        history, file = None, None
+        if config.method == "noise":
+            history = guided.optimise_noise()
+            losses = history.losses
+            file = guided.save_noise(folder)
+            after = guided.ending(model.sampler(guided.noise, **guided.cond).detach())
+        else:
+            sample, losses = guided.move_latents()
+            after = guided.ending(sample)
+    return GuideResult(
+        config=config,
+        objective=goal.description,
+        larger_is_better=goal.larger_is_better,
+        before=before,
+        after=after,
+        losses=losses,
+        history=history,
+        predicted=predicted,
+        certificate=certificate,
+        noise_file=file,
+        seconds=time.perf_counter() - started,
+        peak_memory=peak_memory(device),
+        environment=environment(device),
+    )
+
+
+def one_step_sampler(sampler: Sampler) -> Sampler:
+    """Return DDIM at the times of a sampler, whose own steps may read more than the latent."""
+    plan, denoiser = sampler.plan, sampler.denoiser
+    times = plan.timesteps[list(plan.step_starts or ())].tolist()
+    ddim = solvers.build(
+        "ddim",
+        denoiser.schedule,
+        len(times),
+        timesteps=times,
+        prediction_type=denoiser.prediction_type,
+    )
+    return Sampler(denoiser, ddim, sampler.gradient)
+
+
+class _Guided:
+    """The samples of a run."""
+
+    def __init__(self, config: GuideConfig, model: Model, goal: Goal) -> None:
+        self._config, self._model, self._goal = config, model, goal
+        assert config.prompt is not None
+        self._prompts = [config.prompt] * config.num_images
+        self.cond: dict[str, Any] = model.encode(self._prompts, config.negative_prompt)
+        generator = torch.Generator().manual_seed(config.seed)
+        self.noise = project_to_typical(model.noise(config.num_images, generator))
+
+    @torch.no_grad()
+    def ending(self, latents: Tensor) -> Ending:
+        """Return the pictures of latents, and what is to be said of them."""
+        images = self._model.decode(latents)
+        return Ending(images.cpu(), self._goal.measure(images), self._goal.read(images))
+
+    def optimise_noise(self) -> History:
+        """Turn the noise until the objective is met; its length stays that of noise."""
+        model, noise = self._model, self.noise.requires_grad_()
+
+        def loss(generator: torch.Generator) -> Tensor:
+            images = model.decode(model.sampler(noise, **self.cond))
+            return self._goal.objective.loss(images, generator).mean()
+
+        def project() -> None:
+            noise.copy_(project_to_typical(noise))
+
+        history = optimize({"noise": noise}, loss, self._config, project=project)
+        noise.requires_grad_(False)
+        return history
+
+    def save_noise(self, folder: Path) -> Path:
+        """Save the noise with what draws its pictures; return its file."""
+        config = self._config
+        noise = Noise(
+            self.noise,
+            num_inference_steps=config.num_inference_steps,
+            guidance_scale=config.guidance_scale,
+            prompt=self._prompts,
+            negative_prompt=config.negative_prompt,
+            seed=config.seed,
+            provenance=self._model.provenance,
+        )
+        return save_noise(folder / "noise.safetensors", noise)
+
+    def move_latents(self) -> tuple[Tensor, list[float]]:
+        """Sample with the latents moved at each step; return them, and the loss of each step."""
+        config, model = self._config, self._model
+        guidance = StepGuidance(
+            strength=config.strength,
+            inner_steps=config.inner_steps,
+            num_repeats=config.num_repeats,
+            start=config.guidance_start,
+            end=config.guidance_end,
+            gradient=model.sampler.gradient,
+        )
+        generator = torch.Generator().manual_seed(config.seed + 1)
+        objective: Objective = self._goal.objective
+        losses: list[Tensor] = []
+
+        def loss(latents: Tensor) -> Tensor:
+            values = objective.loss(model.decode(latents), generator)
+            losses.append(values.detach().mean())
+            bar.update()
+            return values
+
+        sampler = one_step_sampler(model.sampler)
+        steps = sampler.plan.num_calls
+        with tqdm(
+            total=sum(guidance.guides(k, steps) for k in range(steps)) * config.num_repeats,
+            desc=config.description,
+            disable=not config.progress_bar,
+            unit="step",
+        ) as bar:
+            sample = guided_sample(
+                sampler, self.noise, loss, guidance, generator=generator, **self.cond
+            )
+        return sample, torch.stack(losses).tolist() if losses else []
+
+    def certify(self) -> Certificate:
+        """Compare the gradient for the first noise with central differences of sampling runs."""
+        # The straight-through clamp departs from the derivative on purpose.
+        decode = copy.copy(self._model.decode)
+        decode.clamp = "none"
+        cond = self._model.encode(self._prompts[:1], self._config.negative_prompt)
+        return certify(
+            self._model.sampler,
+            self.noise[:1],
+            nn.Sequential(decode, self._goal.metric),
+            num_directions=2,
+            step=1e-6,
+            derivatives="central",
+            seed=self._config.seed,
+            **cond,
+        )

@@ -1,0 +1,5 @@
+"""What jobs have in common: the model and the goal, made from their settings."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,74 @@
+"""Settings that jobs share beside those of the run: the model, and what it is to draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..runs import check_at_least_1
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The model and its sampler.
+
+    Args:
+        pretrained_model_name_or_path: folder of a diffusers pipeline, or its id on the hub; the
+            embedded model by default.
+        num_inference_steps: sampling steps, all of them differentiated.
+        guidance_scale: weight of classifier-free guidance.
+        memory_budget: bytes that `Exact` may keep graphs in, such as ``1GiB``.
+    """
+
+    pretrained_model_name_or_path: str | Path | None = None
+    num_inference_steps: int = 10
+    guidance_scale: float = 1.0
+    memory_budget: str | None = "1GiB"
+
+    def check_model(self) -> None:
+        """Raise where a setting has no sense.
+
+        Raises:
+            ValueError: it has none.
+        """
+        check_at_least_1(self, "num_inference_steps")
+
+
+@dataclass(frozen=True)
+class GoalConfig:
+    """What pictures are to become: one of four.
+
+    Args:
+        target: the class that a classifier is to see.
+        classifier: folder of an image classifier of transformers, for ``target``; the embedded one
+            by default.
+        target_image: a picture that pictures are to be like, pixel by pixel; scaled to their size.
+        objective: a function of your own, as ``module:name``; see `load_objective`.
+        margin: where a classifier's logit for the target is ahead of all others by this much, a
+            picture has no gradient any more.
+        num_views: the objective is averaged over so many turned, shifted, zoomed and noisy views of
+            each picture, and sees the picture itself if 0. One that compares pixels wants 0.
+    """
+
+    target: str | None = None
+    classifier: str | Path | None = None
+    target_image: str | Path | None = None
+    objective: str | None = None
+    margin: float = 5.0
+    num_views: int = 2
+
+    def check_goal_settings(self) -> None:
+        """Raise where settings contradict each other.
+
+        Raises:
+            ValueError: they do.
+        """
+        given = [n for n in ("target", "target_image", "objective") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are objectives both; set one of them")
+        if self.classifier is not None and self.target is None:
+            raise ValueError("classifier is for target, the class that it is to see: set target")
+        if not self.margin > 0:
+            raise ValueError(f"margin must be positive, not {self.margin}")
+        if self.num_views < 0:
+            raise ValueError(f"num_views must not be negative, but is {self.num_views}")

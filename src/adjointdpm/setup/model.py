@@ -1,0 +1,88 @@
+"""The model of a job: loaded, frozen, and taken apart into sampler and decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..assets import Default, load_default
+from ..decoding import Decoder
+from ..formats import Provenance
+from ..gradients import Exact, GradientMethod
+from ..pipelines import encode_prompt, freeze, from_pipeline, latent_shape, load_pipeline
+from ..sampler import Sampler
+from .config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Model:
+    """A pipeline, ready to draw.
+
+    Args:
+        pipe: the pipeline, frozen.
+        sampler: draws its latents.
+        decode: makes pictures of them.
+        default: the embedded model and its classifiers, if they were loaded.
+        provenance: what files say of the model.
+        device: where it is.
+        guided: whether classifier-free guidance takes part.
+    """
+
+    pipe: Any
+    sampler: Sampler
+    decode: Decoder
+    default: Default | None
+    provenance: Provenance
+    device: torch.device
+    guided: bool
+
+    def encode(self, prompts: list[str], negative_prompt: str | None = None) -> dict[str, Any]:
+        """Return the conditioning of prompts."""
+        with torch.no_grad():
+            return encode_prompt(
+                self.pipe, prompts, guidance=self.guided, negative_prompt=negative_prompt
+            )
+
+    def noise(self, count: int, generator: torch.Generator) -> Tensor:
+        """Return standard-normal latents, the same on every device."""
+        return torch.randn(latent_shape(self.pipe, count), generator=generator).to(self.device)
+
+
+def load_model(
+    config: ModelConfig,
+    device: torch.device,
+    gradient: GradientMethod | None = None,
+    *,
+    with_default: bool = False,
+) -> Model:
+    """Load the model of a job.
+
+    Args:
+        config: settings.
+        device: where to put it.
+        gradient: the gradient method; `Exact` within the memory budget by default.
+        with_default: load the embedded classifiers too, though the pipeline is another.
+
+    Raises:
+        ValueError: the pipeline cannot be taken apart.
+    """
+    name = config.pretrained_model_name_or_path
+    default = load_default(device=device) if name is None or with_default else None
+    if name is None:
+        assert default is not None
+        pipe = default.pipeline
+    else:
+        pipe = freeze(load_pipeline(name, dtype=torch.float32).to(device))
+    sampler, decode = from_pipeline(
+        pipe,
+        config.num_inference_steps,
+        config.guidance_scale,
+        gradient=gradient or Exact(memory_budget=config.memory_budget),
+    )
+    embedded = "the embedded model of adjointdpm" if name is None else None
+    provenance = Provenance.of(pipe, base_model=embedded)
+    guided = config.guidance_scale > 1
+    return Model(pipe, sampler, decode, default, provenance, device, guided)

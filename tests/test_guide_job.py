@@ -1,0 +1,123 @@
+"""The job `guide`: on pipelines that differ, by any objective, and what its files are good for."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent / "pipelines"))
+from families_stable_diffusion_3 import build as build_sd3
+from families_stable_diffusion_xl import build as build_sdxl
+from tiny_pipeline import build_pipeline, write_assets
+
+from adjointdpm import formats, load_pipeline
+from adjointdpm.assets import ASSETS_VARIABLE
+from adjointdpm.cli.main import main
+from adjointdpm.jobs.guide import GuideConfig, run_guide, write_guide_report
+
+BUILD = {
+    "StableDiffusion": build_pipeline,
+    "StableDiffusionXL": build_sdxl,
+    "StableDiffusion3": build_sd3,
+}
+SETTINGS: dict[str, Any] = {
+    "prompt": "a b",
+    "num_inference_steps": 3,
+    "num_images": 2,
+    "max_train_steps": 4,
+    "num_views": 0,
+    "device": "cpu",
+    "progress_bar": False,
+}
+
+
+def darkness(images: Tensor) -> Tensor:
+    return -images.mean((1, 2, 3))
+
+
+darkness.larger_is_better = True  # type: ignore[attr-defined]
+
+
+@pytest.fixture(params=BUILD)
+def saved(request: Any, tmp_path: Path) -> Path:
+    (tmp_path / "parts").mkdir()
+    BUILD[request.param](tmp_path / "parts").save_pretrained(tmp_path / "pipe")
+    return tmp_path / "pipe"
+
+
+@pytest.mark.parametrize("method", ["noise", "steps"])
+def test_pipelines_of_any_family(saved: Path, tmp_path: Path, method: Any) -> None:
+    config = GuideConfig(
+        pretrained_model_name_or_path=saved,
+        output_dir=tmp_path / "out",
+        method=method,
+        strength=2.0,
+        inner_steps=2,
+        **SETTINGS,
+    )
+    result = run_guide(config, darkness)
+    assert sum(result.after.metric) > sum(result.before.metric)
+    page = write_guide_report(result, "adjointdpm guide").read_text()
+    assert "a b" in page
+    assert len(list((tmp_path / "out").glob("picture-*.png"))) == 4
+    if method == "steps":
+        assert result.noise_file is None
+        return
+    noise = formats.load_noise(tmp_path / "out" / "noise.safetensors")
+    pipe = load_pipeline(saved, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    images = pipe(
+        noise.prompt,
+        latents=noise.noise,
+        num_inference_steps=noise.num_inference_steps,
+        guidance_scale=noise.guidance_scale,
+        output_type="pt",
+    ).images
+    torch.testing.assert_close(images, result.after.images, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["noise", "steps"])
+def test_the_command_on_the_embedded_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    assets = write_assets(tmp_path / "assets")
+    monkeypatch.setenv(ASSETS_VARIABLE, str(assets))
+    labels = [c["label"] for c in json.loads((assets / "concepts.json").read_text())["concepts"]]
+    flags = ["--target", labels[1], "--prompt", "thing, style noto", "--max_train_steps", "2"]
+    flags += ["--num_inference_steps", "2", "--num_images", "2", "--method", method]
+    assert main(["guide", "--output_dir", str(tmp_path / "out"), *flags]) == 0
+    numbers = json.loads((tmp_path / "out" / "numbers.json").read_text())
+    assert len(numbers["before"]["readings"]) == len(numbers["after"]["readings"]) == 2
+    assert numbers["certificate"]["targets"][0]["relative_error"] < 1e-6
+    assert "Is the gradient right?" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"target": "a", "objective": "m:f"}, "objectives both"),
+        ({"classifier": "folder"}, "set target"),
+        ({"method": "magic"}, "method must be one of"),
+        ({"negative_prompt": "b"}, "guidance_scale above 1"),
+        ({"pretrained_model_name_or_path": "p", "prompt": None}, "set prompt"),
+        ({"num_views": -1}, "num_views"),
+    ],
+)
+def test_settings_that_contradict_each_other(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        GuideConfig(**{**SETTINGS, **settings})
+
+
+def test_nothing_to_optimise_is_told_before_the_model_is_loaded(tmp_path: Path) -> None:
+    config = GuideConfig(
+        pretrained_model_name_or_path="no/model", output_dir=tmp_path / "out", **SETTINGS
+    )
+    with pytest.raises(ValueError, match="nothing says what pictures are to become"):
+        run_guide(config)
+    assert not (tmp_path / "out").exists()
