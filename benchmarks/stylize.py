@@ -17,6 +17,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ WEIGHTS = (0.03, 0.1, 0.3, 1.0, 3.0)
 COUNT = 24
 """Pictures that each adapter is judged on."""
 NEURAL_UPDATES = 30
+CONTESTANTS = ("sampler", "neural", "finetuned")
 PER_ROW = 12
 """Pictures in a row of a contact sheet; it divides twice their number."""
 STEPS, GUIDANCE = 15, 2.0
@@ -110,7 +112,7 @@ class Bench:
 
 
 def through_the_sampler(
-    config: StylizeConfig, out: Path, count: int, usually: bool
+    config: StylizeConfig, *, out: Path, count: int, usually: bool
 ) -> dict[str, Any]:
     """Train an adapter by the job's own loop, and judge it.
 
@@ -143,7 +145,7 @@ def through_the_sampler(
     }
 
 
-def neural_style(config: StylizeConfig, out: Path, count: int) -> dict[str, Any]:
+def neural_style(config: StylizeConfig, *, out: Path, count: int) -> dict[str, Any]:
     """Optimise each picture by itself, pixel by pixel, to the same goal."""
     bench = Bench(config, count)
     before = bench.draw()
@@ -164,7 +166,7 @@ def neural_style(config: StylizeConfig, out: Path, count: int) -> dict[str, Any]
     return {**numbers, "cpu_seconds": seconds}
 
 
-def fine_tuned(config: StylizeConfig, out: Path, count: int, budget: float) -> dict[str, Any]:
+def fine_tuned(config: StylizeConfig, *, out: Path, count: int, budget: float) -> dict[str, Any]:
     """Train an adapter of the same size on the style picture by itself, as diffusers does.
 
     Its captions are the training prompts, since every prompt is to come out in the style.
@@ -222,14 +224,15 @@ def main() -> None:
     parser.add_argument("--max_train_steps", type=int, default=StylizeConfig().max_train_steps)
     parser.add_argument("--num_inference_steps", type=int, default=4)
     parser.add_argument("--count", type=int, default=COUNT)
+    parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
     options = parser.parse_args()
     file = options.output_dir / "results.json"
     results: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
 
-    def once(name: str, compute: Callable[[Path], dict[str, Any]]) -> None:
+    def once(name: str, compute: Callable[..., dict[str, Any]]) -> None:
         if name in results:
             return
-        results[name] = compute(options.output_dir / name.replace("/", "-"))
+        results[name] = compute(out=options.output_dir / name.replace("/", "-"))
         write_text(file, json.dumps(results, indent=2) + "\n")
         shown = {k: v for k, v in results[name].items() if k != "losses"}
         print(name, json.dumps(shown), flush=True)
@@ -239,29 +242,28 @@ def main() -> None:
         num_inference_steps=options.num_inference_steps,
         progress_bar=False,
     )
-    chosen = options.content_weight
-    runs = [(options.style_images[0], weight) for weight in sorted({chosen, *options.weights})]
-    runs += [(image, chosen) for image in options.style_images[1:]]
+    chosen, images = options.content_weight, options.style_images
+    runs = [(images[0], weight) for weight in sorted({chosen, *options.weights})]
+    runs += [(image, chosen) for image in images[1:]]
     runs.sort(key=lambda run: run[1] != chosen)  # what the other contestants are measured by
-    for image, weight in runs:
+    for image, weight in runs if "sampler" in options.only else ():
         config = replace(first, style_image=image, content_weight=weight)
+        usually = (image, weight) == (images[0], chosen)
         once(
             f"{image.stem}/sampler/{weight:g}",
-            lambda out, config=config, usually=weight == chosen: through_the_sampler(
-                config, out, options.count, usually
-            ),
+            partial(through_the_sampler, config, count=options.count, usually=usually),
         )
-    for image in options.style_images:
+    for image in images:
         config = replace(first, style_image=image, content_weight=chosen)
-        budget = results[f"{image.stem}/sampler/{chosen:g}"]["cpu_seconds"]
-        once(
-            f"{image.stem}/neural/{chosen:g}",
-            lambda out, config=config: neural_style(config, out, options.count // 2),
-        )
-        once(
-            f"{image.stem}/finetuned",
-            lambda out, config=config, b=budget: fine_tuned(config, out, options.count, b),
-        )
+        if "neural" in options.only:
+            count = options.count // 2
+            once(f"{image.stem}/neural/{chosen:g}", partial(neural_style, config, count=count))
+        if "finetuned" in options.only:
+            budget = results[f"{image.stem}/sampler/{chosen:g}"]["cpu_seconds"]
+            once(
+                f"{image.stem}/finetuned",
+                partial(fine_tuned, config, count=options.count, budget=budget),
+            )
 
 
 if __name__ == "__main__":

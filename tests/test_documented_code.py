@@ -15,6 +15,7 @@ from diffusers import (
     DiffusionPipeline,
     StableDiffusionControlNetPipeline,
 )
+from PIL import Image
 from tiny_pipeline import build_pipeline
 from torch import nn
 
@@ -173,3 +174,21 @@ def test_formats(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         names["pipe"] = adp.load_pipeline(folder)
         run(shorter(code), names, "formats.md")
     assert (tmp_path / "lora" / "pytorch_lora_weights.safetensors").is_file()
+
+
+def test_stylize(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("peft")
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (20, 20), "orange").save("style.png")
+    short = "max_train_steps=1, num_validation_images=2, feature_network='classifier', rank=2"
+    names: dict[str, Any] = {}
+    for code in blocks("docs/jobs/stylize.md"):
+        code = code.replace('output_dir="strokes"', f'output_dir="strokes", {short}')
+        code = code.replace('output_dir="mine"', f'output_dir="mine", {short}')
+        code = code.replace('output_dir="warm"', f'output_dir="warm", {short}')
+        code = code.replace("num_inference_steps=25", "num_inference_steps=2")
+        run(code.replace("path/or/hub-id", str(folder)), names, "stylize.md")
+    assert names["image"].size == (64, 64)
+    assert Path("strokes/report.html").is_file()
+    for name in ("strokes", "mine", "warm"):
+        assert (Path(name) / "pytorch_lora_weights.safetensors").is_file()
