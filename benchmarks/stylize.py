@@ -37,7 +37,7 @@ from adjointdpm.objectives import GramStyle
 from adjointdpm.report import contact_sheet, save_picture
 from adjointdpm.storage import write_text
 
-WEIGHTS = (0.03, 0.1, 0.3, 1.0, 3.0)
+WEIGHTS = (0.1, 0.3, 1.0, 2.0, 4.0)
 COUNT = 24
 """Pictures that each adapter is judged on."""
 NEURAL_UPDATES = 30
@@ -223,6 +223,7 @@ def main() -> None:
     parser.add_argument("--content_weight", type=float, default=StylizeConfig().content_weight)
     parser.add_argument("--max_train_steps", type=int, default=StylizeConfig().max_train_steps)
     parser.add_argument("--num_inference_steps", type=int, default=4)
+    parser.add_argument("--feature_network", default="classifier")
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
     options = parser.parse_args()
@@ -238,8 +239,10 @@ def main() -> None:
         print(name, json.dumps(shown), flush=True)
 
     first = StylizeConfig(
+        output_dir=options.output_dir / "stopped",  # where Ctrl-C leaves a checkpoint
         max_train_steps=options.max_train_steps,
         num_inference_steps=options.num_inference_steps,
+        feature_network=options.feature_network,
         progress_bar=False,
     )
     chosen, images = options.content_weight, options.style_images

@@ -27,8 +27,8 @@ class StylizeConfig(RunConfig):
         feature_network: whose features say what style and content are, by a name that
             `load_feature_network` knows; by default VGG16 where its weights are installed, else the
             embedded classifier.
-        style_layers: layers of it whose Gram matrices are the style; by default those that
-            `load_feature_network` names.
+        style_layers: layers of it whose Gram matrices are the style; by default the first of each
+            block of VGG16, or all but the last two of those that `load_feature_network` names.
         content_layers: layers of it whose features are the content; by default the last two.
         content_weight: weight of the content beside the style. More keeps more of the picture, and
             takes on less of the style.

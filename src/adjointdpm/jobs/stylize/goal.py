@@ -92,8 +92,8 @@ def build_goal(
         style = load_objective(config.objective)
     elif style is None:
         picture = read_style(config.style_image, config.style_size or min(base.shape[2:]))
-        at = network if config.style_layers is None else network.at(config.style_layers)
-        style = balanced_style(at, picture.to(base.device), base)
+        layers = config.style_layers or style_layers(network)
+        style = balanced_style(network.at(layers), picture.to(base.device), base)
         scale = style(base).mean().item()
     goal = Stylization(style, content, config.content_weight, scale)
     return goal.to(base.device).requires_grad_(False), picture
@@ -116,6 +116,15 @@ def balanced_style(network: FeatureNetwork, picture: Tensor, base: Tensor) -> Gr
         for layer in network.layers
     }
     return GramStyle(network, picture, {layer: 1 / d for layer, d in distances.items()})
+
+
+def style_layers(network: FeatureNetwork) -> tuple[str, ...]:
+    """Return the layers that style is measured at: of VGG16 those of Gatys et al., 2016.
+
+    The last layers of a small classifier say what is shown, and not how. They are left out.
+    """
+    is_vgg = network.name.startswith("VGG")
+    return network.layers if is_vgg else network.layers[:-CONTENT_LAYERS]
 
 
 def load_network(name: str | None) -> FeatureNetwork:
