@@ -29,7 +29,7 @@ from adjointdpm import encode_image, encode_prompt, load_default
 from adjointdpm.assets import load_feature_network
 from adjointdpm.evaluation import success_rate
 from adjointdpm.jobs.stylize import StylizeConfig
-from adjointdpm.jobs.stylize.goal import build_goal, read_style
+from adjointdpm.jobs.stylize.goal import build_goal, read_style, style_layers
 from adjointdpm.jobs.stylize.model import StylizedModel
 from adjointdpm.jobs.stylize.prompts import choose_prompts
 from adjointdpm.jobs.stylize.run import examples, restyle
@@ -102,9 +102,10 @@ class Bench:
         }
         for name in ("vgg16-hed", "classifier"):
             try:
-                style = GramStyle(load_feature_network(name), picture)
+                network = load_feature_network(name)
             except ImportError:
                 continue
+            style = GramStyle(network.at(style_layers(network)), picture)
             with torch.no_grad():
                 first, last = (style(images).mean().item() for images in (before, after))
             numbers[name] = {"before": first, "after": last, "reduction": 1 - last / first}
@@ -222,7 +223,6 @@ def main() -> None:
     parser.add_argument("--weights", type=float, nargs="+", default=WEIGHTS)
     parser.add_argument("--content_weight", type=float, default=StylizeConfig().content_weight)
     parser.add_argument("--max_train_steps", type=int, default=StylizeConfig().max_train_steps)
-    parser.add_argument("--num_inference_steps", type=int, default=4)
     parser.add_argument("--feature_network", default="classifier")
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
@@ -241,7 +241,6 @@ def main() -> None:
     first = StylizeConfig(
         output_dir=options.output_dir / "stopped",  # where Ctrl-C leaves a checkpoint
         max_train_steps=options.max_train_steps,
-        num_inference_steps=options.num_inference_steps,
         feature_network=options.feature_network,
         progress_bar=False,
     )

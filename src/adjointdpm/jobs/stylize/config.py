@@ -21,12 +21,13 @@ class StylizeConfig(RunConfig):
             embedded model by default.
         style_image: the picture; by default one of painted strokes that is drawn here.
         style_size: length that the shorter edge of it is scaled to, in pixels; by default that of
-            the pictures. Strokes get smaller with it.
+            the pictures. Strokes get smaller with it, unless the feature network scales pictures to
+            a size of its own, as classifiers do.
         objective: what to optimise in place of the distance from the style, as ``module:name``; see
             `load_objective`.
         feature_network: whose features say what style and content are, by a name that
-            `load_feature_network` knows; by default VGG16 where its weights are installed, else the
-            embedded classifier.
+            `load_feature_network` knows; by default the embedded classifier for the embedded model,
+            and for others VGG16 where its weights are installed.
         style_layers: layers of it whose Gram matrices are the style; by default the first of each
             block of VGG16, or all but the last two of those that `load_feature_network` names.
         content_layers: layers of it whose features are the content; by default the last two.
@@ -52,7 +53,7 @@ class StylizeConfig(RunConfig):
 
     output_dir: str | Path = "adjointdpm-stylize"
     description: str = "stylize"
-    max_train_steps: int = 40
+    max_train_steps: int = 30
     learning_rate: float = 8e-3
     lr_scheduler: ScheduleName = "cosine"
     max_grad_norm: float | None = 1.0
@@ -63,14 +64,14 @@ class StylizeConfig(RunConfig):
     feature_network: str | None = None
     style_layers: list[str] | None = None
     content_layers: list[str] | None = None
-    content_weight: float = 0.3
+    content_weight: float = 1.0
     rank: int = 8
     lora_alpha: float | None = None
     target_modules: list[str] | None = None
     trainable: list[str] | None = None
     prompts: list[str] | None = None
     validation_prompts: list[str] | None = None
-    num_inference_steps: int = 6
+    num_inference_steps: int = 4
     guidance_scale: float = 1.0
     train_batch_size: int = 4
     num_validation_images: int = 16

@@ -85,7 +85,7 @@ def build_goal(
         style: in place of the style that they name.
         base: (batch, 3, height, width) in [0, 1], pictures that the model draws as it is.
     """
-    network = load_network(config.feature_network).to(base.device)
+    network = load_network(config).to(base.device)
     content = network.at(config.content_layers or network.layers[-CONTENT_LAYERS:])
     picture, scale = None, 1.0
     if style is None and config.objective is not None:
@@ -127,11 +127,12 @@ def style_layers(network: FeatureNetwork) -> tuple[str, ...]:
     return network.layers if is_vgg else network.layers[:-CONTENT_LAYERS]
 
 
-def load_network(name: str | None) -> FeatureNetwork:
-    """Return a feature network by its name; by default the best for styles that is installed."""
-    if name is not None:
-        return load_feature_network(name)
-    for best in ("vgg16-hed", "vgg16-torchvision"):
+def load_network(config: StylizeConfig) -> FeatureNetwork:
+    """Return the feature network that settings name, or the one that suits the pipeline."""
+    if config.feature_network is not None:
+        return load_feature_network(config.feature_network)
+    # The embedded classifier was made for the embedded model's pictures; others are photographs.
+    for best in ("vgg16-hed", "vgg16-torchvision") if config.pretrained_model_name_or_path else ():
         with suppress(ImportError):
             return load_feature_network(best)
     return load_feature_network("classifier")
