@@ -21,7 +21,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -37,13 +39,14 @@ from adjointdpm.objectives import GramStyle
 from adjointdpm.report import contact_sheet, save_picture
 from adjointdpm.storage import write_text
 
-WEIGHTS = (0.1, 0.3, 1.0, 2.0, 4.0)
+WEIGHTS = (0.1, 0.3, 0.6, 1.0, 2.0, 4.0)
 COUNT = 24
 """Pictures that each adapter is judged on."""
 NEURAL_UPDATES = 30
 CONTESTANTS = ("sampler", "neural", "finetuned")
 PER_ROW = 12
 """Pictures in a row of a contact sheet; it divides twice their number."""
+SHEET, ENLARGED, GAP = "before-after.png", 2, 2
 STEPS, GUIDANCE = 15, 2.0
 """How people draw with the embedded model: neither is what the adapters are trained with."""
 
@@ -212,10 +215,25 @@ def fine_tuned(config: StylizeConfig, *, out: Path, count: int, budget: float) -
 def show(out: Path, before: Tensor, after: Tensor) -> None:
     """Write a contact sheet of the pictures before and after, side by side."""
     pairs = torch.stack([before, after], 1).flatten(0, 1)
-    save_picture(out / "before-after.png", contact_sheet(list(pairs.split(PER_ROW))), 2)
+    sheet = contact_sheet(list(pairs.split(PER_ROW)), GAP)
+    save_picture(out / SHEET, sheet, ENLARGED)
 
 
-def main() -> None:
+def show_curve(folder: Path, names: list[str], count: int = 12) -> None:
+    """Write a sheet of the same pictures: as they were, and then a row a name."""
+    rows = []
+    for name in names:
+        pixels = np.asarray(Image.open(folder / name.replace("/", "-") / SHEET).convert("RGB"))
+        side = (pixels.shape[1] // ENLARGED + GAP) // PER_ROW
+        small = torch.from_numpy(pixels[::ENLARGED, ::ENLARGED].copy()).permute(2, 0, 1) / 255
+        cells = small.unfold(1, side - GAP, side).unfold(2, side - GAP, side)
+        pictures = cells.permute(1, 2, 0, 3, 4).flatten(0, 1)
+        rows += [pictures[::2][:count]] if not rows else []
+        rows.append(pictures[1::2][:count])
+    save_picture(folder / "curve.png", contact_sheet(rows, GAP))
+
+
+def main(arguments: list[str] | None = None) -> None:
     """Compute what is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--style_images", type=Path, nargs="+", required=True)
@@ -226,7 +244,7 @@ def main() -> None:
     parser.add_argument("--feature_network", default="classifier")
     parser.add_argument("--count", type=int, default=COUNT)
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     file = options.output_dir / "results.json"
     results: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
 
@@ -245,7 +263,8 @@ def main() -> None:
         progress_bar=False,
     )
     chosen, images = options.content_weight, options.style_images
-    runs = [(images[0], weight) for weight in sorted({chosen, *options.weights})]
+    weights = sorted({chosen, *options.weights})
+    runs = [(images[0], weight) for weight in weights]
     runs += [(image, chosen) for image in images[1:]]
     runs.sort(key=lambda run: run[1] != chosen)  # what the other contestants are measured by
     for image, weight in runs if "sampler" in options.only else ():
@@ -255,6 +274,9 @@ def main() -> None:
             f"{image.stem}/sampler/{weight:g}",
             partial(through_the_sampler, config, count=options.count, usually=usually),
         )
+    curve = [f"{images[0].stem}/sampler/{weight:g}" for weight in weights]
+    if set(curve) <= set(results):
+        show_curve(options.output_dir, curve)
     for image in images:
         config = replace(first, style_image=image, content_weight=chosen)
         if "neural" in options.only:

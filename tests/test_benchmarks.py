@@ -170,3 +170,24 @@ def test_steps_have_no_gradient_and_their_stand_ins_do(tmp_path: Path) -> None:
         assert row["exact"] == {"after": row["before"], "first_gradient": 0.0}
         for way in ("without the step", "straight_through", "smooth"):
             assert row[way]["first_gradient"] > 0, (row["metric"], way)
+
+
+def test_styles_that_are_there_are_not_computed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import stylize
+    from PIL import Image
+
+    pytest.importorskip("peft")
+    monkeypatch.setattr(stylize, "STEPS", 2)
+    Image.new("RGB", (40, 40), "brown").save(tmp_path / "brown.png")
+    arguments = ["--style_images", str(tmp_path / "brown.png"), "--output_dir", str(tmp_path)]
+    arguments += ["--count", "6", "--max_train_steps", "1", "--weights", "1", "--only", "sampler"]
+    stylize.main(arguments)
+    first = (tmp_path / "results.json").read_text()
+    row = json.loads(first)["brown/sampler/1"]
+    assert len(row["losses"]) == 1
+    assert row["classifier"]["after"] < row["classifier"]["before"]
+    stylize.main(arguments)
+    assert (tmp_path / "results.json").read_text() == first
+    assert Image.open(tmp_path / "curve.png").height == 2 * 64 + 2
