@@ -39,7 +39,7 @@ from adjointdpm.objectives import GramStyle
 from adjointdpm.report import contact_sheet, save_picture
 from adjointdpm.storage import write_text
 
-WEIGHTS = (0.1, 0.3, 0.6, 1.0, 2.0, 4.0)
+WEIGHTS = (0.1, 0.3, 0.6, 0.8, 1.0, 2.0)
 COUNT = 24
 """Pictures that each adapter is judged on."""
 NEURAL_UPDATES = 30

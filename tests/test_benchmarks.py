@@ -182,7 +182,8 @@ def test_styles_that_are_there_are_not_computed_again(
     monkeypatch.setattr(stylize, "STEPS", 2)
     Image.new("RGB", (40, 40), "brown").save(tmp_path / "brown.png")
     arguments = ["--style_images", str(tmp_path / "brown.png"), "--output_dir", str(tmp_path)]
-    arguments += ["--count", "6", "--max_train_steps", "1", "--weights", "1", "--only", "sampler"]
+    arguments += ["--count", "6", "--max_train_steps", "1", "--only", "sampler"]
+    arguments += ["--weights", "1"]
     stylize.main(arguments)
     first = (tmp_path / "results.json").read_text()
     row = json.loads(first)["brown/sampler/1"]
