@@ -40,11 +40,10 @@ class Model:
     guided: bool
 
     def encode(self, prompts: list[str], negative_prompt: str | None = None) -> dict[str, Any]:
-        """Return the conditioning of prompts."""
+        """Return the conditioning of prompts, all with the same negative one."""
+        negative = None if negative_prompt is None else [negative_prompt] * len(prompts)
         with torch.no_grad():
-            return encode_prompt(
-                self.pipe, prompts, guidance=self.guided, negative_prompt=negative_prompt
-            )
+            return encode_prompt(self.pipe, prompts, negative, guidance=self.guided)
 
     def noise(self, count: int, generator: torch.Generator) -> Tensor:
         """Return standard-normal latents, the same on every device."""

@@ -199,12 +199,13 @@ class _Guided:
     def save_noise(self, folder: Path) -> Path:
         """Save the noise with what draws its pictures; return its file."""
         config = self._config
+        negative = config.negative_prompt
         noise = Noise(
             self.noise,
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
             prompt=self._prompts,
-            negative_prompt=config.negative_prompt,
+            negative_prompt=None if negative is None else [negative] * config.num_images,
             seed=config.seed,
             provenance=self._model.provenance,
         )
