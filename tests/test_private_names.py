@@ -46,7 +46,6 @@ OTHERS = {
     "_pytree",
     "_sequence_nr",  # of a node of a graph: when it was made
     "_schema",  # of an operator: which of its results are drawn
-    "_sequence_nr",  # of a node: when it was made
     "_subclasses",  # FakeTensorMode
     "_version",  # counts the changes in place of a tensor
     "_asdict",  # of a named tuple
