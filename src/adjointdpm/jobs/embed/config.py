@@ -1,0 +1,162 @@
+"""The settings of the job `embed`, checked; nothing here takes long to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from ...runs import OptimizeConfig, check_seed
+
+Variable = Literal["word", "prompt_embeds"]
+
+
+@dataclass(frozen=True)
+class EmbedConfig:
+    """Teach a model a new word from a metric of its pictures.
+
+    What is optimised through the whole sampler is the vector of a new token, by the gradient of
+    ``target``, ``target_image`` or ``objective``; on the embedded model, with no argument,
+    ``target`` is ``pineapple``, which that model can draw and has no word for.
+
+    Args:
+        output_dir: folder of the word, the report and the pictures; it must be new or empty, or
+            that of the run to go on with.
+        overwrite_output_dir: remove the earlier run that ``output_dir`` holds.
+        pretrained_model_name_or_path: folder of a diffusers pipeline, or its id on the hub; the
+            embedded model by default.
+        target: the class that a classifier is to see.
+        classifier: folder of an image classifier of transformers, for ``target``; the embedded one
+            by default.
+        target_image: a picture that pictures are to be like, pixel by pixel; scaled to their size.
+        objective: a function of your own, as ``module:name``; see `load_objective`.
+        variable: ``word`` for vectors of a new token, which can stand in any prompt and which
+            ``load_textual_inversion`` loads, or ``prompt_embeds`` for all that the text encoders
+            make of the first template.
+        placeholder_token: how prompts write the word.
+        initializer_token: the word that it starts from; by default the generic noun of the embedded
+            model, ``object`` for others.
+        num_vectors: vectors of the word.
+        templates: prompts that the updates draw, with ``{}`` for the word; by default those of the
+            embedded model in all styles but the last, or ``a picture of {}``.
+        validation_templates: prompts that no update draws, for the report; by default the last
+            style of the embedded model in another wording, or the templates again, which then meet
+            other noises.
+        num_inference_steps: sampling steps, all of them differentiated.
+        guidance_scale: weight of classifier-free guidance.
+        margin: where a classifier's logit for the target is ahead of all others by this much, a
+            picture has no gradient any more.
+        num_views: the objective is averaged over so many turned, shifted, zoomed and noisy views of
+            each picture, and sees the picture itself if 0. One that compares pixels wants 0.
+        num_candidates: pictures that are drawn first, with ``initializer_token``; 0 for none.
+        num_anchors: the noises of the best of them are those that the first updates stay near.
+        widening: the share of the updates after which noises are entirely new ones.
+        train_batch_size: pictures in each update.
+        max_train_steps: number of updates.
+        learning_rate: Adam's step size, which falls to zero as a cosine.
+        num_validation_images: pictures of the report, drawn before and after.
+        memory_budget: bytes that `Exact` may keep graphs in, such as ``1GiB``.
+        seed: seeds all that is drawn at random, from 0 to 2**32 - 1.
+        device: ``cpu`` or ``cuda``; by default a GPU if there is one.
+        checkpointing_steps: number of updates between two checkpoints; None for no checkpoints.
+        resume_from_checkpoint: a checkpoint folder to go on from, or ``latest`` for the last one in
+            ``output_dir``.
+        progress_bar: whether to show progress bars.
+    """
+
+    output_dir: str | Path = "adjointdpm-embed"
+    overwrite_output_dir: bool = False
+    pretrained_model_name_or_path: str | Path | None = None
+    target: str | None = None
+    classifier: str | Path | None = None
+    target_image: str | Path | None = None
+    objective: str | None = None
+    variable: Variable = "word"
+    placeholder_token: str = "<it>"
+    initializer_token: str | None = None
+    num_vectors: int = 1
+    templates: list[str] | None = None
+    validation_templates: list[str] | None = None
+    num_inference_steps: int = 6
+    guidance_scale: float = 1.0
+    margin: float = 5.0
+    num_views: int = 2
+    num_candidates: int = 144
+    num_anchors: int = 4
+    widening: float = 0.6
+    train_batch_size: int = 4
+    max_train_steps: int = 50
+    learning_rate: float = 0.03
+    num_validation_images: int = 8
+    memory_budget: str | None = "1GiB"
+    seed: int = 0
+    device: str | None = None
+    checkpointing_steps: int | None = None
+    resume_from_checkpoint: str | Path | None = None
+    progress_bar: bool = True
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+        if self.variable not in get_args(Variable):
+            names = ", ".join(get_args(Variable))
+            raise ValueError(f"variable must be one of {names}, not {self.variable!r}")
+        for name in (
+            "num_vectors",
+            "num_inference_steps",
+            "num_anchors",
+            "train_batch_size",
+            "num_validation_images",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("num_views", "num_candidates"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if not 0 < self.widening <= 1:
+            raise ValueError(f"widening must lie in (0, 1], not {self.widening}")
+        if not self.margin > 0:
+            raise ValueError(f"margin must be positive, not {self.margin}")
+        self._check_templates()
+        self._check_objective()
+        self.loop()  # checks its settings
+
+    def _check_templates(self) -> None:
+        for name in ("templates", "validation_templates"):
+            templates = getattr(self, name)
+            if templates is None:
+                continue
+            if not templates:
+                raise ValueError(f"{name} must hold at least one prompt")
+            for template in templates:
+                if template.count("{}") != 1:
+                    raise ValueError(
+                        f"{name}: {template!r} needs {{}} once, where the word is to stand"
+                    )
+
+    def _check_objective(self) -> None:
+        given = [n for n in ("target", "target_image", "objective") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} are objectives both; set one of them")
+        if self.classifier is not None and self.target is None:
+            raise ValueError("classifier is for target, the class that it is to see: set target")
+
+    @property
+    def goal(self) -> str | None:
+        """The class to be seen, if the objective is one."""
+        given = self.target_image or self.objective
+        on_embedded = self.pretrained_model_name_or_path is None
+        return self.target or ("pineapple" if on_embedded and not given else None)
+
+    def loop(self) -> OptimizeConfig:
+        """Return the settings of the loop."""
+        return OptimizeConfig(
+            learning_rate=self.learning_rate,
+            lr_scheduler="cosine",
+            max_train_steps=self.max_train_steps,
+            seed=(self.seed + 1) % 2**32,
+            output_dir=self.output_dir,
+            checkpointing_steps=self.checkpointing_steps,
+            resume_from_checkpoint=self.resume_from_checkpoint,
+            progress_bar=self.progress_bar,
+            description="embed",
+        )
