@@ -1,18 +1,32 @@
 """The loop under every job: config, checkpoints, folder, machine."""
 
+from .callbacks import Callback, Step
 from .checkpoint import History
-from .config import OptimizeConfig, check_seed
+from .config import OptimizeConfig, check_at_least_1, check_choice, check_seed
 from .folder import run_folder
+from .interruption import StoppedError
 from .loop import optimize
 from .machine import choose_device, environment, peak_memory
+from .processes import is_main_process, join_processes, num_processes, share
+from .trackers import Tracker
 
 __all__ = [
+    "Callback",
     "History",
     "OptimizeConfig",
+    "Step",
+    "StoppedError",
+    "Tracker",
+    "check_at_least_1",
+    "check_choice",
     "check_seed",
     "choose_device",
     "environment",
+    "is_main_process",
+    "join_processes",
+    "num_processes",
     "optimize",
     "peak_memory",
     "run_folder",
+    "share",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..storage import read_tensors, write_tensors
-from .config import OptimizeConfig
+from ..storage import read_tensors, remove_folder, replacing_folder, write_tensors
+from .config import LATEST, OptimizeConfig
 from .optimizers import optimizer_state, set_optimizer_state
+from .processes import all_gather, is_main_process, process_index
+from .random_states import random_states, set_random_states
 
 KIND = "checkpoint"
 STATE_FILE = "state.safetensors"
 PREFIX = "checkpoint-"
+RANDOM = "random/"
 
 
 @dataclass
@@ -69,15 +72,25 @@ class RunState:
         optimizer: the optimiser, with its moments.
         generator: what the loss draws from.
         history: losses and timings.
+        scaler: scales the gradients of float16.
     """
 
     variables: Mapping[str, Tensor]
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
     history: History
+    scaler: torch.amp.GradScaler
 
-    def save(self, config: OptimizeConfig) -> Path:
-        """Write a checkpoint named by the number of updates; return its folder."""
+    def save(self, config: OptimizeConfig, add: Callable[[Path], object]) -> Path:
+        """Write a checkpoint named by the number of updates; to be called in every process.
+
+        Args:
+            config: settings.
+            add: given the folder before it gets its name, to write more into it.
+
+        Returns:
+            The folder.
+        """
         tensors = self._random_states()
         numbers = {}
         for name, tensor in self.variables.items():
@@ -89,9 +102,16 @@ class RunState:
             "losses": self.history.losses,
             "seconds": self.history.seconds,
             "numbers": numbers,
+            "scaler": self.scaler.state_dict(),
         }
         folder = Path(str(config.output_dir)) / f"{PREFIX}{len(self.history)}"
-        write_tensors(folder / STATE_FILE, KIND, tensors, fields)
+        if is_main_process():
+            with replacing_folder(folder) as partial:
+                write_tensors(partial / STATE_FILE, KIND, tensors, fields)
+                add(partial)
+            if config.checkpoints_total_limit is not None:
+                for old in find_checkpoints(folder.parent)[config.checkpoints_total_limit :]:
+                    remove_folder(old)
         return folder
 
     def restore(self, checkpoint: Checkpoint, config: OptimizeConfig) -> None:
@@ -104,23 +124,27 @@ class RunState:
         self._check_same_run(checkpoint, config)
         for name, tensor in self.variables.items():
             # Names may have dots in them; the keys of optimisers do not.
-            split = {entry: entry.split(".", 1) for entry in tensors}
+            split = {e: e.split(".", 1) for e in tensors if not e.startswith(RANDOM)}
             kept = {key: tensors[entry] for entry, (key, of) in split.items() if of == name}
             with torch.no_grad():
                 tensor.copy_(kept.pop("variable"))
             set_optimizer_state(self.optimizer, tensor, kept, fields["numbers"][name])
-        self.generator.set_state(tensors["random.loss"])
-        torch.set_rng_state(tensors["random.cpu"])
-        if "random.cuda" in tensors:
-            torch.cuda.set_rng_state(tensors["random.cuda"])
+        if fields["scaler"]:
+            self.scaler.load_state_dict(fields["scaler"])
+        self.generator.set_state(tensors[f"{RANDOM}loss"])
+        # A process that the earlier run did not have begins like the first.
+        set_random_states(_of_process(tensors, process_index()) or _of_process(tensors, 0))
         self.history.losses[:] = fields["losses"]
         self.history.seconds[:] = fields["seconds"]
 
     def _random_states(self) -> dict[str, Tensor]:
-        states = {"random.loss": self.generator.get_state(), "random.cpu": torch.get_rng_state()}
-        if any(tensor.is_cuda for tensor in self.variables.values()):
-            states["random.cuda"] = torch.cuda.get_rng_state()
-        return states
+        """Return the states of all processes."""
+        states = {
+            f"{RANDOM}{process}/{name}": state
+            for name, here in random_states().items()
+            for process, state in enumerate(all_gather(here))
+        }
+        return {f"{RANDOM}loss": self.generator.get_state(), **states}
 
     def _check_same_run(self, checkpoint: Checkpoint, config: OptimizeConfig) -> None:
         shapes = {name: tuple(tensor.shape) for name, tensor in self.variables.items()}
@@ -169,7 +193,7 @@ def resume(state: RunState, config: OptimizeConfig) -> Path | None:
     """
     wanted = config.resume_from_checkpoint
     present = [] if config.output_dir is None else find_checkpoints(config.output_dir)
-    if wanted == "latest":
+    if wanted == LATEST:
         return _restore_latest(state, config, present)
     if wanted is not None:
         folder = Path(wanted)
@@ -204,6 +228,12 @@ def _restore_latest(state: RunState, config: OptimizeConfig, present: list[Path]
             "to start afresh"
         )
     return None
+
+
+def _of_process(tensors: Mapping[str, Tensor], process: int) -> dict[str, Tensor]:
+    """Return the random states of one process."""
+    prefix = f"{RANDOM}{process}/"
+    return {e.removeprefix(prefix): state for e, state in tensors.items() if e.startswith(prefix)}
 
 
 def _number(checkpoint: Path) -> int:

@@ -1,22 +1,22 @@
-"""The loop that all jobs share: an optimiser of tensors, with a progress bar and checkpoints."""
+"""The loop that all jobs share: updates of tensors, with a progress bar and checkpoints."""
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .callbacks import Callback, Step
 from .checkpoint import History, RunState, find_checkpoints, resume
 from .config import OptimizeConfig
-from .optimizers import build_optimizer
-
-Loss = Callable[[torch.Generator], Tensor]
-"""Returns the scalar to make smaller; draws whatever is random from the generator it is given."""
+from .interruption import StopRequest, stop_request, stopped
+from .processes import broadcast, is_main_process, join_processes, wait_for_processes
+from .trackers import Tracker, start_tracker
+from .update import Loss, NotFiniteError, Updater
 
 
 def optimize(
@@ -26,16 +26,22 @@ def optimize(
     *,
     project: Callable[[], object] | None = None,
     on_step: Callable[[int, float], None] | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> History:
     """Make a loss smaller by changing tensors in place.
 
+    Where ``accelerate launch`` or ``torchrun`` started several processes, each calls this, and the
+    gradients are averaged over them; `share` gives each its part of a batch. One of them writes.
+
     Args:
         variables: leaf tensors that require grad, by the name under which checkpoints keep them.
-        loss: what to make smaller; called once a step, with the generator it must draw from.
+        loss: what to make smaller; called ``gradient_accumulation_steps`` times a step, with the
+            generator it must draw from.
         config: settings.
         project: called after every update, without a graph, to bring the variables back to where
             they are allowed.
         on_step: called after every step with its number, from 1, and its loss.
+        callbacks: told of steps and checkpoints.
 
     Returns:
         The losses and timings, including those of the run that was resumed.
@@ -46,86 +52,119 @@ def optimize(
         FileExistsError: the folder has checkpoints of a run that went further.
         FloatingPointError: the loss or its gradient is not finite. The variables are those that the
             loss was computed from: no update was made with it.
+        StoppedError: Ctrl-C or SIGTERM; the step was finished and a checkpoint written. This is a
+            ``KeyboardInterrupt``. Without ``output_dir`` a signal does what it always does.
     """
+    _check_leaves(variables)
+    join_processes()
+    updater = Updater(variables, loss, config, project)
+    generator = torch.Generator().manual_seed(config.seed)
+    state = RunState(variables, updater.optimizer, generator, History(), updater.scaler)
+    resumed = resume(state, config)
+    broadcast(variables.values())
+    steps = len(state.history)
+    tracker = start_tracker(config, steps) if is_main_process() else Tracker()
+    told = callbacks if is_main_process() else ()
+    loop = _Loop(updater, state, config, resumed, tracker, told, on_step)
+    try:
+        for callback in told:
+            callback.on_start(steps, tracker)
+        with stop_request(config.output_dir) as request:
+            loop.run(request)
+    finally:
+        tracker.finish()
+    wait_for_processes()
+    return state.history
+
+
+class _Loop:
+    """The steps of one run, and what happens after each."""
+
+    def __init__(
+        self,
+        updater: Updater,
+        state: RunState,
+        config: OptimizeConfig,
+        resumed: Path | None,
+        tracker: Tracker,
+        callbacks: Sequence[Callback],
+        on_step: Callable[[int, float], None] | None,
+    ) -> None:
+        self.updater, self.state, self.config, self.resumed = updater, state, config, resumed
+        self.tracker, self.callbacks, self.on_step = tracker, callbacks, on_step
+
+    def run(self, request: StopRequest) -> None:
+        """Make the steps that are left."""
+        config, done = self.config, len(self.state.history)
+        with tqdm(
+            total=config.max_train_steps,
+            initial=done,
+            desc=config.description,
+            disable=not (config.progress_bar and is_main_process()),
+            unit="step",
+        ) as bar:
+            for number in range(done + 1, config.max_train_steps + 1):
+                step, stop = self._step(number, request)
+                bar.set_postfix_str(f"loss {step.loss:.3f}", refresh=False)
+                bar.update()
+                self._after(step, stop)
+
+    def _step(self, number: int, request: StopRequest) -> tuple[Step, bool]:
+        """Make a step; return it, and whether the run was asked to stop."""
+        started = time.perf_counter()
+        try:
+            numbers = self.updater.take(number, self.state.generator, lambda: request.made)
+        except NotFiniteError as error:
+            raise FloatingPointError(
+                f"{error} at step {number}; no update was made with it. {self._way_back()}A "
+                f"smaller learning_rate (now {self.config.learning_rate}) is the usual remedy; so "
+                "is a loss without log or sqrt of zero"
+            ) from None
+        seconds = time.perf_counter() - started
+        self.state.history.losses.append(numbers.loss)
+        self.state.history.seconds.append(seconds)
+        step = Step(
+            number, numbers.loss, numbers.grad_norm, numbers.learning_rate, seconds, self.tracker
+        )
+        return step, numbers.stop
+
+    def _after(self, step: Step, stop: bool) -> None:
+        """Tell whoever wants to know of a step, and write a checkpoint if one is due."""
+        self.tracker.log(
+            {
+                "loss": step.loss,
+                "lr": step.learning_rate,
+                "grad_norm": step.grad_norm,
+                "seconds": step.seconds,
+            },
+            step.number,
+        )
+        if self.on_step is not None:
+            self.on_step(step.number, step.loss)
+        for callback in self.callbacks:
+            callback.on_step(step)
+        every = self.config.checkpointing_steps
+        if stop or (every and step.number % every == 0):
+            saved = self.state.save(self.config, self._add_to_checkpoint)
+            if stop:
+                raise stopped(saved, step.number)
+
+    def _add_to_checkpoint(self, folder: Path) -> None:
+        for callback in self.callbacks:
+            callback.on_save(folder)
+
+    def _way_back(self) -> str:
+        """Return a sentence on the last good checkpoint."""
+        config = self.config
+        written = [] if config.output_dir is None else find_checkpoints(config.output_dir)
+        last = written[0] if config.checkpointing_steps and written else self.resumed
+        return "" if last is None else f"The last good checkpoint is {last}. "
+
+
+def _check_leaves(variables: Mapping[str, Tensor]) -> None:
     for name, tensor in variables.items():
         if not tensor.is_leaf or not tensor.requires_grad:
             raise ValueError(
                 f"{name} cannot be optimised: it must be a leaf tensor that requires grad, such as "
                 "tensor.detach().clone().requires_grad_()"
             )
-    optimizer = build_optimizer(config.optimizer, variables.values(), config.learning_rate)
-    generator = torch.Generator().manual_seed(config.seed)
-    history = History()
-    state = RunState(variables, optimizer, generator, history)
-    resumed = resume(state, config)
-    bar = tqdm(
-        total=config.max_train_steps,
-        initial=len(history),
-        desc=config.description,
-        disable=not config.progress_bar,
-        unit="step",
-    )
-    with bar:
-        for step in range(len(history) + 1, config.max_train_steps + 1):
-            started = time.perf_counter()
-            optimizer.zero_grad(set_to_none=True)
-            optimizer.param_groups[0]["lr"] = config.learning_rate_at(step)
-            total = loss(generator)
-            total.backward()
-            value = _checked(total, variables, step, config, resumed)
-            optimizer.step()
-            if project is not None:
-                with torch.no_grad():
-                    project()
-            history.losses.append(value)
-            history.seconds.append(time.perf_counter() - started)
-            bar.set_postfix_str(f"loss {value:.3f}", refresh=False)
-            bar.update()
-            if config.checkpointing_steps and step % config.checkpointing_steps == 0:
-                state.save(config)
-            if on_step is not None:
-                on_step(step, value)
-    return history
-
-
-def _checked(
-    loss: Tensor,
-    variables: Mapping[str, Tensor],
-    step: int,
-    config: OptimizeConfig,
-    resumed: Path | None,
-) -> float:
-    """Return the value of a loss, if an update may be made with its gradient.
-
-    Raises:
-        ValueError: in the first step a variable has no gradient, and would stay as it is.
-        FloatingPointError: something is not finite.
-    """
-    gradients = {name: v.grad.detach() for name, v in variables.items() if v.grad is not None}
-    if step == 1 and (unused := variables.keys() - gradients.keys()):
-        raise ValueError(
-            f"the loss does not depend on {', '.join(sorted(unused))}: it got no gradient. Compute "
-            "the loss from the tensors that are passed as variables, not from copies of them"
-        )
-    numbers = [loss.detach().reshape(()), *(g.abs().amax() for g in gradients.values())]
-    dtype = torch.promote_types(loss.dtype, torch.float32)
-    # The one synchronisation of the step.
-    value, *sizes = torch.stack([number.to(loss.device, dtype) for number in numbers]).tolist()
-    if math.isfinite(value) and all(map(math.isfinite, sizes)):
-        return value
-    spoilt = [name for name, size in zip(gradients, sizes, strict=True) if not math.isfinite(size)]
-    what = f"the gradient of {', '.join(spoilt)} is not finite (the loss is {value})"
-    if not math.isfinite(value):
-        what = f"the loss is {value}"
-    raise FloatingPointError(
-        f"{what} at step {step}; no update was made with it. {_way_back(config, resumed)}A smaller "
-        f"learning_rate (now {config.learning_rate}) is the usual remedy; so is a loss without "
-        "log or sqrt of zero"
-    )
-
-
-def _way_back(config: OptimizeConfig, resumed: Path | None) -> str:
-    """Return a sentence on the last good checkpoint."""
-    written = [] if config.output_dir is None else find_checkpoints(config.output_dir)
-    last = written[0] if config.checkpointing_steps and written else resumed
-    return "" if last is None else f"The last good checkpoint is {last}. "

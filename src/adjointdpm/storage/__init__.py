@@ -1,12 +1,22 @@
 """Files that are written whole or not at all, and read only if they are what was written."""
 
-from .replacing import replacing, write_bytes, write_text
+from .replacing import (
+    remove_folder,
+    remove_partial,
+    replacing,
+    replacing_folder,
+    write_bytes,
+    write_text,
+)
 from .tensors import METADATA_KEY, read_tensors, write_tensors
 
 __all__ = [
     "METADATA_KEY",
     "read_tensors",
+    "remove_folder",
+    "remove_partial",
     "replacing",
+    "replacing_folder",
     "write_bytes",
     "write_tensors",
     "write_text",

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+PARTIAL = re.compile(r"\..+\.\w{8}")
+"""The names of folders that are written into and then renamed."""
 
 
 @contextmanager
@@ -28,6 +33,39 @@ def replacing(path: Path) -> Iterator[Path]:
         with partial.open("rb") as file:
             os.fsync(file.fileno())  # a crash of the machine must not leave a name without content
         os.replace(partial, path)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Give a folder to fill beside ``path``, and rename it to ``path`` once all is in it.
+
+    Args:
+        path: the folder; what stood there is removed first.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+        partial = Path(folder) / path.name
+        partial.mkdir()
+        yield partial
+        remove_folder(path)
+        os.replace(partial, path)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder, if there is one; whoever looks finds it whole or not at all."""
+    if path.is_dir():
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            os.replace(path, Path(folder) / path.name)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder, and in those below it.
+
+    Args:
+        folder: one that nobody else writes into.
+    """
+    for path in [p for p in folder.rglob(".*") if PARTIAL.fullmatch(p.name) and p.is_dir()]:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -1,0 +1,96 @@
+"""Curves and pictures of a run, for TensorBoard and whatever else accelerate has a tracker for."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .config import OptimizeConfig
+
+LOGS = "logs"
+"""The folder of the trackers that write files."""
+PACKAGES = {"comet_ml": "comet-ml"}
+"""What to install for a tracker, where it is not called like the tracker."""
+
+
+class Tracker:
+    """Logs nothing: that of a run without ``report_to``."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Log numbers of a step."""
+
+    def log_images(self, name: str, images: np.ndarray, step: int) -> None:
+        """Log pictures, (batch, height, width, 3) of 8 bits."""
+
+    def finish(self) -> None:
+        """Write what has not been written yet."""
+
+
+class AccelerateTracker(Tracker):
+    """Hands on to one of accelerate's.
+
+    Args:
+        config: settings; ``report_to`` is set.
+        steps: how many were made before. What a killed run logged after its last checkpoint is
+            logged anew, and no longer shown.
+
+    Raises:
+        ImportError: the tracker is not installed.
+    """
+
+    def __init__(self, config: OptimizeConfig, steps: int) -> None:
+        name = str(config.report_to)
+        if importlib.util.find_spec(name) is None:
+            raise ImportError(
+                f"report_to {name} needs a package: pip install {PACKAGES.get(name, name)}. "
+                "tensorboard is there already"
+            )
+        from accelerate.tracking import LOGGER_TYPE_TO_CLASS
+
+        kind = LOGGER_TYPE_TO_CLASS[name]
+        options: dict[str, Any] = {}
+        if kind.requires_logging_directory:
+            options["logging_dir"] = str(Path(str(config.output_dir)) / LOGS)
+        if name == "tensorboard":
+            options["purge_step"] = steps + 1
+        self._tracker = kind("adjointdpm", **options)
+        self._tracker.start()
+        if steps == 0:
+            self._tracker.store_init_configuration(_plain(config))
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Log numbers of a step."""
+        self._tracker.log(dict(values), step=step)
+
+    def log_images(self, name: str, images: np.ndarray, step: int) -> None:
+        """Log pictures, (batch, height, width, 3) of 8 bits."""
+        options = {"dataformats": "NHWC"} if self._tracker.name == "tensorboard" else {}
+        self._tracker.log_images({name: images}, step=step, **options)
+
+    def finish(self) -> None:
+        """Write what has not been written yet."""
+        self._tracker.finish()
+
+
+def start_tracker(config: OptimizeConfig, steps: int) -> Tracker:
+    """Return the tracker that the settings name.
+
+    Args:
+        config: settings.
+        steps: how many were made before.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    return Tracker() if config.report_to is None else AccelerateTracker(config, steps)
+
+
+def _plain(config: OptimizeConfig) -> dict[str, bool | int | float | str]:
+    """Return settings as every tracker takes them."""
+    values = asdict(config).items()
+    return {name: v if isinstance(v, bool | int | float) else str(v) for name, v in values}
