@@ -29,7 +29,7 @@ class PromptConditioning:
         self._leaves = [leaf.detach() if isinstance(leaf, Tensor) else leaf for _, leaf in leaves]
         self.tensors: dict[str, Tensor] = {}
         for i, (path, leaf) in enumerate(leaves):
-            keys = [str(key.key) for key in path]
+            keys = pytree.keystr(path).strip("[']").split("']['")
             # The negative prompt stays as it is, and so do masks and sizes.
             if isinstance(leaf, Tensor) and leaf.is_floating_point() and "negative" not in keys[0]:
                 self._leaves[i] = leaf.detach().clone().requires_grad_()
@@ -41,26 +41,24 @@ class PromptConditioning:
         cond: dict[str, Any] = pytree.tree_unflatten(self._leaves, self._structure)
         return cond
 
-    def encode(self, batch_size: int) -> dict[str, Any]:
-        """Return the conditioning of a batch, differentiable."""
+    def encode(self, prompt: list[str], **arguments: Any) -> dict[str, Any]:
+        """Return the conditioning in place of that of prompts, as often as there are prompts."""
+        batch_size = len(prompt)
         return pytree.tree_map_only(
             Tensor, lambda leaf: leaf.expand(batch_size, *leaf.shape[1:]), self.cond
         )
+
+    def project(self) -> None:
+        """Do nothing: it is free."""
 
     def save(
         self,
         folder: str | Path,
         *,
-        guidance_scale: float | None = None,
         provenance: Provenance | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> Path:
         """Save the conditioning; see `save_prompt_embeds`."""
         cond = pytree.tree_map_only(Tensor, lambda leaf: leaf.detach(), self.cond)
-        embeds = PromptEmbeds(
-            cond,
-            prompt=self.prompt,
-            guidance_scale=guidance_scale,
-            provenance=provenance or Provenance(),
-        )
+        embeds = PromptEmbeds(cond, prompt=self.prompt, provenance=provenance or Provenance())
         return save_prompt_embeds(folder, embeds, settings=settings)

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -35,9 +35,7 @@ class Word:
             tokenizer would split, or an initializer that it does not know.
     """
 
-    def __init__(
-        self, pipe: Any, token: str, initializer_token: str, num_vectors: int = 1
-    ) -> None:
+    def __init__(self, pipe: Any, token: str, initializer_token: str, num_vectors: int = 1) -> None:
         if num_vectors < 1:
             raise ValueError(f"num_vectors must be at least 1, not {num_vectors}")
         if not token or token.split() != [token]:
@@ -47,7 +45,7 @@ class Word:
         tokens = [token, *(f"{token}_{i}" for i in range(1, num_vectors))]
         self._tokenizers: dict[str, Any] = {}
         self._ids: dict[str, Tensor] = {}
-        self.vectors: dict[str, Tensor] = {}
+        self.tensors: dict[str, Tensor] = {}
         for suffix in _encoders(pipe):
             tokenizer = copy.deepcopy(getattr(pipe, f"tokenizer{suffix}"))
             encoder = getattr(pipe, f"text_encoder{suffix}")
@@ -62,8 +60,8 @@ class Word:
             ids = tokenizer.convert_tokens_to_ids(tokens)
             self._ids[name] = torch.tensor(ids, device=start.device)
             rows = start[torch.arange(num_vectors) % len(start)]
-            self.vectors[name] = rows.clone().requires_grad_()
-        self._longest = {name: rows.detach().norm(dim=1) for name, rows in self.vectors.items()}
+            self.tensors[name] = rows.clone().requires_grad_()
+        self._longest = {name: rows.detach().norm(dim=1) for name, rows in self.tensors.items()}
 
     @contextmanager
     def spoken(self) -> Iterator[None]:
@@ -72,13 +70,13 @@ class Word:
         One thread at a time: the tokenizers and the token embeddings are replaced meanwhile.
         """
         before = {name: getattr(self.pipe, name) for name in self._tokenizers}
-        encoders = {name: getattr(self.pipe, name) for name in self.vectors}
+        encoders = {name: getattr(self.pipe, name) for name in self.tensors}
         embeddings = {name: encoder.get_input_embeddings() for name, encoder in encoders.items()}
         try:
             for name, tokenizer in self._tokenizers.items():
                 setattr(self.pipe, name, tokenizer)
             for name, encoder in encoders.items():
-                with_word = _WithWord(embeddings[name], self._ids[name], self.vectors[name])
+                with_word = _WithWord(embeddings[name], self._ids[name], self.tensors[name])
                 encoder.set_input_embeddings(with_word)
             yield
         finally:
@@ -98,12 +96,12 @@ class Word:
             return encode_prompt(self.pipe, prompt, **arguments)
 
     @torch.no_grad()
-    def shorten(self) -> None:
+    def project(self) -> None:
         """Scale vectors that are longer than those they started from back to that length.
 
         A metric's gradient lengthens them without end, and the encoder has seen no such words.
         """
-        for name, rows in self.vectors.items():
+        for name, rows in self.tensors.items():
             rows.mul_((self._longest[name] / rows.norm(dim=1)).clamp(max=1)[:, None])
 
     def save(
@@ -114,7 +112,7 @@ class Word:
         settings: Mapping[str, Any] | None = None,
     ) -> Path:
         """Save the word as ``pipe.load_textual_inversion`` loads it; see `save_learned_embeds`."""
-        found = [rows.detach() for rows in self.vectors.values()]
+        found = [rows.detach() for rows in self.tensors.values()]
         embeds = found[0] if len(found) == 1 else dict(zip(ENCODERS, found, strict=True))
         return save_learned_embeds(
             folder, {self.token: embeds}, provenance=provenance, settings=settings
@@ -140,8 +138,7 @@ class _WithWord(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The encoder's own rows, which some encoders ask for their dtype."""
-        weight: Tensor = self.embeddings.weight
-        return weight
+        return cast(Tensor, self.embeddings.weight)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Return the embeddings, (..., dim), of token ids."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
-from ...runs import OptimizeConfig, check_seed
+from ...runs import OptimizeConfig, ScheduleName, check_at_least_1, check_choice
 
 Variable = Literal["word", "prompt_embeds"]
 
 
 @dataclass(frozen=True)
-class EmbedConfig:
+class EmbedConfig(OptimizeConfig):
     """Teach a model a new word from a metric of its pictures.
 
     What is optimised through the whole sampler is the vector of a new token, by the gradient of
@@ -52,20 +52,19 @@ class EmbedConfig:
         num_anchors: the noises of the best of them are those that the first updates stay near.
         widening: the share of the updates after which noises are entirely new ones.
         train_batch_size: pictures in each update.
-        max_train_steps: number of updates.
-        learning_rate: Adam's step size, which falls to zero as a cosine.
         num_validation_images: pictures of the report, drawn before and after.
         memory_budget: bytes that `Exact` may keep graphs in, such as ``1GiB``.
-        seed: seeds all that is drawn at random, from 0 to 2**32 - 1.
         device: ``cpu`` or ``cuda``; by default a GPU if there is one.
-        checkpointing_steps: number of updates between two checkpoints; None for no checkpoints.
-        resume_from_checkpoint: a checkpoint folder to go on from, or ``latest`` for the last one in
-            ``output_dir``.
-        progress_bar: whether to show progress bars.
     """
 
     output_dir: str | Path = "adjointdpm-embed"
     overwrite_output_dir: bool = False
+    device: str | None = None
+    description: str = "embed"
+    max_train_steps: int = 50
+    learning_rate: float = 0.03
+    lr_scheduler: ScheduleName = "cosine"
+    adam_beta2: float = 0.95
     pretrained_model_name_or_path: str | Path | None = None
     target: str | None = None
     classifier: str | Path | None = None
@@ -85,30 +84,20 @@ class EmbedConfig:
     num_anchors: int = 4
     widening: float = 0.6
     train_batch_size: int = 4
-    max_train_steps: int = 50
-    learning_rate: float = 0.03
     num_validation_images: int = 8
     memory_budget: str | None = "1GiB"
-    seed: int = 0
-    device: str | None = None
-    checkpointing_steps: int | None = None
-    resume_from_checkpoint: str | Path | None = None
-    progress_bar: bool = True
 
     def __post_init__(self) -> None:
-        check_seed(self.seed)
-        if self.variable not in get_args(Variable):
-            names = ", ".join(get_args(Variable))
-            raise ValueError(f"variable must be one of {names}, not {self.variable!r}")
-        for name in (
+        super().__post_init__()
+        check_choice("variable", self.variable, Variable)
+        check_at_least_1(
+            self,
             "num_vectors",
             "num_inference_steps",
             "num_anchors",
             "train_batch_size",
             "num_validation_images",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        )
         for name in ("num_views", "num_candidates"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
@@ -118,7 +107,6 @@ class EmbedConfig:
             raise ValueError(f"margin must be positive, not {self.margin}")
         self._check_templates()
         self._check_objective()
-        self.loop()  # checks its settings
 
     def _check_templates(self) -> None:
         for name in ("templates", "validation_templates"):
@@ -146,17 +134,3 @@ class EmbedConfig:
         given = self.target_image or self.objective
         on_embedded = self.pretrained_model_name_or_path is None
         return self.target or ("pineapple" if on_embedded and not given else None)
-
-    def loop(self) -> OptimizeConfig:
-        """Return the settings of the loop."""
-        return OptimizeConfig(
-            learning_rate=self.learning_rate,
-            lr_scheduler="cosine",
-            max_train_steps=self.max_train_steps,
-            seed=(self.seed + 1) % 2**32,
-            output_dir=self.output_dir,
-            checkpointing_steps=self.checkpointing_steps,
-            resume_from_checkpoint=self.resume_from_checkpoint,
-            progress_bar=self.progress_bar,
-            description="embed",
-        )

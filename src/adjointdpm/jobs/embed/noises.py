@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -54,22 +53,20 @@ class Noises:
 
 @torch.no_grad()
 def find_anchors(
-    draw: Callable[[Tensor], Tensor],
+    images: Tensor,
     objective: Objective,
     noise: Tensor,
     num_anchors: int,
     generator: torch.Generator,
-    batch_size: int = 16,
 ) -> Tensor:
     """Return the noises whose pictures are best, (num_anchors, ...), best first.
 
     Args:
-        draw: returns the pictures of noises.
+        images: (candidates, 3, height, width) in [0, 1], the pictures of the noises.
         objective: says how good a picture is.
         noise: (candidates, ...) latents.
         num_anchors: how many to keep.
         generator: a CPU generator that the objective draws from.
-        batch_size: how many pictures are drawn at once.
     """
-    losses = [objective.loss(draw(part), generator).cpu() for part in noise.split(batch_size)]
-    return noise[torch.cat(losses).argsort(stable=True)[:num_anchors]]
+    losses = torch.cat([objective.loss(part, generator) for part in images.split(16)])
+    return noise[losses.cpu().argsort(stable=True)[:num_anchors]]

@@ -2,35 +2,181 @@
 
 from __future__ import annotations
 
-import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional
-from torch.utils import _pytree as pytree
 
-from ...assets import Default, assets_folder, load_default, read_concepts
-from ...decoding import Decoder
-from ...evaluation import Reading, SuccessRate, read_pictures, success_rate
-from ...formats import Provenance
-from ...gradients import Exact
-from ...objectives import (
-    ClassifierMargin,
-    ImageClassifier,
-    Objective,
-    PictureDistance,
-    RandomViews,
-    find_label,
-    load_objective,
+from ...assets import load_default
+from ...gradients import GradientMethod
+from ...objectives import Objective, as_objective
+from ...runs import (
+    Callback,
+    History,
+    Step,
+    Tracker,
+    choose_device,
+    environment,
+    optimize,
+    peak_memory,
+    run_folder,
 )
-from ...pipelines import encode_prompt, from_pipeline, latent_shape, load_pipeline
-from ...runs import History, choose_device, environment, optimize, peak_memory, run_folder
-from ...sampler import Sampler
-from ...variables import PromptConditioning, Word
 from .config import EmbedConfig
+from .goal import Goal, check_goal, needs_default
 from .noises import Noises, find_anchors
+from .results import EmbedResult, Validation
+from .subject import Subject
+
+UNSEEN = 1_000_000
+"""Added to the seed for the noises that the word is judged on and never optimised on."""
+
+
+def run_embed(
+    config: EmbedConfig,
+    objective: Callable[[Tensor], Tensor] | None = None,
+    *,
+    gradient: GradientMethod | None = None,
+) -> EmbedResult:
+    """Teach a pipeline a word and save it into ``config.output_dir``.
+
+    Args:
+        config: settings.
+        objective: an `Objective`, or a function as `as_objective` takes it, in place of the one
+            that the settings name.
+        gradient: the gradient method; `Exact` by default.
+
+    Raises:
+        ValueError: settings that name no objective, or a pipeline that takes no new word.
+        OSError: the folder cannot be used; see `run_folder`.
+    """
+    started = time.perf_counter()
+    metric = None if objective is None else as_objective(objective)
+    check_goal(config, metric)
+    device = choose_device(config.device)
+    with run_folder(config.output_dir, "embed", overwrite=config.overwrite_output_dir) as folder:
+        default = load_default(device=device) if needs_default(config, metric) else None
+        goal = Goal(config, default, metric, device)
+        subject = Subject(config, default, device, gradient)
+        noises = choose_noises(subject, goal.objective)
+        unseen = _unseen_noise(subject)
+        before = _pictures(subject, unseen)
+        history = teach(subject, goal.objective, noises, [_Previews(subject, unseen[0])])
+        after = _pictures(subject, unseen)
+        file = subject.save(folder, {"objective": goal.description, "updates": len(history)})
+        pairs = zip(subject.validation_templates, before, after, strict=True)
+        validations = [
+            Validation(
+                template,
+                first.cpu(),
+                last.cpu(),
+                metric_before=goal.measure(first),
+                metric_after=goal.measure(last),
+                readings_before=goal.read(first),
+                readings_after=goal.read(last),
+            )
+            for template, first, last in pairs
+        ]
+    return EmbedResult(
+        config=config,
+        file=file,
+        objective=goal.description,
+        larger_is_better=goal.metric.larger_is_better,
+        templates=subject.templates,
+        validations=validations,
+        history=history,
+        seconds=time.perf_counter() - started,
+        peak_memory=peak_memory(device),
+        environment=environment(device),
+    )
+
+
+def choose_noises(subject: Subject, objective: Objective) -> Noises:
+    """Return the noises of a run, with the best of many as anchors.
+
+    They are drawn with the word as it starts, so that a run that goes on finds the same.
+    """
+    config = subject.config
+    if not config.num_candidates:
+        return Noises(subject.latent_shape)
+    generator = torch.Generator().manual_seed(config.seed)
+    noise = torch.randn(config.num_candidates, *subject.latent_shape, generator=generator)
+    templates = _taken_in_turn(subject.templates, len(noise))
+    drawn = subject.draw_many(noise, templates).to(subject.device)
+    anchors = find_anchors(drawn, objective, noise, config.num_anchors, generator)
+    return Noises(subject.latent_shape, anchors, config.widening)
+
+
+def teach(
+    subject: Subject,
+    objective: Objective,
+    noises: Noises,
+    callbacks: Sequence[Callback] = (),
+) -> History:
+    """Optimise the word until the settings' number of updates is made.
+
+    Args:
+        subject: the pipeline with its word, which is changed in place.
+        objective: what to optimise; it may draw random numbers.
+        noises: what the updates draw from.
+        callbacks: told of steps and checkpoints.
+    """
+    config, done = subject.config, _Count()
+
+    def loss(generator: torch.Generator) -> Tensor:
+        size = config.train_batch_size
+        noise = noises.draw(size, done.steps / config.max_train_steps, generator)
+        templates = _taken_in_turn(subject.templates, size, done.steps)
+        return objective.loss(subject.draw(noise, templates), generator).mean()
+
+    return optimize(
+        subject.tensors, loss, config, project=subject.word.project, callbacks=[done, *callbacks]
+    )
+
+
+class _Count(Callback):
+    """Counts steps, those before a resumed run too."""
+
+    steps = 0
+
+    def on_start(self, steps: int, tracker: Tracker) -> None:
+        self.steps = steps
+
+    def on_step(self, step: Step) -> None:
+        self.steps = step.number
+
+
+class _Previews(Callback):
+    """Logs pictures of the first validation prompt where there is a tracker."""
+
+    def __init__(self, subject: Subject, noise: Tensor) -> None:
+        self.subject, self.noise = subject, noise[:4]
+        self.every = max(1, subject.config.max_train_steps // 5)
+
+    def on_step(self, step: Step) -> None:
+        if self.subject.config.report_to is None or step.number % self.every:
+            return
+        templates = self.subject.validation_templates[:1] * len(self.noise)
+        images = self.subject.draw_many(self.noise, templates).permute(0, 2, 3, 1)
+        step.tracker.log_images("preview", images.mul(255).round().byte().numpy(), step.number)
+
+
+def _taken_in_turn(templates: Sequence[str], count: int, start: int = 0) -> list[str]:
+    return [templates[(start + i) % len(templates)] for i in range(count)]
+
+
+def _unseen_noise(subject: Subject) -> Tensor:
+    """Return noises for each validation prompt, (templates, pictures, ...)."""
+    config = subject.config
+    generator = torch.Generator().manual_seed(config.seed + UNSEEN)
+    shape = (len(subject.validation_templates), config.num_validation_images)
+    return torch.randn(*shape, *subject.latent_shape, generator=generator)
+
+
+def _pictures(subject: Subject, noise: Tensor) -> list[Tensor]:
+    """Return the pictures of each validation prompt."""
+    templates = subject.validation_templates
+    return [
+        subject.draw_many(each, [template] * len(each)).to(subject.device)
+        for template, each in zip(templates, noise, strict=True)
+    ]
