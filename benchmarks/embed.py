@@ -41,11 +41,11 @@ from adjointdpm.pipelines import encode_image, from_pipeline
 from adjointdpm.runs import optimize
 from adjointdpm.storage import write_text
 
-BUDGET = 75.0
+BUDGET = 70.0
 """CPU seconds of each method for each concept, with the search for its first noises."""
-NUM_PICTURES = 32
-STEPS, GUIDANCE = 25, 2.0
-"""How pictures are judged: as the card of the embedded model says it is used."""
+NUM_PICTURES = 24
+STEPS, GUIDANCE = 15, 2.0
+"""How pictures are judged: about as the card of the embedded model says it is used."""
 SEED = 2026
 CPU = torch.device("cpu")
 
@@ -90,12 +90,15 @@ def main() -> None:
     rows = json.loads(args.output.read_text()) if args.output.is_file() else []
     done = {(row["method"], row["concept"]) for row in rows}
     changes = {name: json.loads(value) for name, value in (s.split("=") for s in args.set)}
+    seen_before: dict[str, list[str]] = {}
     for name in args.methods:
         for concept in args.concepts or concepts:
             if (name, concept) in done:
                 continue
             style = default.concepts.styles[concepts.index(concept) % 4]
-            row = measure(default, name, concept, style, args.budget, args.pictures, changes)
+            row = measure(
+                default, name, concept, style, args.budget, args.pictures, changes, seen_before
+            )
             rows.append(row)
             write_text(args.output, json.dumps(rows, indent=1) + "\n")
             print(json.dumps({k: v for k, v in row.items() if k != "losses"}), flush=True)
@@ -109,11 +112,13 @@ def measure(
     budget: float,
     pictures: int,
     changes: dict[str, Any],
+    seen_before: dict[str, list[str]],
 ) -> dict[str, Any]:
     """Teach one concept by one method without one style, and judge it in that style."""
     method, concepts = METHODS[name], default.concepts
     styles = [each for each in concepts.styles if each != style]
     templates = [concepts.caption_template.format(name="{}", style=each) for each in styles]
+    templates.append("{}")
     test = f"{{}}, {style}"
     with tempfile.TemporaryDirectory() as folder:
         config = EmbedConfig(
@@ -125,22 +130,23 @@ def measure(
             **{**changes, **dict(method.changes)},
         )
         subject = Subject(config, default, CPU, method.gradient)
-        before = judged(default, subject, concept, test, pictures)
+        if test not in seen_before:  # all words begin as the same one
+            seen_before[test] = seen_in(default, subject, test, pictures)
         if method.gradient is None:
             losses, seconds = by_pictures(default, subject, concept, budget)
         else:
             losses, seconds = by_metric(default, subject, budget)
-        after = judged(default, subject, concept, test, pictures)
-        usual = judged(default, subject, concept, templates[0], pictures // 2)
+        seen_after = seen_in(default, subject, test, pictures)
+        seen_usually = seen_in(default, subject, templates[0], pictures // 3)
     return {
         "method": name,
         "concept": concept,
         "style": style,
         "updates": len(losses),
         "cpu_seconds": round(seconds, 1),
-        "before": before,
-        "after": after,
-        "usual": usual,
+        "before": judged(concept, seen_before[test]),
+        "after": judged(concept, seen_after),
+        "usual": judged(concept, seen_usually),
         "losses": [round(loss, 3) for loss in losses],
     }
 
@@ -223,22 +229,23 @@ def five_pictures(default: Default, subject: Subject, concept: str) -> tuple[Ten
     return encode_image(subject.pipe, torch.stack(found[:5])), templates[:5]
 
 
-def judged(
-    default: Default, subject: Subject, concept: str, template: str, pictures: int
-) -> dict[str, Any]:
-    """Return how often the judge sees a concept in pictures of a prompt."""
+@torch.no_grad()
+def seen_in(default: Default, subject: Subject, template: str, pictures: int) -> list[str]:
+    """Return what the judge sees in pictures of a prompt."""
     generator = torch.Generator().manual_seed(SEED)
     noise = torch.randn(pictures, *subject.latent_shape, generator=generator)
     images = usual_pictures(default, subject, noise, [template] * pictures)
-    with torch.no_grad():
-        seen = default.judge(images).argmax(-1)
-    rate = success_rate((seen == default.judge.index(concept)).tolist())
-    labels = Counter(default.judge.labels[i] for i in seen.tolist())
+    return [default.judge.labels[i] for i in default.judge(images).argmax(-1).tolist()]
+
+
+def judged(concept: str, seen: list[str]) -> dict[str, Any]:
+    """Return how often a concept was seen, with a Wilson interval."""
+    rate = success_rate(label == concept for label in seen)
     return {
         "successes": rate.successes,
         "trials": rate.trials,
         "interval": [round(rate.low, 3), round(rate.high, 3)],
-        "seen": dict(labels.most_common(3)),
+        "seen": dict(Counter(seen).most_common(3)),
     }
 
 

@@ -50,15 +50,18 @@ class Word:
             tokenizer = copy.deepcopy(getattr(pipe, f"tokenizer{suffix}"))
             encoder = getattr(pipe, f"text_encoder{suffix}")
             start = _embeddings_of(initializer_token, tokenizer, encoder)
-            if tokenizer.add_tokens(tokens) != len(tokens):
+            ids = tokenizer.encode(token, add_special_tokens=False)
+            is_word = len(ids) == 1 and ids[0] != tokenizer.unk_token_id
+            if is_word or tokenizer.add_tokens(tokens) != len(tokens):
                 raise ValueError(
                     f"the tokenizer knows {token} or one of its further tokens already; choose "
                     "another placeholder_token"
                 )
             name = f"text_encoder{suffix}"
             self._tokenizers[f"tokenizer{suffix}"] = tokenizer
-            ids = tokenizer.convert_tokens_to_ids(tokens)
-            self._ids[name] = torch.tensor(ids, device=start.device)
+            self._ids[name] = torch.tensor(
+                tokenizer.convert_tokens_to_ids(tokens), device=start.device
+            )
             rows = start[torch.arange(num_vectors) % len(start)]
             self.tensors[name] = rows.clone().requires_grad_()
         self._longest = {name: rows.detach().norm(dim=1) for name, rows in self.tensors.items()}

@@ -1,6 +1,7 @@
 """Teaching a word."""
 
 from .config import EmbedConfig
+from .page import write_embed_report
 from .results import EmbedResult
 from .run import run_embed
 
@@ -8,4 +9,5 @@ __all__ = [
     "EmbedConfig",
     "EmbedResult",
     "run_embed",
+    "write_embed_report",
 ]

@@ -79,7 +79,7 @@ class EmbedConfig(OptimizeConfig):
     num_inference_steps: int = 6
     guidance_scale: float = 1.0
     margin: float = 5.0
-    num_views: int = 2
+    num_views: int = 4
     num_candidates: int = 144
     num_anchors: int = 4
     widening: float = 0.6

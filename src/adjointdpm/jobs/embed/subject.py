@@ -107,6 +107,7 @@ def _templates(config: EmbedConfig, default: Default | None) -> tuple[list[str],
         concepts = default.concepts
         *styles, last = concepts.styles
         usual = [concepts.caption_template.format(name="{}", style=style) for style in styles]
+        usual.append("{}")
         unseen = [f"{{}}, {last}"]
     else:
         usual, unseen = ["a picture of {}"], []
