@@ -1,11 +1,15 @@
 """The folder of a run: its own, checked before the work begins, and opened again to go on."""
 
+import json
 import os
+import re
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
 
-from adjointdpm.runs import run_folder
+from adjointdpm.cli.arguments import parse
+from adjointdpm.runs import RunConfig, run_folder
 
 
 def contents(folder):
@@ -95,3 +99,108 @@ def test_a_folder_that_is_read_only(tmp_path):
             run_folder(tmp_path / "a", "t"),
         ):
             pass
+
+
+# Going on
+
+
+def job(folder, **changes):
+    return RunConfig(**{"output_dir": folder, "progress_bar": False, "seed": 3, **changes})
+
+
+def opened(config, name="test"):
+    return run_folder(config.output_dir, name, config=config)
+
+
+@pytest.fixture
+def started(tmp_path):
+    """Return the folder of a run that was killed while it wrote."""
+    with opened(job(tmp_path / "run")) as folder:
+        (folder / "x.txt").write_text("x")
+        (folder / "part" / ".y.txt.k1ll3d_8").mkdir(parents=True)
+        (folder / "part" / ".y.txt.k1ll3d_8" / "y.txt").write_text("y")
+    return folder
+
+
+def test_a_run_goes_on_in_its_folder(started):
+    with opened(job(started, resume_from_checkpoint="latest", max_train_steps=99)) as folder:
+        assert contents(folder) == ["config.json", "part", "run.json", "x.txt"]
+    assert json.loads((started / "config.json").read_text())["max_train_steps"] == 99
+    record = json.loads((started / "run.json").read_text())
+    assert (record["job"], record["seed"]) == ("test", 3)
+    assert set(record["versions"]) >= {"adjointdpm", "torch", "diffusers"}
+    with pytest.raises(FileExistsError, match="holds an earlier run"), opened(job(started)):
+        pass
+
+
+def test_a_run_begins_where_there_is_none_to_go_on_with(tmp_path):
+    with opened(job(tmp_path / "new", resume_from_checkpoint="latest")) as folder:
+        (folder / "x.txt").write_text("x")
+    assert contents(tmp_path / "new") == ["config.json", "run.json", "x.txt"]
+    elsewhere = tmp_path / "new" / "checkpoint-3"
+    with opened(job(tmp_path / "other", resume_from_checkpoint=elsewhere)) as folder:
+        assert contents(folder) == ["config.json", "run.json"]
+
+
+@pytest.mark.parametrize("where", ["latest", "checkpoint-1"])
+def test_a_run_does_not_go_on_with_other_settings(started, where):
+    where = where if where == "latest" else started / where
+    before = contents(started)
+    config = job(started, resume_from_checkpoint=where, seed=4, learning_rate=1.0)
+    message = r"learning_rate was 0\.05 and is 1\.0; seed was 3 and is 4"
+    with pytest.raises(ValueError, match=message), opened(config):
+        pass
+    with (
+        pytest.raises(FileExistsError, match="a run of the job 'test'"),
+        opened(job(started, resume_from_checkpoint=where), "other"),
+    ):
+        pass
+    assert contents(started) == before
+
+
+def test_other_versions_are_told(started):
+    record = json.loads((started / "run.json").read_text())
+    record["versions"]["torch"] = "1.0"
+    (started / "run.json").write_text(json.dumps(record))
+    with (
+        pytest.warns(UserWarning, match=r"torch 1\.0 -> "),
+        opened(job(started, resume_from_checkpoint="latest")),
+    ):
+        pass
+
+
+def test_what_contradicts_going_on():
+    with pytest.raises(ValueError, match="would remove the checkpoints"):
+        RunConfig(overwrite_output_dir=True, resume_from_checkpoint="latest")
+
+
+@dataclass(frozen=True)
+class JobConfig(RunConfig):
+    """Settings of a job.
+
+    Args:
+        prompt: what is asked for.
+        sizes: several numbers.
+    """
+
+    prompt: str = "1e-3"
+    sizes: tuple[int, ...] = (1, 2)
+
+
+def test_settings_are_arguments_and_are_read_back(tmp_path, capsys):
+    """The base's settings are the job's, with their help, and what was written is `--config`."""
+    typed = ["--learning_rate", "1e-5", "--checkpointing_steps", "50", "--report_to", "tensorboard"]
+    config = parse("x", "x", JobConfig, [*typed, "--output_dir", str(tmp_path / "run")])
+    assert (config.learning_rate, config.checkpointing_steps) == (1e-5, 50)
+    with opened(config) as folder:
+        assert parse("x", "x", JobConfig, ["--config", str(folder / "config.json")]) == config
+    file = tmp_path / "run.yaml"
+    file.write_text("learning_rte: 1e-2\n")
+    with pytest.raises(SystemExit):
+        parse("x", "x", JobConfig, ["--config", str(file)])
+    assert "did you mean learning_rate?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        parse("x", "x", JobConfig, ["--help"])
+    shown = capsys.readouterr().out
+    for field in fields(JobConfig):
+        assert re.search(rf"--{field.name} [^\n]*\n? +\S", shown), field.name

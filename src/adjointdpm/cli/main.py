@@ -17,7 +17,7 @@ from .commands import COMMANDS
 
 PROG = "adjointdpm"
 TRACEBACK_VARIABLE = "ADJOINTDPM_TRACEBACK"
-FRIENDLY = (ValueError, OSError, FloatingPointError)
+FRIENDLY = (ValueError, OSError, FloatingPointError, ImportError)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,8 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         return _run(name.command, settings, shlex.join([PROG, *typed]))
-    except KeyboardInterrupt:
-        print(f"\n{PROG}: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"\n{PROG}: {str(stop) or 'stopped'}", file=sys.stderr)
         return 130
     except Exception as error:
         if os.environ.get(TRACEBACK_VARIABLE) or not _is_friendly(error):

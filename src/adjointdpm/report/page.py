@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from .pictures import data_uri
 
@@ -14,18 +14,19 @@ def render_page(folder: str, template: str, **values: Any) -> str:
 
     Args:
         folder: folder of the template within the package, such as ``"jobs/demo"``.
-        template: name of the template; it may use the filters ``data_uri``, `percent` and
-            `duration`.
+        template: name of the template; it may extend ``base.html``, which shows a `RunPage` that
+            is called ``page``, use the macros of ``parts.html``, and the filters ``data_uri``,
+            `percent`, `duration` and `size`.
         **values: what the template shows; text in it is escaped.
     """
     environment = Environment(
-        loader=PackageLoader("adjointdpm", folder),
+        loader=ChoiceLoader([PackageLoader("adjointdpm", part) for part in (folder, "report")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(data_uri=data_uri, percent=percent, duration=duration)
+    environment.filters.update(data_uri=data_uri, percent=percent, duration=duration, size=size)
     return environment.get_template(template).render(**values)
 
 
@@ -53,3 +54,14 @@ def duration(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, seconds = divmod(round(seconds), 60)
     return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def size(num_bytes: float) -> str:
+    """Return a number of bytes for reading.
+
+    >>> size(5 * 2**20), size(3 * 2**29)
+    ('5 MiB', '1.50 GiB')
+    """
+    if num_bytes < 2**30:
+        return f"{num_bytes / 2**20:.0f} MiB"
+    return f"{num_bytes / 2**30:.2f} GiB"

@@ -2,7 +2,14 @@
 
 from .callbacks import Callback, Step
 from .checkpoint import History
-from .config import OptimizeConfig, ScheduleName, check_at_least_1, check_choice, check_seed
+from .config import (
+    OptimizeConfig,
+    RunConfig,
+    ScheduleName,
+    check_at_least_1,
+    check_choice,
+    check_seed,
+)
 from .folder import run_folder
 from .interruption import StoppedError
 from .loop import optimize
@@ -14,6 +21,7 @@ __all__ = [
     "Callback",
     "History",
     "OptimizeConfig",
+    "RunConfig",
     "ScheduleName",
     "Step",
     "StoppedError",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 OptimizerName = Literal["adam", "adamw", "adamw8bit"]
 ScheduleName = Literal[
@@ -122,6 +122,45 @@ class OptimizeConfig:
             raise ValueError("checkpoints need a place: set output_dir")
         if self.report_to is not None:
             raise ValueError(f"report_to {self.report_to} needs a place: set output_dir")
+
+
+@dataclass(frozen=True)
+class RunConfig(OptimizeConfig):
+    """Settings of a job that is one run, in a folder of its own; jobs add theirs in a subclass.
+
+    Args:
+        output_dir: folder of all that the run writes: new, empty, or that of the run to go on with.
+        overwrite_output_dir: remove the earlier run that ``output_dir`` holds.
+        device: ``cpu`` or ``cuda``; by default a GPU if there is one.
+    """
+
+    MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
+        {
+            "max_train_steps",
+            "output_dir",
+            "overwrite_output_dir",
+            "checkpointing_steps",
+            "checkpoints_total_limit",
+            "resume_from_checkpoint",
+            "report_to",
+            "progress_bar",
+            "description",
+            "device",
+        }
+    )
+    """Settings that may be others when the run goes on."""
+
+    output_dir: str | Path = "adjointdpm-run"
+    overwrite_output_dir: bool = False
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.overwrite_output_dir and self.resume_from_checkpoint == LATEST:
+            raise ValueError(
+                "overwrite_output_dir would remove the checkpoints that resume_from_checkpoint "
+                "latest goes on from; set one of them"
+            )
 
 
 def check_seed(seed: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import tempfile
@@ -10,23 +9,32 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..storage import write_text
-from ..version import __version__
+from ..storage import remove_partial
+from .config import RunConfig
+from .processes import is_main_process, join_processes, wait_for_processes
+from .record import MARKER, SETTINGS, is_own_run, write_record
+from .trackers import check_tracker
 
-MARKER = "run.json"
-"""Says that a folder belongs to a run, and of which job."""
 ROOM = 64 * 2**20
 """Bytes that must be free where nothing else is known of what a run will write."""
 
 
 @contextmanager
 def run_folder(
-    path: str | Path, job: str, *, overwrite: bool = False, room: int = ROOM
+    path: str | Path,
+    job: str,
+    *,
+    overwrite: bool = False,
+    room: int = ROOM,
+    config: RunConfig | None = None,
 ) -> Iterator[Path]:
     """Give a run a folder of its own for the length of the block.
 
-    A folder that holds anything is refused, so that the files of two runs are never mixed. If the
-    block ends before anything was written, as when it is interrupted, no folder is left behind.
+    A folder that holds anything is refused, so that the files of two runs are never mixed; but the
+    run's own is opened again where the settings say ``resume_from_checkpoint``. If the block ends
+    before anything was written, as when it is interrupted, no folder is left behind.
+
+    Where several processes make the run, all but the main one get a folder that is thrown away.
 
     Args:
         path: the folder; it is made, with those above it.
@@ -34,32 +42,61 @@ def run_folder(
         overwrite: empty the folder first if it is that of an earlier run (of whatever job). Others
             are refused all the same.
         room: bytes that must be free on the disk.
+        config: the settings, which are written into the folder. What they say of a tracker is
+            checked too.
 
     Raises:
         FileExistsError: the folder is not empty, and may not be emptied.
         NotADirectoryError: it is a file, or lies within one.
         PermissionError: it cannot be written to.
         OSError: the disk has too little room.
+        ValueError: the run to go on with has other settings.
+        ImportError: the tracker is not installed.
     """
-    folder = Path(path)
-    _check_free(folder, overwrite)
+    join_processes()
+    if is_main_process():
+        with _own_folder(Path(path), job, overwrite, room, config) as folder:
+            wait_for_processes()
+            yield folder
+    else:
+        wait_for_processes()
+        with tempfile.TemporaryDirectory() as scratch:
+            yield Path(scratch)
+
+
+@contextmanager
+def _own_folder(
+    folder: Path, job: str, overwrite: bool, room: int, config: RunConfig | None
+) -> Iterator[Path]:
+    if config is not None and config.report_to is not None:
+        check_tracker(config.report_to)
+    _check_is_folder(folder)
+    goes_on = is_own_run(folder, job, config)
+    if not goes_on:
+        _check_free(folder, overwrite)
     made = [part for part in (folder, *folder.parents) if not part.exists()]
     if (folder / MARKER).is_file():
         made = [folder]  # as good as made: it is emptied
     try:
         _check_writable(folder, room)
-        _empty(folder)
-        write_text(folder / MARKER, json.dumps({"job": job, "adjointdpm": __version__}) + "\n")
+        if goes_on:
+            remove_partial(folder)
+        else:
+            _empty(folder)
+        write_record(folder, job, config)
         yield folder
     finally:
         _remove_unused(folder, made)
 
 
-def _check_free(folder: Path, overwrite: bool) -> None:
-    """Raise if a folder holds anything that must not go."""
+def _check_is_folder(folder: Path) -> None:
     for part in (folder, *folder.parents):
         if part.exists() and not part.is_dir():
             raise NotADirectoryError(f"output_dir {folder} cannot be made: {part} is a file")
+
+
+def _check_free(folder: Path, overwrite: bool) -> None:
+    """Raise if a folder holds anything that must not go."""
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not (folder / MARKER).is_file():
@@ -103,9 +140,10 @@ def _empty(folder: Path) -> None:
 
 def _remove_unused(folder: Path, made: list[Path]) -> None:
     """Remove the folders that were made for a run that has written nothing."""
-    if not folder.is_dir() or {entry.name for entry in folder.iterdir()} - {MARKER}:
+    if not folder.is_dir() or {e.name for e in folder.iterdir()} - {MARKER, SETTINGS}:
         return
-    (folder / MARKER).unlink(missing_ok=True)
+    for name in (SETTINGS, MARKER):
+        (folder / name).unlink(missing_ok=True)
     for part in made:
         if part.is_dir() and not part.is_symlink():
             os.rmdir(part)

@@ -50,11 +50,15 @@ def environment(device: torch.device) -> dict[str, str]:
         machine = torch.cuda.get_device_name(device)
     else:
         machine = f"{platform.machine()} CPU, {torch.get_num_threads()} of {os.cpu_count()} threads"
+    return {**versions(), "device": machine}
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that the numbers of a run depend on."""
     return {
         "adjointdpm": __version__,
         "torch": torch.__version__,
         "diffusers": version("diffusers"),
         "transformers": version("transformers"),
         "Python": platform.python_version(),
-        "device": machine,
     }

@@ -45,11 +45,7 @@ class AccelerateTracker(Tracker):
 
     def __init__(self, config: OptimizeConfig, steps: int) -> None:
         name = str(config.report_to)
-        if importlib.util.find_spec(name) is None:
-            raise ImportError(
-                f"report_to {name} needs a package: pip install {PACKAGES.get(name, name)}. "
-                "tensorboard is there already"
-            )
+        check_tracker(name)
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         kind = LOGGER_TYPE_TO_CLASS[name]
@@ -75,6 +71,19 @@ class AccelerateTracker(Tracker):
     def finish(self) -> None:
         """Write what has not been written yet."""
         self._tracker.finish()
+
+
+def check_tracker(name: str) -> None:
+    """Raise unless a tracker is installed.
+
+    Raises:
+        ImportError: it is not.
+    """
+    if importlib.util.find_spec(name) is None:
+        raise ImportError(
+            f"report_to {name} needs a package: pip install {PACKAGES.get(name, name)}. "
+            "tensorboard is there already"
+        )
 
 
 def start_tracker(config: OptimizeConfig, steps: int) -> Tracker:

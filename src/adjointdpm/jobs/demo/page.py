@@ -9,9 +9,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ...report import contact_sheet, curves_svg, render_page, save_picture
+from ...evaluation import Reading
+from ...report import (
+    Fact,
+    RunPage,
+    Shown,
+    ShownRow,
+    contact_sheet,
+    curves_svg,
+    duration,
+    percent,
+    render_page,
+    save_picture,
+    size,
+)
 from ...storage import write_text
-from .run import DemoResult, Part
+from .run import DemoResult, Part, Strip
 
 ENLARGE = 4
 
@@ -44,18 +57,48 @@ def write_demo_report(result: DemoResult, command: str) -> Path:
     write_text(folder / "loss.svg", curve)
     numbers = json.dumps(_numbers(result, command), indent=2, ensure_ascii=False)
     write_text(folder / "numbers.json", numbers + "\n")
+    summaries = tuple(map(_summary, parts))
+    noise, embedding = summaries
     page = render_page(
         "jobs/demo",
         "page.html",
         result=result,
-        noise=_summary(result.noise),
-        embedding=_summary(result.embedding),
-        curve=curve,
-        command=command,
-        error=f"{result.gradient_error:.0e}",
+        page=_page(result, summaries, curve, command),
+        noise=noise,
+        embedding=embedding,
+        numbers=_table(summaries, result.config.batch_size),
     )
     write_text(folder / "report.html", page)
     return folder / "report.html"
+
+
+def _page(
+    result: DemoResult, summaries: Sequence[dict[str, Any]], curve: str, command: str
+) -> RunPage:
+    config, (noise, embedding) = result.config, summaries
+    return RunPage(
+        title="AdjointDPM: gradients through a whole sampling run",
+        command=command,
+        settings=asdict(config),
+        environment={"gradient": result.certificate.method, **result.environment},
+        facts=[
+            Fact(
+                noise["recognised"],
+                f"pictures that the judge takes for “{config.noise_target}”, noise optimised",
+            ),
+            Fact(
+                embedding["recognised"],
+                f"for “{config.embedding_target}”, embedding optimised, from unseen noises",
+            ),
+            Fact(
+                f"{result.gradient_error:.0e}",
+                "relative error of the gradient against central differences, in float64",
+            ),
+            Fact(duration(result.seconds), f"in all; at most {size(result.peak_memory)} of memory"),
+        ],
+        curves=[curve],
+        certificate=result.certificate,
+    )
 
 
 def _describe_losses(parts: Sequence[Part]) -> str:
@@ -68,22 +111,62 @@ def _describe_losses(parts: Sequence[Part]) -> str:
 
 
 def _summary(part: Part) -> dict[str, Any]:
-    def mean(values: list[float]) -> float:
-        return statistics.fmean(values)
+    """Return a part as the page shows it."""
+    before, after = [s.before for s in part.strips], [s.after for s in part.strips]
 
-    strips = part.strips
+    def change(name: str) -> str:
+        """Return the means of a probability, before and after."""
+        means = [statistics.fmean(getattr(r, name) for r in when) for when in (before, after)]
+        return " → ".join(map(percent, means))
+
+    recognised = [sum(reading.recognised for reading in when) for when in (before, after)]
     return {
         "part": part,
         "headings": ["before", *(f"update {n}" for n in part.frames[1:-1]), "after"],
-        "classifier_before": mean([strip.before.classifier for strip in strips]),
-        "classifier_after": mean([strip.after.classifier for strip in strips]),
-        "judge_before": mean([strip.before.judge for strip in strips]),
-        "judge_after": mean([strip.after.judge for strip in strips]),
-        "recognised_before": sum(strip.before.recognised for strip in strips),
-        "recognised_after": sum(strip.after.recognised for strip in strips),
-        "seconds_per_update": statistics.median(part.history.seconds),
-        "seconds": sum(part.history.seconds),
+        "rows": [_row(part, strip) for strip in part.strips],
+        "classifier": change("classifier"),
+        "judge": change("judge"),
+        "recognised": f"{recognised[0]} → {recognised[1]} of {len(part.strips)}",
     }
+
+
+def _row(part: Part, strip: Strip) -> ShownRow:
+    def end(when: str, reading: Reading) -> Shown:
+        return Shown(
+            strip.pictures[0 if when == "before" else -1],
+            alt=f"The picture of {strip.label} {when} optimisation: the judge calls it "
+            f"“{reading.judge_label}” and gives “{reading.target}” {percent(reading.judge)}",
+            lines=[
+                f"classifier: {percent(reading.classifier)}",
+                f"judge: {percent(reading.judge)}",
+                f"“{reading.judge_label}”",
+            ],
+            good=reading.recognised,
+        )
+
+    between = [
+        Shown(picture, alt=f"The picture of {strip.label} after {number} updates")
+        for number, picture in zip(part.frames[1:-1], strip.pictures[1:-1], strict=True)
+    ]
+    ends = end("before", strip.before), end("after", strip.after)
+    return ShownRow(strip.label, [ends[0], *between, ends[1]])
+
+
+def _table(summaries: Sequence[dict[str, Any]], batch_size: int) -> list[list[Any]]:
+    """Return what is compared between the parts."""
+    parts = [summary["part"] for summary in summaries]
+    rows = {
+        "probability to the classifier": [s["classifier"] for s in summaries],
+        "probability to the judge": [s["judge"] for s in summaries],
+        "recognised by the judge": [s["recognised"] for s in summaries],
+        "pictures in each update": [len(parts[0].strips), batch_size],
+        "updates": [len(part.history) for part in parts],
+        "time of an update (median)": [
+            duration(statistics.median(part.history.seconds)) for part in parts
+        ],
+        "time of all updates": [duration(sum(part.history.seconds)) for part in parts],
+    }
+    return [[name, *cells] for name, cells in rows.items()]
 
 
 def _numbers(result: DemoResult, command: str) -> dict[str, Any]:

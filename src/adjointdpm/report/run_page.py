@@ -1,0 +1,126 @@
+"""What the page of a run shows, whatever the job."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ..certificate import Certificate
+from ..cost import Cost
+from ..runs import History
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A number to be read first.
+
+    Args:
+        value: the number, as text.
+        meaning: what it is, in a few words.
+    """
+
+    value: str
+    meaning: str
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture on a page.
+
+    Args:
+        image: (3, height, width) in [0, 1].
+        alt: what it shows, for whoever does not see it; different for each picture of a page.
+        lines: what is written below it.
+        good: whether the last line is good news.
+    """
+
+    image: Tensor
+    alt: str
+    lines: Sequence[str] = ()
+    good: bool = False
+
+
+@dataclass(frozen=True)
+class ShownRow:
+    """Pictures of one thing, from before the first update to after the last.
+
+    Args:
+        label: what they have in common.
+        pictures: one a column.
+    """
+
+    label: str
+    pictures: Sequence[Shown]
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file beside the page.
+
+    Args:
+        name: from the folder of the page.
+        content: what is in it, in a few words.
+        code: lines that load it in stock diffusers.
+    """
+
+    name: str
+    content: str
+    code: str = ""
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What a run took.
+
+    Args:
+        updates: how many there were.
+        seconds_per_update: their median.
+        seconds: of the whole job.
+        peak_memory: the most bytes that were held.
+    """
+
+    updates: int
+    seconds_per_update: float
+    seconds: float
+    peak_memory: int
+
+    @classmethod
+    def of(cls, history: History, seconds: float, peak_memory: int) -> Spent:
+        """Return it from what the loop tells."""
+        return cls(len(history), statistics.median(history.seconds), seconds, peak_memory)
+
+
+@dataclass(frozen=True)
+class RunPage:
+    """What ``base.html`` shows; sections without content are left out.
+
+    Args:
+        title: of the page.
+        command: how the job was called.
+        settings: all of them, by name.
+        environment: versions and machine.
+        facts: numbers to be read first.
+        headings: one a column of pictures.
+        pictures: rows of pictures.
+        curves: plots, as SVG text.
+        certificate: of the gradient that was used.
+        predicted: cost of a gradient, before the run.
+        spent: what the run took.
+        files: what was written, but this page.
+    """
+
+    title: str
+    command: str
+    settings: Mapping[str, object]
+    environment: Mapping[str, str]
+    facts: Sequence[Fact] = ()
+    headings: Sequence[str] = ("before", "after")
+    pictures: Sequence[ShownRow] = ()
+    curves: Sequence[str] = ()
+    certificate: Certificate | None = None
+    predicted: Cost | None = None
+    spent: Spent | None = None
+    files: Sequence[WrittenFile] = ()
