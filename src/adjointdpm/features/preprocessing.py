@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import accumulate, repeat
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-RESAMPLING = {0: "nearest", 2: "bilinear", 3: "bicubic"}
-"""Pillow's numbers of the filters that can be differentiated here."""
+from .image_processor import read_kind, read_normalization, read_resizing
 
 
 @dataclass(frozen=True)
@@ -48,35 +49,11 @@ class Preprocessing:
             config: the content of ``preprocessor_config.json``.
 
         Raises:
-            ValueError: a filter or a form of size that cannot be differentiated or is not known.
+            ValueError: a filter, a form of size or a kind of processor that is not known here.
         """
-        size = _read_size(config.get("size")) if config.get("do_resize", True) else None
-        crop = _read_size(config.get("crop_size")) if config.get("do_center_crop") else None
-        if isinstance(crop, int):
-            crop = (crop, crop)
-        if "crop_pct" in config and isinstance(size, int):
-            # ConvNext and ResNet: below 384 a larger picture is cropped, above it is squeezed.
-            small = size < 384
-            crop = (size, size) if small else crop
-            size = int(size / config["crop_pct"]) if small else (size, size)
-        resample = int(config.get("resample", 2))
-        if resample not in RESAMPLING:
-            raise ValueError(
-                f"the image processor resamples with Pillow's filter {resample}; differentiable "
-                f"are {', '.join(f'{k} ({v})' for k, v in RESAMPLING.items())}"
-            )
-        normalize = config.get("do_normalize", True)
-        scale = 255.0
-        if config.get("do_rescale", True):
-            scale *= float(config.get("rescale_factor", 1 / 255))
-        return cls(
-            size=size,
-            crop=crop,
-            mean=tuple(config["image_mean"]) if normalize else (0.0, 0.0, 0.0),
-            std=tuple(config["image_std"]) if normalize else (1.0, 1.0, 1.0),
-            resample=RESAMPLING[resample],
-            scale=scale,
-        )
+        kind = read_kind(config)
+        resizing, values = read_resizing(config, kind), read_normalization(config, kind)
+        return cls(**resizing._asdict(), **values._asdict())
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Preprocessing:
@@ -119,21 +96,22 @@ class Preprocessing:
         if target == (height, width):
             return images
         if self.resample == "nearest":
-            return functional.interpolate(images, target, mode="nearest-exact")
+            rows, columns = (
+                torch.tensor(_nearest(*lengths), device=images.device)
+                for lengths in zip((height, width), target, strict=True)
+            )
+            return images.index_select(2, rows).index_select(3, columns)
         # Pillow's filters grow with the reduction, which is what antialias does here.
         return functional.interpolate(
             images, target, mode=self.resample, align_corners=False, antialias=True
         )
 
 
-def _read_size(size: Any) -> int | tuple[int, int] | None:
-    if size is None or isinstance(size, int):
-        return size
-    if size.get("shortest_edge"):
-        return int(size["shortest_edge"])
-    if "height" in size and "width" in size:
-        return int(size["height"]), int(size["width"])
-    raise ValueError(f"the size {size!r} is not understood; give shortest_edge or height and width")
+def _nearest(length: int, target: int) -> list[int]:
+    """Return which pixels Pillow takes; where two are as near, its rounding errors decide."""
+    step = length / target
+    places = accumulate(repeat(step, target - 1), initial=step / 2)
+    return [int(place) for place in places]
 
 
 def _center_crop(images: Tensor, crop: tuple[int, int]) -> Tensor:

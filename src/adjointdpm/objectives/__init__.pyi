@@ -1,5 +1,6 @@
 """Differentiable metrics of pictures, and the preprocessing that they need."""
 
+from .aesthetic import AestheticScore, load_aesthetic_head
 from .classifier import (
     ClassifierLogProbability,
     ClassifierMargin,
@@ -7,28 +8,36 @@ from .classifier import (
     Preprocessing,
     find_label,
 )
+from .clip import ImageSimilarity, ImageTextModel, TextSimilarity
 from .loading import load_objective
 from .objective import Objective, as_objective
 from .perceptual import PerceptualDistance, feature_distance
 from .similarity import PictureDistance, StructuralSimilarity
 from .style import GramStyle
-from .views import RandomViews
+from .views import AveragedViews, RandomCutouts, RandomViews
 from .weighted_sum import WeightedSum
 
 __all__ = [
+    "AestheticScore",
+    "AveragedViews",
     "ClassifierLogProbability",
     "ClassifierMargin",
     "GramStyle",
     "ImageClassifier",
+    "ImageSimilarity",
+    "ImageTextModel",
     "Objective",
     "PerceptualDistance",
     "PictureDistance",
     "Preprocessing",
+    "RandomCutouts",
     "RandomViews",
     "StructuralSimilarity",
+    "TextSimilarity",
     "WeightedSum",
     "as_objective",
     "feature_distance",
     "find_label",
+    "load_aesthetic_head",
     "load_objective",
 ]
