@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from ...runs import OptimizeConfig, ScheduleName, check_at_least_1, check_choice
+from ...runs import RunConfig, ScheduleName, check_at_least_1, check_choice
 
 Variable = Literal["word", "prompt_embeds"]
 
 
 @dataclass(frozen=True)
-class EmbedConfig(OptimizeConfig):
+class EmbedConfig(RunConfig):
     """Teach a model a new word from a metric of its pictures.
 
     What is optimised through the whole sampler is the vector of a new token, by the gradient of
@@ -20,9 +20,6 @@ class EmbedConfig(OptimizeConfig):
     ``target`` is ``pineapple``, which that model can draw and has no word for.
 
     Args:
-        output_dir: folder of the word, the report and the pictures; it must be new or empty, or
-            that of the run to go on with.
-        overwrite_output_dir: remove the earlier run that ``output_dir`` holds.
         pretrained_model_name_or_path: folder of a diffusers pipeline, or its id on the hub; the
             embedded model by default.
         target: the class that a classifier is to see.
@@ -52,14 +49,13 @@ class EmbedConfig(OptimizeConfig):
         num_anchors: the noises of the best of them are those that the first updates stay near.
         widening: the share of the updates after which noises are entirely new ones.
         train_batch_size: pictures in each update.
-        num_validation_images: pictures of the report, drawn before and after.
+        num_validation_images: pictures of each prompt in the report, drawn before and after.
+        validation_steps: number of updates between two previews; None for none.
         memory_budget: bytes that `Exact` may keep graphs in, such as ``1GiB``.
         device: ``cpu`` or ``cuda``; by default a GPU if there is one.
     """
 
     output_dir: str | Path = "adjointdpm-embed"
-    overwrite_output_dir: bool = False
-    device: str | None = None
     description: str = "embed"
     max_train_steps: int = 50
     learning_rate: float = 0.03
@@ -85,6 +81,7 @@ class EmbedConfig(OptimizeConfig):
     widening: float = 0.6
     train_batch_size: int = 4
     num_validation_images: int = 8
+    validation_steps: int | None = None
     memory_budget: str | None = "1GiB"
 
     def __post_init__(self) -> None:
@@ -97,6 +94,7 @@ class EmbedConfig(OptimizeConfig):
             "num_anchors",
             "train_batch_size",
             "num_validation_images",
+            "validation_steps",
         )
         for name in ("num_views", "num_candidates"):
             if getattr(self, name) < 0:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ...assets import load_default
 from ...gradients import GradientMethod
 from ...objectives import Objective, as_objective
+from ...report import Previews
 from ...runs import (
     Callback,
     History,
@@ -54,14 +55,15 @@ def run_embed(
     metric = None if objective is None else as_objective(objective)
     check_goal(config, metric)
     device = choose_device(config.device)
-    with run_folder(config.output_dir, "embed", overwrite=config.overwrite_output_dir) as folder:
+    overwrite = config.overwrite_output_dir
+    with run_folder(config.output_dir, "embed", overwrite=overwrite, config=config) as folder:
         default = load_default(device=device) if needs_default(config, metric) else None
         goal = Goal(config, default, metric, device)
         subject = Subject(config, default, device, gradient)
         noises = choose_noises(subject, goal.objective)
         unseen = _unseen_noise(subject)
         before = _pictures(subject, unseen)
-        history = teach(subject, goal.objective, noises, [_Previews(subject, unseen[0])])
+        history = teach(subject, goal.objective, noises, _previews(subject, unseen[0]))
         after = _pictures(subject, unseen)
         file = subject.save(folder, {"objective": goal.description, "updates": len(history)})
         pairs = zip(subject.validation_templates, before, after, strict=True)
@@ -146,23 +148,19 @@ class _Count(Callback):
         self.steps = step.number
 
 
-class _Previews(Callback):
-    """Logs pictures of the first validation prompt where there is a tracker."""
-
-    def __init__(self, subject: Subject, noise: Tensor) -> None:
-        self.subject, self.noise = subject, noise[:4]
-        self.every = max(1, subject.config.max_train_steps // 5)
-
-    def on_step(self, step: Step) -> None:
-        if self.subject.config.report_to is None or step.number % self.every:
-            return
-        templates = self.subject.validation_templates[:1] * len(self.noise)
-        images = self.subject.draw_many(self.noise, templates).permute(0, 2, 3, 1)
-        step.tracker.log_images("preview", images.mul(255).round().byte().numpy(), step.number)
-
-
 def _taken_in_turn(templates: Sequence[str], count: int, start: int = 0) -> list[str]:
     return [templates[(start + i) % len(templates)] for i in range(count)]
+
+
+def _previews(subject: Subject, noise: Tensor) -> list[Previews]:
+    config, template = subject.config, subject.validation_templates[0]
+    if config.validation_steps is None:
+        return []
+
+    def draw() -> Tensor:
+        return subject.draw_many(noise[:8], [template] * len(noise[:8]))
+
+    return [Previews(draw, config.output_dir, config.validation_steps)]
 
 
 def _unseen_noise(subject: Subject) -> Tensor:
