@@ -158,3 +158,20 @@ def test_real_sizes_at_toy_size(tmp_path: Path) -> None:
     assert peaks["backprop", 6] > 2 * peaks["exact", 6]
     assert peaks["exact_budget", 6] > 2 * peaks["exact", 6]
     assert (tmp_path / "gpu.png").stat().st_size > 10_000
+
+
+def test_words_are_measured_once(tmp_path: Path) -> None:
+    import embed
+
+    output = tmp_path / "embed.json"
+    toy = ["--output", str(output), "--methods", "exact", "--concepts", "cactus", "--budget", "1"]
+    toy += ["--pictures", "3", "--set", "num_candidates=4", "num_inference_steps=2"]
+    embed.main(toy)
+    [row] = json.loads(output.read_text())
+    assert (row["method"], row["concept"], row["style"]) == ("exact", "cactus", "twemoji")
+    assert len(row["losses"]) == row["updates"] >= 1
+    assert row["before"]["trials"] == row["after"]["trials"] == 3
+    assert "| cactus | twemoji |" in output.with_suffix(".md").read_text()
+    written = output.read_bytes()
+    embed.main(toy)
+    assert output.read_bytes() == written
