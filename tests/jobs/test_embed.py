@@ -194,6 +194,8 @@ def test_what_cannot_be_taught_is_said_before_anything_is_written(tmp_path: Path
         run_embed(EmbedConfig(output_dir=tmp_path / "out", target="pine apple"))
     with pytest.raises(FileNotFoundError, match=r"missing\.png"):
         run_embed(settings(tmp_path, tmp_path / "out", target_image=tmp_path / "missing.png"))
+    with pytest.raises(ValueError, match="the settings name rocket too"):
+        run_embed(settings(tmp_path, tmp_path / "out", target="rocket"), redness)
     assert not (tmp_path / "out").exists()
 
 

@@ -46,7 +46,7 @@ class Goal:
         self.metric.to(device).requires_grad_(False)
         seen = self.metric
         self.objective = RandomViews(seen, config.num_views) if config.num_views else seen
-        self.description = _describe(config) if objective is None else type(objective).__name__
+        self.description = _describe(config, objective)
 
     @torch.no_grad()
     def measure(self, images: Tensor) -> list[float]:
@@ -72,12 +72,12 @@ def check_goal(config: EmbedConfig, objective: Objective | None) -> None:
             know.
         FileNotFoundError: there is no such picture.
     """
-    named = (config.goal, config.target_image, config.objective)
     if objective is not None:
-        if given := [setting for setting in named[1:] if setting is not None]:
+        named = (config.target, config.target_image, config.objective)
+        if given := [setting for setting in named if setting is not None]:
             raise ValueError(f"an objective was passed, but the settings name {given[0]} too")
         return
-    if not any(named):
+    if not (config.goal or config.target_image or config.objective):
         raise ValueError(
             "nothing says what the word is to mean: set target (a class), target_image or "
             "objective (module:name), or pass objective to run_embed"
@@ -132,7 +132,11 @@ class _Likeness(Objective):
         return values
 
 
-def _describe(config: EmbedConfig) -> str:
+def _describe(config: EmbedConfig, objective: Objective | None) -> str:
+    if objective is not None:
+        function = getattr(objective, "function", objective)
+        name: str = getattr(function, "__name__", type(function).__name__)
+        return name
     if config.objective is not None:
         return config.objective
     if config.target_image is not None:

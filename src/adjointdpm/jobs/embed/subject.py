@@ -16,8 +16,8 @@ from ...pipelines import freeze, from_pipeline, latent_shape, load_pipeline
 from ...variables import PromptConditioning, Word
 from .config import EmbedConfig
 
-BATCH = 16
-"""Pictures drawn at once where no gradient is taken."""
+BATCHES = 4
+"""Batches of the updates that are drawn at once where no gradient is taken, in as much memory."""
 
 
 class Subject:
@@ -85,16 +85,14 @@ class Subject:
     @torch.no_grad()
     def draw_many(self, noise: Tensor, templates: Sequence[str]) -> Tensor:
         """Return the same on the CPU, drawn a few at a time and without a graph."""
-        parts = range(0, len(noise), BATCH)
-        drawn = [self.draw(noise[i : i + BATCH], templates[i : i + BATCH]).cpu() for i in parts]
+        size = BATCHES * self.config.train_batch_size
+        parts = range(0, len(noise), size)
+        drawn = [self.draw(noise[i : i + size], templates[i : i + size]).cpu() for i in parts]
         return torch.cat(drawn)
 
     def save(self, folder: Path, settings: Mapping[str, Any]) -> Path:
         """Save the word; return its file."""
-        name = self.config.pretrained_model_name_or_path
-        known = None if name is not None else "the embedded model of adjointdpm"
-        provenance = Provenance.of(self.pipe, base_model=known)
-        return self.word.save(folder, provenance=provenance, settings=settings)
+        return self.word.save(folder, provenance=Provenance.of(self.pipe), settings=settings)
 
 
 def _generic_noun(default: Default | None) -> str:
