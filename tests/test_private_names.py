@@ -15,7 +15,7 @@ SOURCE = Path(adjointdpm.__file__).parent
 # Name: the places that use it.
 HERE = {"pipelines/diffusers_private"}
 DIFFUSERS = {
-    "_diffusers_hook": {*HERE, "recompute/wrappers"},  # hooks of group offloading and of caches
+    "_diffusers_hook": {"recompute/wrappers"},  # hooks of group offloading and of caches
     "_execution_device": HERE,  # where a pipeline with offloaded parts computes
     "_is_stateful": {"recompute/wrappers"},  # of such a hook: whether it keeps something
     "_lora_loadable_modules": {"formats"},  # the parts that an adapter is saved of

@@ -6,7 +6,7 @@ The stock call with gradients is ``__call__.__wrapped__``, the same code without
 import functools
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 
@@ -69,3 +69,11 @@ def unrounded(function):
             return function(*args, **kwargs)
 
     return functools.update_wrapper(wrapped, function)
+
+
+def unround_(pipe):
+    """Let the scheduler and the networks of a pipeline compute unrounded, in `backward` too."""
+    pipe.scheduler.step = unrounded(pipe.scheduler.step)
+    for part in pipe.components.values():
+        if isinstance(part, nn.Module):
+            part.forward = unrounded(part.forward)

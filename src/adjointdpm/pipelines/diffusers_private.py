@@ -1,4 +1,4 @@
-"""What is used of diffusers that its authors do not promise to keep: all of it is in this file."""
+"""What is used of diffusers' pipelines that their authors do not promise to keep."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
 
 
 def execution_device(pipe: Any) -> torch.device:
@@ -18,12 +17,6 @@ def execution_device(pipe: Any) -> torch.device:
 def announced_steps(pipe: Any) -> int | None:
     """Return how many steps the present call of a pipeline said it would take, if it did."""
     return getattr(pipe, "_num_timesteps", None)
-
-
-def hooks(module: nn.Module) -> dict[str, Any]:
-    """Return the hooks that diffusers registered in one module, by their names."""
-    registry = getattr(module, "_diffusers_hook", None)
-    return {} if registry is None else dict(registry.hooks)
 
 
 def cogvideox_rotary_embeddings(pipe: Any) -> Callable[..., Any]:

@@ -8,8 +8,8 @@ import torch
 from accelerate.hooks import CpuOffload
 from torch import nn
 
+from ..recompute import diffusers_hooks
 from ..sampler import Sampler
-from .diffusers_private import hooks
 
 OUTSIDE = ("text_encoder", "image_encoder", "safety_checker")
 """Beginnings of the names of parts that run before or after sampling, not within the gradient."""
@@ -46,7 +46,7 @@ def check_offload(pipe: Any) -> None:
         if not isinstance(component, nn.Module) or name.startswith(OUTSIDE):
             continue
         for module in component.modules():
-            for hook in REFUSED.keys() & hooks(module).keys():
+            for hook in REFUSED.keys() & diffusers_hooks(module).keys():
                 raise ValueError(REFUSED[hook].format(name=name))
 
 

@@ -12,6 +12,7 @@ from .tensors import writes
 from .verdict import Judge, judge_together
 from .wrappers import (
     announced,
+    diffusers_hooks,
     is_offloaded,
     refuse_caches,
     refuse_moving_weights,
@@ -29,6 +30,7 @@ __all__ = [
     "Settings",
     "announced",
     "copied",
+    "diffusers_hooks",
     "inherited",
     "intercepted",
     "is_compiled",

@@ -15,6 +15,11 @@ def is_offloaded(module: nn.Module) -> bool:
     return any(hasattr(part, "_hf_hook") for part in module.modules())
 
 
+def diffusers_hooks(module: nn.Module) -> dict[str, Any]:
+    """Return the hooks that diffusers registered in one module, by their names."""
+    return dict(getattr(getattr(module, "_diffusers_hook", None), "hooks", {}))
+
+
 def refuse_moving_weights(owner: nn.Module) -> None:
     """Raise if weights require grad that accelerate moves to the device and away again."""
     if is_offloaded(owner) and any(p.requires_grad for p in owner.parameters()):
@@ -48,7 +53,7 @@ def refuse_caches(owner: nn.Module, name: str | None = None) -> None:
     """
     name = name or type(owner).__name__
     for part in owner.modules():
-        hooks: dict[str, Any] = getattr(getattr(part, "_diffusers_hook", None), "hooks", {})
+        hooks = diffusers_hooks(part)
         stateful = [hook for hook, value in hooks.items() if getattr(value, "_is_stateful", False)]
         if stateful or getattr(part, "is_cache_enabled", False):
             how = f"the hook {stateful[0]!r} of a cache" if stateful else "enable_cache"
