@@ -1,22 +1,25 @@
 """The command: its two lines of help, its errors, and the whole demo on a tiny model."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import fields
 
 import pytest
+import torch
 from safetensors.torch import load_file
 from tiny_pipeline import write_assets
 
 import adjointdpm as adp
 from adjointdpm.assets import ASSETS_VARIABLE
 from adjointdpm.cli.arguments import parse
-from adjointdpm.cli.commands import COMMANDS
+from adjointdpm.cli.commands import COMMANDS, Command
 from adjointdpm.cli.main import main
 from adjointdpm.jobs.demo import DemoConfig
-from adjointdpm.runs import run_folder
+from adjointdpm.runs import RunConfig, optimize, run_folder
 
 
 @pytest.fixture(scope="module")
@@ -229,3 +232,33 @@ def test_an_interrupted_demo_leaves_no_empty_folder(tmp_path, monkeypatch, tiny_
     assert main(["demo", "--output_dir", str(tmp_path / "a" / "b"), *typed]) == 130
     assert "stopped" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_stopped_run_says_how_to_go_on(tmp_path, monkeypatch, capfd):
+    """As a job with a loop of its own does: status 130, and the second call does the rest."""
+    x = torch.zeros(2, requires_grad=True)
+    calls = []
+
+    def loss(generator):
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return (x - 1).square().sum()
+
+    def run(config, command_line):
+        with run_folder(config.output_dir, "fit", config=config):
+            print(len(optimize({"x": x}, loss, config)), "steps")
+        return 0
+
+    monkeypatch.setitem(COMMANDS, "fit", Command("fit", lambda: RunConfig, run))
+    typed = ["fit", "--output_dir", str(tmp_path / "run"), "--progress_bar", "false"]
+    assert main(typed) == 130
+    said = capfd.readouterr().err
+    assert "adjointdpm: stopped after step 3, and saved" in said
+    assert main(typed) == 1
+    assert "holds an earlier run" in capfd.readouterr().err
+    assert main([*typed, "--resume_from_checkpoint", "latest"]) == 0
+    assert capfd.readouterr().out == "30 steps\n"
+    assert len(calls) == 30
+    assert main([*typed, "--resume_from_checkpoint", "latest", "--seed", "4"]) == 1
+    assert "seed was 0 and is 4" in capfd.readouterr().err

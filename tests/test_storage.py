@@ -11,7 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from adjointdpm.storage import read_tensors, replacing, write_tensors, write_text
+from adjointdpm.storage import (
+    read_tensors,
+    remove_folder,
+    remove_partial,
+    replacing,
+    replacing_folder,
+    write_tensors,
+    write_text,
+)
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="permissions are others there")
 
@@ -173,3 +181,35 @@ def test_permissions_are_the_usual_ones(tmp_path, umask):
         assert stat.S_IMODE(path.stat().st_mode) == 0o640
     finally:
         os.umask(before)
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_folder_is_there_when_all_is_in_it(tmp_path):
+    def write(names, folder=tmp_path / "a" / "b"):
+        with replacing_folder(folder) as partial:
+            for name in names:
+                write_text(partial / name, "x")
+                assert not (folder / name).exists()
+            return 1 / (len(names) - 1)
+
+    assert write(["x", "y/z"]) == 1
+    assert files(tmp_path) == ["a/b/x", "a/b/y/z"]
+    with pytest.raises(ZeroDivisionError):
+        write(["other"])
+    assert files(tmp_path) == ["a/b/x", "a/b/y/z"]
+    assert write(["new", "w", "v"]) == 0.5
+    assert files(tmp_path) == ["a/b/new", "a/b/v", "a/b/w"]
+    remove_folder(tmp_path / "a" / "b")
+    remove_folder(tmp_path / "a" / "b")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a"]
+
+
+def test_only_what_killed_writers_left_is_removed(tmp_path):
+    kept = [".git/config.txt.abcdefgh/x", ".x.tmp/x", "x.abcdefgh/x", "a/.hidden", ".y.abcdefgh"]
+    for name in [*kept, ".x.png.k1ll_d8x/x.png", "a/.checkpoint-3.abcdefgh/checkpoint-3/x"]:
+        write_text(tmp_path / name, "x")
+    remove_partial(tmp_path)
+    assert files(tmp_path) == sorted(kept)

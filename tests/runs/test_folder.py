@@ -127,10 +127,26 @@ def test_a_run_goes_on_in_its_folder(started):
         assert contents(folder) == ["config.json", "part", "run.json", "x.txt"]
     assert json.loads((started / "config.json").read_text())["max_train_steps"] == 99
     record = json.loads((started / "run.json").read_text())
-    assert (record["job"], record["seed"]) == ("test", 3)
+    assert (record["job"], record["config"]["seed"]) == ("test", 3)
     assert set(record["versions"]) >= {"adjointdpm", "torch", "diffusers"}
-    with pytest.raises(FileExistsError, match="holds an earlier run"), opened(job(started)):
+    with (
+        pytest.raises(FileExistsError, match="or resume_from_checkpoint latest to go on"),
+        opened(job(started)),
+    ):
         pass
+    with opened(job(started, overwrite_output_dir=True)) as folder:
+        assert contents(folder) == ["config.json", "run.json"]
+
+
+def test_a_run_goes_on_wherever_its_record_was_cut_off(tmp_path):
+    """`write_record` writes two files, each beside its place."""
+    (tmp_path / "a" / ".run.json.k1ll3d_8").mkdir(parents=True)
+    with opened(job(tmp_path / "a")) as folder:
+        assert contents(folder) == ["config.json", "run.json"]
+        (folder / "x.txt").write_text("x")
+        (folder / "config.json").unlink()
+    with opened(job(tmp_path / "a", resume_from_checkpoint="latest")) as folder:
+        assert contents(folder) == ["config.json", "run.json", "x.txt"]
 
 
 def test_a_run_begins_where_there_is_none_to_go_on_with(tmp_path):

@@ -55,3 +55,14 @@ def test_without_a_folder_signals_do_what_they_do(tmp_path):
     with pytest.raises(KeyboardInterrupt) as stop:
         optimize({"v": variable}, interrupting(loss, signal.SIGINT, 3), config)
     assert not isinstance(stop.value, StoppedError)
+
+
+def test_a_signal_after_the_last_step_is_not_lost(tmp_path):
+    variable, loss = problem()
+
+    def signal_at_last(step, value):
+        if step == 12:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt, match="after the last step"):
+        optimize({"v": variable}, loss, settings(tmp_path), on_step=signal_at_last)

@@ -44,6 +44,8 @@ def test_errors(tmp_path):
             {"x": torch.zeros(2, requires_grad=True)}, None,
             OptimizeConfig(resume_from_checkpoint=tmp_path),
         )  # fmt: skip
+    with pytest.raises(ValueError, match="nothing to optimise"):
+        optimize({}, None, OptimizeConfig())
     with pytest.raises(ValueError, match="x cannot be optimised"):
         optimize({"x": torch.zeros(2)}, None, OptimizeConfig())
     x = torch.zeros(2, requires_grad=True)

@@ -15,6 +15,7 @@ import torch.multiprocessing as mp
 from mixtures import PROCESSES
 from networks import SmallNetwork
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from adjointdpm import Denoiser, Sampler, solvers
 from adjointdpm.runs import (
@@ -27,6 +28,7 @@ from adjointdpm.runs import (
     run_folder,
     share,
 )
+from adjointdpm.runs.update import Loss
 
 
 def _config(folder: Path, **changes: object) -> RunConfig:
@@ -40,12 +42,17 @@ def _config(folder: Path, **changes: object) -> RunConfig:
     return RunConfig(**{**options, **changes})
 
 
-def _problem() -> tuple[dict[str, Tensor], object]:
-    """Return an embedding, weights and a batch of noises of its own for each loss."""
+def _problem(wrapped: bool = False) -> tuple[dict[str, Tensor], Loss]:
+    """Return an embedding, weights and a loss with noises of its own at each call.
+
+    Args:
+        wrapped: whether the sampler is, so that the weights' gradients are averaged already.
+    """
     torch.manual_seed(0)
     network = SmallNetwork()
     network.unused.requires_grad_(False)
     sampler = Sampler(Denoiser(network, PROCESSES["vp"]), solvers.build("ddim", PROCESSES["vp"], 4))
+    called = DistributedDataParallel(sampler) if wrapped else sampler
     emb = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
 
     def loss(generator: torch.Generator) -> Tensor:
@@ -53,18 +60,20 @@ def _problem() -> tuple[dict[str, Tensor], object]:
         target = share(["left", "left", "right", "right"])
         signs = torch.tensor([1.0 if word == "left" else -2.0 for word in target])
         noise = share(noise)
-        sample = sampler(noise, emb=emb.expand(len(noise), -1))
+        sample = called(noise, emb=emb.expand(len(noise), -1))
         return (sample.square().sum(1) * signs + random.gauss(0, 1) * sample[:, 0]).mean()
 
     return {"emb": emb, "weight": network.second.weight}, loss
 
 
-def _run(folder: Path, **changes: object) -> tuple[dict[str, Tensor], History]:
+def _run(
+    folder: Path, wrapped: bool = False, **changes: object
+) -> tuple[dict[str, Tensor], History]:
     """Make a run in its folder, as a job does."""
     random.seed(0)
     config = _config(folder, **changes)
     with run_folder(config.output_dir, "test", config=config) as opened:
-        variables, loss = _problem()
+        variables, loss = _problem(wrapped)
         history = optimize(variables, loss, config)
         (opened / "done.txt").write_text("x")
     return variables, history
@@ -99,6 +108,8 @@ def _work(rank: int, port: int, folder: Path) -> None:
     assert num_processes() == 2
     with pytest.raises(ValueError, match="batch of 3 cannot be split evenly over 2"):
         share([1, 2, 3])
+    wrapped, _ = _run(folder / "wrapped", wrapped=True)
+    torch.testing.assert_close(wrapped, variables, rtol=1e-9, atol=0)
     # What differs between processes at a checkpoint differs again after it.
     _stop_in_the_second(folder / "stopped")
     resumed, again = _run(folder / "stopped", resume_from_checkpoint="latest")

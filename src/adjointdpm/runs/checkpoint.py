@@ -122,13 +122,15 @@ class RunState:
         """
         tensors, fields = checkpoint.tensors, checkpoint.fields
         self._check_same_run(checkpoint, config)
+        moments: dict[str, dict[str, Tensor]] = {name: {} for name in self.variables}
+        for entry, value in tensors.items():
+            if not entry.startswith(RANDOM):
+                key, name = entry.split(".", 1)  # names may have dots in them; keys do not
+                moments[name][key] = value
         for name, tensor in self.variables.items():
-            # Names may have dots in them; the keys of optimisers do not.
-            split = {e: e.split(".", 1) for e in tensors if not e.startswith(RANDOM)}
-            kept = {key: tensors[entry] for entry, (key, of) in split.items() if of == name}
             with torch.no_grad():
-                tensor.copy_(kept.pop("variable"))
-            set_optimizer_state(self.optimizer, tensor, kept, fields["numbers"][name])
+                tensor.copy_(moments[name].pop("variable"))
+            set_optimizer_state(self.optimizer, tensor, moments[name], fields["numbers"][name])
         if fields["scaler"]:
             self.scaler.load_state_dict(fields["scaler"])
         self.generator.set_state(tensors[f"{RANDOM}loss"])

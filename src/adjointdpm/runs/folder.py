@@ -40,7 +40,7 @@ def run_folder(
         path: the folder; it is made, with those above it.
         job: the name of the job.
         overwrite: empty the folder first if it is that of an earlier run (of whatever job). Others
-            are refused all the same.
+            are refused all the same. ``config`` may say so too.
         room: bytes that must be free on the disk.
         config: the settings, which are written into the folder. What they say of a tracker is
             checked too.
@@ -68,12 +68,14 @@ def run_folder(
 def _own_folder(
     folder: Path, job: str, overwrite: bool, room: int, config: RunConfig | None
 ) -> Iterator[Path]:
-    if config is not None and config.report_to is not None:
-        check_tracker(config.report_to)
+    if config is not None:
+        overwrite = overwrite or config.overwrite_output_dir
+        if config.report_to is not None:
+            check_tracker(config.report_to)
     _check_is_folder(folder)
     goes_on = is_own_run(folder, job, config)
     if not goes_on:
-        _check_free(folder, overwrite)
+        _check_free(folder, overwrite, can_go_on=config is not None)
     made = [part for part in (folder, *folder.parents) if not part.exists()]
     if (folder / MARKER).is_file():
         made = [folder]  # as good as made: it is emptied
@@ -95,18 +97,22 @@ def _check_is_folder(folder: Path) -> None:
             raise NotADirectoryError(f"output_dir {folder} cannot be made: {part} is a file")
 
 
-def _check_free(folder: Path, overwrite: bool) -> None:
+def _check_free(folder: Path, overwrite: bool, can_go_on: bool) -> None:
     """Raise if a folder holds anything that must not go."""
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir():
+        return
+    # A run that was killed first of all left a record that it had not finished.
+    if all(entry.name.startswith(f".{MARKER}.") for entry in folder.iterdir()):
         return
     if not (folder / MARKER).is_file():
         raise FileExistsError(
             f"output_dir {folder} holds files that no run wrote; name a folder that is new or empty"
         )
     if not overwrite:
+        resume = ", or resume_from_checkpoint latest to go on with it" if can_go_on else ""
         raise FileExistsError(
             f"output_dir {folder} holds an earlier run; name another folder, or set "
-            "overwrite_output_dir to remove what is in it"
+            f"overwrite_output_dir to remove what is in it{resume}"
         )
     if Path.cwd().is_relative_to(folder.resolve()) or Path.home().is_relative_to(folder.resolve()):
         raise FileExistsError(f"output_dir {folder} is not emptied: you are working in it")

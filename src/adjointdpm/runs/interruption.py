@@ -47,6 +47,8 @@ def stop_request(folder: str | Path | None) -> Iterator[StopRequest]:
     before = {number: signal.signal(number, request) for number in SIGNALS}
     try:
         yield request
+        if request.made:  # after the last step had looked
+            raise KeyboardInterrupt("stopped after the last step")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -77,21 +78,17 @@ def optimize(
     return state.history
 
 
+@dataclass(frozen=True)
 class _Loop:
     """The steps of one run, and what happens after each."""
 
-    def __init__(
-        self,
-        updater: Updater,
-        state: RunState,
-        config: OptimizeConfig,
-        resumed: Path | None,
-        tracker: Tracker,
-        callbacks: Sequence[Callback],
-        on_step: Callable[[int, float], None] | None,
-    ) -> None:
-        self.updater, self.state, self.config, self.resumed = updater, state, config, resumed
-        self.tracker, self.callbacks, self.on_step = tracker, callbacks, on_step
+    updater: Updater
+    state: RunState
+    config: OptimizeConfig
+    resumed: Path | None
+    tracker: Tracker
+    callbacks: Sequence[Callback]
+    on_step: Callable[[int, float], None] | None
 
     def run(self, request: StopRequest) -> None:
         """Make the steps that are left."""
@@ -162,6 +159,8 @@ class _Loop:
 
 
 def _check_leaves(variables: Mapping[str, Tensor]) -> None:
+    if not variables:
+        raise ValueError("there is nothing to optimise: variables is empty")
     for name, tensor in variables.items():
         if not tensor.is_leaf or not tensor.requires_grad:
             raise ValueError(

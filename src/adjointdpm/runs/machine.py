@@ -10,16 +10,21 @@ from importlib.metadata import version
 import torch
 
 from ..version import __version__
+from .processes import local_rank
 
 
 def choose_device(name: str | None) -> torch.device:
     """Return a device by its name; by default a GPU if there is one.
 
+    Where a launcher started several processes, ``cuda`` is a GPU of each one's own.
+
     Raises:
         ValueError: there is no such device here.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:
+        name = f"cuda:{local_rank()}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -36,7 +36,7 @@ def set_random_states(states: Mapping[str, Tensor]) -> None:
     np.random.set_state(
         ("MT19937", np.array(keys, dtype=np.uint32), int(position), int(has_gauss), gauss)
     )
-    if "cuda" in states:
+    if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
 
 

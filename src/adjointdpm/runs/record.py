@@ -16,7 +16,7 @@ from .machine import versions
 MARKER = "run.json"
 """Says that a folder belongs to a run, and of which job."""
 SETTINGS = "config.json"
-"""The settings, which ``--config`` reads back."""
+"""The settings once more, as ``--config`` reads them back."""
 
 
 def write_record(folder: Path, job: str, config: RunConfig | None) -> None:
@@ -29,9 +29,11 @@ def write_record(folder: Path, job: str, config: RunConfig | None) -> None:
     """
     record: dict[str, Any] = {"job": job, "adjointdpm": __version__}
     if config is not None:
-        write_text(folder / SETTINGS, _text(settings(config)))
-        record |= {"seed": config.seed, "versions": versions()}
+        record |= {"versions": versions(), "config": settings(config)}
+    # In one file, so that a run killed here has written all that is looked at, or nothing.
     write_text(folder / MARKER, _text(record))
+    if config is not None:
+        write_text(folder / SETTINGS, _text(settings(config)))
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
@@ -54,12 +56,12 @@ def is_own_run(folder: Path, job: str, config: RunConfig | None) -> bool:
     if config is None or not (folder / MARKER).is_file() or not _goes_on_in(folder, config):
         return False
     record = json.loads((folder / MARKER).read_text())
-    if record.get("job") != job or not (folder / SETTINGS).is_file():
+    if record.get("job") != job or "config" not in record:
         raise FileExistsError(
             f"output_dir {folder} holds a run of the job {record.get('job')!r} that {job!r} cannot "
             "go on with; name another folder"
         )
-    _check_settings(folder, config)
+    _check_settings(folder, record["config"], config)
     earlier, now = record.get("versions", {}), versions()
     changed = [f"{name} {v} -> {now[name]}" for name, v in earlier.items() if v != now.get(name)]
     if changed:
@@ -79,8 +81,8 @@ def _goes_on_in(folder: Path, config: RunConfig) -> bool:
     )
 
 
-def _check_settings(folder: Path, config: RunConfig) -> None:
-    earlier, now = json.loads((folder / SETTINGS).read_text()), settings(config)
+def _check_settings(folder: Path, earlier: dict[str, Any], config: RunConfig) -> None:
+    now = settings(config)
     changed = [
         f"{name} was {earlier[name]!r} and is {now[name]!r}"
         for name in now

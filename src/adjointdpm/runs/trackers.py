@@ -48,6 +48,8 @@ class AccelerateTracker(Tracker):
         check_tracker(name)
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise ImportError(f"this accelerate knows no report_to {name}: install a newer one")
         kind = LOGGER_TYPE_TO_CLASS[name]
         options: dict[str, Any] = {}
         if kind.requires_logging_directory:
@@ -55,7 +57,8 @@ class AccelerateTracker(Tracker):
         if name == "tensorboard":
             options["purge_step"] = steps + 1
         self._tracker = kind("adjointdpm", **options)
-        self._tracker.start()
+        if hasattr(self._tracker, "start"):  # those of accelerate before 1.9 start when made
+            self._tracker.start()
         if steps == 0:
             self._tracker.store_init_configuration(_plain(config))
 

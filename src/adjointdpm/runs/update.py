@@ -99,7 +99,7 @@ class Updater:
         self.scaler.unscale_(self.optimizer)  # after all processes know of an overflow in one
         gradients = self._gradients()
         norm = get_total_norm(list(gradients.values()))
-        # The one synchronisation of the step.
+        # The one synchronisation of the step; the scaler of fp16 makes another.
         value, stop, size = torch.cat([values, norm.to(values).reshape(1)]).tolist()
         self._check_finite(value, size)
         if self.config.max_grad_norm is not None:
