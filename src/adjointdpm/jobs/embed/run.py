@@ -22,6 +22,7 @@ from ...runs import (
     optimize,
     peak_memory,
     run_folder,
+    share,
 )
 from .config import EmbedConfig
 from .goal import Goal, check_goal, needs_default
@@ -129,7 +130,8 @@ def teach(
         size = config.train_batch_size
         noise = noises.draw(size, done.steps / config.max_train_steps, generator)
         templates = _taken_in_turn(subject.templates, size, done.steps)
-        return objective.loss(subject.draw(noise, templates), generator).mean()
+        images = subject.draw(share(noise), share(templates))
+        return objective.loss(images, generator).mean()
 
     return optimize(
         subject.tensors, loss, config, project=subject.word.project, callbacks=[done, *callbacks]
