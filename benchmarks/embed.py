@@ -164,7 +164,7 @@ def by_metric(default: Default, subject: Subject, budget: float) -> tuple[list[f
 
     def update() -> None:
         templates = subject.templates[:1] * size
-        images = subject.draw(noises.draw(size, 0.0, generator), templates)
+        images = subject.draw(noises.draw(size, generator), templates)
         goal.objective.loss(images, generator).mean().backward()
 
     count = updates_within(budget - spent, update)

@@ -145,30 +145,36 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(saved: Path, tmp_path: Path) -
         assert torch.equal(load_file(gone_on.file)[name], tensor)
 
 
-def test_noises_are_standard_normal_and_leave_their_anchors() -> None:
+def test_noises_are_standard_normal_and_leave_their_anchors_while_pictures_are_good() -> None:
     generator = torch.Generator().manual_seed(0)
     anchors = torch.randn(500, 4, 8, 8, generator=generator)
-    noises = Noises((4, 8, 8), anchors, widening=0.5)
-    cosines = []
-    for progress in (0.0, 0.25, 0.5, 0.99):
-        drawn = noises.draw(400, progress, generator)
+    noises = Noises((4, 8, 8), anchors, good=-1.0)
+    bad, good = torch.tensor([-2.0, 0.0, 1.0, 2.0]), torch.tensor([-2.0, -1.0, -3.0, 0.0])
+    reaches, cosines = [], []
+    for losses in [bad] * 3 + [good] * 10:
+        noises.widen(losses)
+        drawn = noises.draw(400, generator)
         assert drawn.std().item() == pytest.approx(1, abs=0.02)
-        nearest = torch.nn.functional.normalize(drawn.flatten(1)) @ (
-            torch.nn.functional.normalize(anchors.flatten(1)).T
+        to_anchors = torch.cosine_similarity(
+            drawn[:, None].flatten(2), anchors[None].flatten(2), dim=2
         )
-        cosines.append(nearest.amax(1).mean().item())
-    assert cosines == sorted(cosines, reverse=True)
+        cosines.append(to_anchors.amax(1).mean().item())
+        reaches.append(noises.reach.item())
+    assert reaches[:3] == pytest.approx([0.26, 0.22, 0.2])
+    assert reaches[3:] == pytest.approx([0.28 + 0.08 * i for i in range(10)])
+    assert cosines[3:] == sorted(cosines[3:], reverse=True)
     assert cosines[0] > 0.97
-    fresh = Noises((4, 8, 8)).draw(400, 0.0, torch.Generator().manual_seed(1))
+    fresh = Noises((4, 8, 8)).draw(400, torch.Generator().manual_seed(1))
     assert torch.equal(fresh, torch.randn(400, 4, 8, 8, generator=torch.Generator().manual_seed(1)))
 
 
 def test_anchors_are_the_best_by_the_objective() -> None:
     noise, images = torch.randn(40, 2), torch.rand(40, 3, 4, 4)
     dark = as_objective(lambda images: images.mean((1, 2, 3)), larger_is_better=False)
-    found = find_anchors(images, dark, noise, 3, torch.Generator())
-    best = images.mean((1, 2, 3)).argsort()[:3]
-    assert torch.equal(found, noise[best])
+    found, worst = find_anchors(images, dark, noise, 3, torch.Generator())
+    brightness, best = images.mean((1, 2, 3)).sort()
+    assert torch.equal(found, noise[best[:3]])
+    assert worst == pytest.approx(brightness[2].item())
 
 
 @pytest.mark.parametrize(
@@ -178,7 +184,6 @@ def test_anchors_are_the_best_by_the_objective() -> None:
         ({"target": "rocket", "objective": "a:b"}, "target and objective are objectives both"),
         ({"classifier": "folder"}, "set target"),
         ({"num_views": -1}, "num_views must not be negative"),
-        ({"widening": 0.0}, "widening must lie in"),
         ({"variable": "style"}, "variable must be one of word, prompt_embeds"),
     ],
 )

@@ -46,8 +46,8 @@ class EmbedConfig(RunConfig):
         num_views: the objective is averaged over so many turned, shifted, zoomed and noisy views of
             each picture, and sees the picture itself if 0. One that compares pixels wants 0.
         num_candidates: pictures that are drawn first, with ``initializer_token``; 0 for none.
-        num_anchors: the noises of the best of them are those that the first updates stay near.
-        widening: the share of the updates after which noises are entirely new ones.
+        num_anchors: the noises of the best of them are those that the first updates stay near; the
+            updates move away from them as pictures stay good.
         train_batch_size: pictures in each update.
         num_validation_images: pictures of each prompt in the report, drawn before and after.
         validation_steps: number of updates between two previews; None for none.
@@ -60,6 +60,7 @@ class EmbedConfig(RunConfig):
     max_train_steps: int = 50
     learning_rate: float = 0.03
     lr_scheduler: ScheduleName = "cosine"
+    lr_warmup_steps: int = 5
     adam_beta2: float = 0.95
     pretrained_model_name_or_path: str | Path | None = None
     target: str | None = None
@@ -78,7 +79,6 @@ class EmbedConfig(RunConfig):
     num_views: int = 4
     num_candidates: int = 144
     num_anchors: int = 4
-    widening: float = 0.6
     train_batch_size: int = 4
     num_validation_images: int = 8
     validation_steps: int | None = None
@@ -99,8 +99,6 @@ class EmbedConfig(RunConfig):
         for name in ("num_views", "num_candidates"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
-        if not 0 < self.widening <= 1:
-            raise ValueError(f"widening must lie in (0, 1], not {self.widening}")
         if not self.margin > 0:
             raise ValueError(f"margin must be positive, not {self.margin}")
         self._check_templates()

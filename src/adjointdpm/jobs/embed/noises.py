@@ -2,53 +2,67 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from ...objectives import Objective
 
-NEAREST = 0.3
-"""The reach of the first update, and the difference of reach between the pictures of one."""
+NEAREST, SPREAD = 0.2, 0.4
+"""The smallest reach, and how much nearer the nearest picture of an update is than the furthest."""
+START, WIDER, NARROWER = 0.3, 0.08, -0.04
+"""The reach of the first update, and its changes."""
+KEPT, LOST = 0.7, 0.5
+"""The share of good pictures from which the reach grows, and below which it shrinks."""
 
 
-@dataclass(frozen=True)
 class Noises:
-    """Noises that move away from anchors in the course of a run.
+    """Noises that move away from anchors as the pictures stay good.
 
     What a picture shows is decided early in sampling, by the noise. From most noises the picture is
     far from what a metric asks for, and its gradient leads to a pattern between two things. Near a
     noise whose picture is nearly right already it leads to the thing. So the first updates see
-    noises near such ones, and the reach grows until noises are any.
+    noises near such ones, and the reach grows as long as most pictures are good.
 
     Args:
         shape: of one latent.
         anchors: (num_anchors, *shape) latents to begin near; None for new noises from the start.
-        widening: the share of the run after which all noises are new.
+        good: a loss up to which a picture is good.
     """
 
-    shape: tuple[int, ...]
-    anchors: Tensor | None = None
-    widening: float = 0.6
+    def __init__(
+        self, shape: tuple[int, ...], anchors: Tensor | None = None, good: float = 0.0
+    ) -> None:
+        self.shape, self.anchors, self.good = shape, anchors, good
+        # Among the variables of a run it is in its checkpoints; no gradient moves it.
+        self.reach = torch.tensor(START, requires_grad=True)
 
-    def draw(self, batch_size: int, progress: float, generator: torch.Generator) -> Tensor:
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What a run that goes on must find as it was."""
+        return {} if self.anchors is None else {"reach": self.reach}
+
+    def draw(self, batch_size: int, generator: torch.Generator) -> Tensor:
         """Return standard-normal latents, (batch_size, *shape).
 
         Args:
             batch_size: how many.
-            progress: share of the run that is over, in [0, 1).
             generator: a CPU generator.
         """
         fresh = torch.randn(batch_size, *self.shape, generator=generator)
         if self.anchors is None:
             return fresh
         chosen = torch.randint(len(self.anchors), (batch_size,), generator=generator)
-        widest = NEAREST + progress / self.widening
-        behind = torch.linspace(NEAREST, 0, batch_size) if batch_size > 1 else torch.zeros(1)
-        reach = (widest - behind).clamp(0, 1).reshape(-1, *[1] * len(self.shape))
+        share = torch.linspace(1 - SPREAD, 1, batch_size) if batch_size > 1 else torch.ones(1)
+        reach = (self.reach.detach() * share).reshape(-1, *[1] * len(self.shape))
         # The weights' squares add up to one, so that the latents are standard normal still.
         return (1 - reach**2).sqrt() * self.anchors[chosen] + reach * fresh
+
+    @torch.no_grad()
+    def widen(self, losses: Tensor) -> None:
+        """Let the reach grow or shrink by what became of the pictures, (batch,) losses."""
+        share = (losses <= self.good).float().mean().cpu()
+        step = WIDER * (share >= KEPT) + NARROWER * (share < LOST)
+        self.reach.copy_((self.reach + step).clamp(NEAREST, 1))
 
 
 @torch.no_grad()
@@ -58,8 +72,8 @@ def find_anchors(
     noise: Tensor,
     num_anchors: int,
     generator: torch.Generator,
-) -> Tensor:
-    """Return the noises whose pictures are best, (num_anchors, ...), best first.
+) -> tuple[Tensor, float]:
+    """Return the noises whose pictures are best, (num_anchors, ...), and the worst of their losses.
 
     Args:
         images: (candidates, 3, height, width) in [0, 1], the pictures of the noises.
@@ -68,5 +82,6 @@ def find_anchors(
         num_anchors: how many to keep.
         generator: a CPU generator that the objective draws from.
     """
-    losses = torch.cat([objective.loss(part, generator) for part in images.split(16)])
-    return noise[losses.cpu().argsort(stable=True)[:num_anchors]]
+    losses = torch.cat([objective.loss(part, generator).cpu() for part in images.split(16)])
+    best = losses.argsort(stable=True)[:num_anchors]
+    return noise[best], losses[best[-1]].item()

@@ -15,8 +15,6 @@ from ...report import Previews
 from ...runs import (
     Callback,
     History,
-    Step,
-    Tracker,
     choose_device,
     environment,
     optimize,
@@ -106,8 +104,8 @@ def choose_noises(subject: Subject, objective: Objective) -> Noises:
     noise = torch.randn(config.num_candidates, *subject.latent_shape, generator=generator)
     templates = _taken_in_turn(subject.templates, len(noise))
     drawn = subject.draw_many(noise, templates).to(subject.device)
-    anchors = find_anchors(drawn, objective, noise, config.num_anchors, generator)
-    return Noises(subject.latent_shape, anchors, config.widening)
+    found = find_anchors(drawn, objective, noise, config.num_anchors, generator)
+    return Noises(subject.latent_shape, *found)
 
 
 def teach(
@@ -124,30 +122,25 @@ def teach(
         noises: what the updates draw from.
         callbacks: told of steps and checkpoints.
     """
-    config, done = subject.config, _Count()
+    config, size = subject.config, subject.config.train_batch_size
+    losses = torch.empty(0)
 
     def loss(generator: torch.Generator) -> Tensor:
-        size = config.train_batch_size
-        noise = noises.draw(size, done.steps / config.max_train_steps, generator)
-        templates = _taken_in_turn(subject.templates, size, done.steps)
+        nonlocal losses
+        noise = noises.draw(size, generator)
+        first = int(torch.randint(len(subject.templates), (), generator=generator))
+        templates = _taken_in_turn(subject.templates, size, first)
         images = subject.draw(share(noise), share(templates))
-        return objective.loss(images, generator).mean()
+        each = objective.loss(images, generator)
+        losses = each.detach()
+        return each.mean() + 0 * noises.reach
 
-    return optimize(
-        subject.tensors, loss, config, project=subject.word.project, callbacks=[done, *callbacks]
-    )
+    def project() -> None:
+        subject.word.project()
+        noises.widen(losses)
 
-
-class _Count(Callback):
-    """Counts steps, those before a resumed run too."""
-
-    steps = 0
-
-    def on_start(self, steps: int, tracker: Tracker) -> None:
-        self.steps = steps
-
-    def on_step(self, step: Step) -> None:
-        self.steps = step.number
+    variables = {**subject.tensors, **noises.tensors}
+    return optimize(variables, loss, config, project=project, callbacks=callbacks)
 
 
 def _taken_in_turn(templates: Sequence[str], count: int, start: int = 0) -> list[str]:
