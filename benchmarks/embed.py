@@ -42,7 +42,7 @@ from adjointdpm.pipelines import encode_image, from_pipeline
 from adjointdpm.runs import optimize
 from adjointdpm.storage import write_text
 
-BUDGET = 70.0
+BUDGET = 100.0
 """CPU seconds of each method for each concept, with the search for its first noises."""
 NUM_PICTURES = 24
 STEPS, GUIDANCE = 15, 2.0

@@ -168,13 +168,15 @@ def test_noises_are_standard_normal_and_leave_their_anchors_while_pictures_are_g
     assert torch.equal(fresh, torch.randn(400, 4, 8, 8, generator=torch.Generator().manual_seed(1)))
 
 
-def test_anchors_are_the_best_by_the_objective() -> None:
-    noise, images = torch.randn(40, 2), torch.rand(40, 3, 4, 4)
+def test_anchors_are_the_best_by_the_objective_and_no_bad_ones() -> None:
+    noise = torch.randn(41, 2)
+    images = torch.linspace(0, 1, 41)[torch.randperm(41)][:, None, None, None].expand(-1, 3, 4, 4)
     dark = as_objective(lambda images: images.mean((1, 2, 3)), larger_is_better=False)
-    found, worst = find_anchors(images, dark, noise, 3, torch.Generator())
-    brightness, best = images.mean((1, 2, 3)).sort()
-    assert torch.equal(found, noise[best[:3]])
-    assert worst == pytest.approx(brightness[2].item())
+    order = images[:, 0, 0, 0].argsort()
+    for asked, found in ((3, 3), (20, 7)):  # of 41 from 0 to 1 the first 7 are below 0.5 / 3
+        anchors, good = find_anchors(images, dark, noise, asked, torch.Generator())
+        assert torch.equal(anchors, noise[order[:found]])
+        assert good == pytest.approx(0.5 / 3)
 
 
 @pytest.mark.parametrize(

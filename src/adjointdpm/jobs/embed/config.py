@@ -46,8 +46,8 @@ class EmbedConfig(RunConfig):
         num_views: the objective is averaged over so many turned, shifted, zoomed and noisy views of
             each picture, and sees the picture itself if 0. One that compares pixels wants 0.
         num_candidates: pictures that are drawn first, with ``initializer_token``; 0 for none.
-        num_anchors: the noises of the best of them are those that the first updates stay near; the
-            updates move away from them as pictures stay good.
+        num_anchors: the noises of the best of them, at most so many, are where the first updates
+            begin; later ones move away from them as pictures stay good.
         train_batch_size: pictures in each update.
         num_validation_images: pictures of each prompt in the report, drawn before and after.
         validation_steps: number of updates between two previews; None for none.
@@ -57,7 +57,7 @@ class EmbedConfig(RunConfig):
 
     output_dir: str | Path = "adjointdpm-embed"
     description: str = "embed"
-    max_train_steps: int = 50
+    max_train_steps: int = 80
     learning_rate: float = 0.03
     lr_scheduler: ScheduleName = "cosine"
     lr_warmup_steps: int = 5

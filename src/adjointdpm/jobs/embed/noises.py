@@ -73,15 +73,22 @@ def find_anchors(
     num_anchors: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, float]:
-    """Return the noises whose pictures are best, (num_anchors, ...), and the worst of their losses.
+    """Return noises whose pictures are good, and the loss up to which a picture is called so.
+
+    That is the best one's, and a third of the way from there to the median: between a picture that
+    has won and one that has not lies most of that way.
 
     Args:
         images: (candidates, 3, height, width) in [0, 1], the pictures of the noises.
         objective: says how good a picture is.
         noise: (candidates, ...) latents.
-        num_anchors: how many to keep.
+        num_anchors: how many to keep at most.
         generator: a CPU generator that the objective draws from.
+
+    Returns:
+        (1 to num_anchors, ...) latents, best first, and the loss.
     """
     losses = torch.cat([objective.loss(part, generator).cpu() for part in images.split(16)])
-    best = losses.argsort(stable=True)[:num_anchors]
-    return noise[best], losses[best[-1]].item()
+    ordered, best = losses.sort(stable=True)
+    good = ordered[0] + (losses.median() - ordered[0]) / 3
+    return noise[best[ordered <= good][:num_anchors]], good.item()
