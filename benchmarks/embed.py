@@ -163,8 +163,7 @@ def by_metric(default: Default, subject: Subject, budget: float) -> tuple[list[f
     size, generator = subject.config.train_batch_size, torch.Generator().manual_seed(0)
 
     def update() -> None:
-        templates = subject.templates[:1] * size
-        images = subject.draw(noises.draw(size, generator), templates)
+        images = subject.draw(*noises.draw(size, generator))
         goal.objective.loss(images, generator).mean().backward()
 
     count = updates_within(budget - spent, update)

@@ -23,7 +23,7 @@ import adjointdpm as adp
 from adjointdpm.assets import ASSETS_VARIABLE
 from adjointdpm.cli import main
 from adjointdpm.jobs.embed import EmbedConfig, run_embed
-from adjointdpm.jobs.embed.noises import Noises, find_anchors
+from adjointdpm.jobs.embed.noises import Anchors, Noises, find_anchors
 from adjointdpm.objectives import as_objective
 from adjointdpm.report import save_picture
 from adjointdpm.runs import StoppedError
@@ -148,12 +148,13 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(saved: Path, tmp_path: Path) -
 def test_noises_are_standard_normal_and_leave_their_anchors_while_pictures_are_good() -> None:
     generator = torch.Generator().manual_seed(0)
     anchors = torch.randn(500, 4, 8, 8, generator=generator)
-    noises = Noises((4, 8, 8), anchors, good=-1.0)
+    noises = Noises((4, 8, 8), ["any"], Anchors(anchors, ["own"] * 500, good=-1.0))
     bad, good = torch.tensor([-2.0, 0.0, 1.0, 2.0]), torch.tensor([-2.0, -1.0, -3.0, 0.0])
-    reaches, cosines = [], []
+    reaches, cosines, strays = [], [], []
     for losses in [bad] * 3 + [good] * 10:
         noises.widen(losses)
-        drawn = noises.draw(400, generator)
+        drawn, templates = noises.draw(400, generator)
+        strays.append(templates.count("any") / 400)
         assert drawn.std().item() == pytest.approx(1, abs=0.02)
         to_anchors = torch.cosine_similarity(
             drawn[:, None].flatten(2), anchors[None].flatten(2), dim=2
@@ -164,7 +165,8 @@ def test_noises_are_standard_normal_and_leave_their_anchors_while_pictures_are_g
     assert reaches[3:] == pytest.approx([0.28 + 0.08 * i for i in range(10)])
     assert cosines[3:] == sorted(cosines[3:], reverse=True)
     assert cosines[0] > 0.97
-    fresh = Noises((4, 8, 8)).draw(400, torch.Generator().manual_seed(1))
+    assert strays == pytest.approx([0.8 * reach for reach in reaches], abs=0.1)
+    fresh, _ = Noises((4, 8, 8), ["any"]).draw(400, torch.Generator().manual_seed(1))
     assert torch.equal(fresh, torch.randn(400, 4, 8, 8, generator=torch.Generator().manual_seed(1)))
 
 
@@ -174,9 +176,11 @@ def test_anchors_are_the_best_by_the_objective_and_no_bad_ones() -> None:
     dark = as_objective(lambda images: images.mean((1, 2, 3)), larger_is_better=False)
     order = images[:, 0, 0, 0].argsort()
     for asked, found in ((3, 3), (20, 7)):  # of 41 from 0 to 1 the first 7 are below 0.5 / 3
-        anchors, good = find_anchors(images, dark, noise, asked, torch.Generator())
-        assert torch.equal(anchors, noise[order[:found]])
-        assert good == pytest.approx(0.5 / 3)
+        templates = [str(i) for i in range(41)]
+        anchors = find_anchors(images, dark, noise, templates, asked, torch.Generator())
+        assert torch.equal(anchors.noise, noise[order[:found]])
+        assert anchors.templates == [templates[i] for i in order[:found]]
+        assert anchors.good == pytest.approx(0.5 / 3)
 
 
 @pytest.mark.parametrize(

@@ -99,13 +99,13 @@ def choose_noises(subject: Subject, objective: Objective) -> Noises:
     """
     config = subject.config
     if not config.num_candidates:
-        return Noises(subject.latent_shape)
+        return Noises(subject.latent_shape, subject.templates)
     generator = torch.Generator().manual_seed(config.seed)
     noise = torch.randn(config.num_candidates, *subject.latent_shape, generator=generator)
-    templates = _taken_in_turn(subject.templates, len(noise))
+    templates = [subject.templates[i % len(subject.templates)] for i in range(len(noise))]
     drawn = subject.draw_many(noise, templates).to(subject.device)
-    found = find_anchors(drawn, objective, noise, config.num_anchors, generator)
-    return Noises(subject.latent_shape, *found)
+    anchors = find_anchors(drawn, objective, noise, templates, config.num_anchors, generator)
+    return Noises(subject.latent_shape, subject.templates, anchors)
 
 
 def teach(
@@ -127,9 +127,7 @@ def teach(
 
     def loss(generator: torch.Generator) -> Tensor:
         nonlocal losses
-        noise = noises.draw(size, generator)
-        first = int(torch.randint(len(subject.templates), (), generator=generator))
-        templates = _taken_in_turn(subject.templates, size, first)
+        noise, templates = noises.draw(size, generator)
         images = subject.draw(share(noise), share(templates))
         each = objective.loss(images, generator)
         losses = each.detach()
@@ -141,10 +139,6 @@ def teach(
 
     variables = {**subject.tensors, **noises.tensors}
     return optimize(variables, loss, config, project=project, callbacks=callbacks)
-
-
-def _taken_in_turn(templates: Sequence[str], count: int, start: int = 0) -> list[str]:
-    return [templates[(start + i) % len(templates)] for i in range(count)]
 
 
 def _previews(subject: Subject, noise: Tensor) -> list[Previews]:
