@@ -103,8 +103,8 @@ def find_anchors(
 ) -> Anchors:
     """Return the noises of the best pictures; at least one, and none whose picture is not good.
 
-    Good is what is better than a third of the way from the best to the median: between a picture
-    that has won and one that has not lies most of that way.
+    Good is what is better than half way from the best to the median: for a classifier's margin
+    about what has won.
 
     Args:
         images: (candidates, 3, height, width) in [0, 1], the pictures of the noises.
@@ -116,6 +116,6 @@ def find_anchors(
     """
     losses = torch.cat([objective.loss(part, generator).cpu() for part in images.split(16)])
     ordered, best = losses.sort(stable=True)
-    good = ordered[0] + (losses.median() - ordered[0]) / 3
+    good = ordered[0] + (losses.median() - ordered[0]) / 2
     kept = best[ordered <= good][:num_anchors]
     return Anchors(noise[kept], [templates[i] for i in kept.tolist()], good.item())
