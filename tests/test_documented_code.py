@@ -191,3 +191,21 @@ def test_guide(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert names["image"].size[0] > 0
     run(loop.replace("10", "2"), names, "guide.md")
     assert names["latents"].isfinite().all()
+
+
+def test_embed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, use, own = blocks("docs/jobs/embed.md")
+    short = "max_train_steps=2, num_candidates=4, num_validation_images=2, progress_bar=False"
+    names: dict[str, Any] = {}
+    run(first.replace('target="cactus"', f'target="cactus", {short}'), names, "embed.md")
+    assert Path("cactus/report.html").is_file()
+    run(use.replace("num_inference_steps=25", "num_inference_steps=2"), names, "embed.md")
+    assert names["image"].size == (64, 64)
+    own = own.replace("path/or/hub-id", str(folder)).replace('"object"', '"c"')
+    run(
+        own.replace("    guidance_scale=5.0,", f"    guidance_scale=5.0,\n    {short},"),
+        names,
+        "embed.md",
+    )
+    assert Path("red/learned_embeds.safetensors").is_file()
