@@ -35,11 +35,11 @@ from adjointdpm import (
 from adjointdpm.assets import Default
 from adjointdpm.evaluation import success_rate, wilson_interval
 from adjointdpm.jobs.embed import EmbedConfig
-from adjointdpm.jobs.embed.goal import Goal
 from adjointdpm.jobs.embed.run import choose_noises, teach
 from adjointdpm.jobs.embed.subject import Subject
 from adjointdpm.pipelines import encode_image, from_pipeline
 from adjointdpm.runs import optimize
+from adjointdpm.setup import Goal, load_model
 from adjointdpm.storage import write_text
 
 BUDGET = 100.0
@@ -132,7 +132,7 @@ def measure(
             progress_bar=False,
             **{**changes, **dict(method.changes)},
         )
-        subject = Subject(config, default, CPU, method.gradient)
+        subject = Subject(config, load_model(config, CPU, method.gradient))
         if test not in seen_before:  # all words begin as the same one
             seen_before[test] = seen_in(default, subject, test, pictures)
         if method.gradient is None:
@@ -182,7 +182,7 @@ def by_pictures(
     person who picks them. Neither that nor their encoding is counted.
     """
     latents, templates = five_pictures(default, subject, concept)
-    schedule, network = subject.sampler.denoiser.schedule, subject.pipe.unet
+    schedule, network = subject.model.sampler.denoiser.schedule, subject.model.pipe.unet
     size = subject.config.train_batch_size
 
     def loss(generator: torch.Generator) -> Tensor:
@@ -228,7 +228,7 @@ def five_pictures(default: Default, subject: Subject, concept: str) -> tuple[Ten
             if all(r(image[None]).argmax() == r.index(concept) for r in readers):
                 found.append(image)
                 templates.append(template)
-    return encode_image(subject.pipe, torch.stack(found[:5])), templates[:5]
+    return encode_image(subject.model.pipe, torch.stack(found[:5])), templates[:5]
 
 
 @torch.no_grad()

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ...assets import load_default
 from ...gradients import GradientMethod
 from ...objectives import Objective, as_objective
 from ...report import Previews
@@ -22,8 +21,8 @@ from ...runs import (
     run_folder,
     share,
 )
+from ...setup import Goal, load_model, needs_default, require_goal
 from .config import EmbedConfig
-from .goal import Goal, check_goal, needs_default
 from .noises import Noises, find_anchors
 from .results import EmbedResult, Validation
 from .subject import Subject
@@ -52,13 +51,13 @@ def run_embed(
     """
     started = time.perf_counter()
     metric = None if objective is None else as_objective(objective)
-    check_goal(config, metric)
+    require_goal(config, metric)
     device = choose_device(config.device)
     overwrite = config.overwrite_output_dir
     with run_folder(config.output_dir, "embed", overwrite=overwrite, config=config) as folder:
-        default = load_default(device=device) if needs_default(config, metric) else None
-        goal = Goal(config, default, metric, device)
-        subject = Subject(config, default, device, gradient)
+        model = load_model(config, device, gradient, with_default=needs_default(config, metric))
+        goal = Goal(config, model.default, metric, device)
+        subject = Subject(config, model)
         noises = choose_noises(subject, goal.objective)
         unseen = _unseen_noise(subject)
         before = _pictures(subject, unseen)
@@ -82,7 +81,7 @@ def run_embed(
         config=config,
         file=file,
         objective=goal.description,
-        larger_is_better=goal.metric.larger_is_better,
+        larger_is_better=goal.larger_is_better,
         templates=subject.templates,
         validations=validations,
         history=history,
@@ -99,13 +98,13 @@ def choose_noises(subject: Subject, objective: Objective) -> Noises:
     """
     config = subject.config
     if not config.num_candidates:
-        return Noises(subject.latent_shape, subject.templates)
+        return Noises(subject.model.latent_shape, subject.templates)
     generator = torch.Generator().manual_seed(config.seed)
-    noise = torch.randn(config.num_candidates, *subject.latent_shape, generator=generator)
+    noise = torch.randn(config.num_candidates, *subject.model.latent_shape, generator=generator)
     templates = [subject.templates[i % len(subject.templates)] for i in range(len(noise))]
-    drawn = subject.draw_many(noise, templates).to(subject.device)
+    drawn = subject.draw_many(noise, templates).to(subject.model.device)
     anchors = find_anchors(drawn, objective, noise, templates, config.num_anchors, generator)
-    return Noises(subject.latent_shape, subject.templates, anchors)
+    return Noises(subject.model.latent_shape, subject.templates, anchors)
 
 
 def teach(
@@ -157,13 +156,13 @@ def _unseen_noise(subject: Subject) -> Tensor:
     config = subject.config
     generator = torch.Generator().manual_seed(config.seed + UNSEEN)
     shape = (len(subject.validation_templates), config.num_validation_images)
-    return torch.randn(*shape, *subject.latent_shape, generator=generator)
+    return torch.randn(*shape, *subject.model.latent_shape, generator=generator)
 
 
 def _pictures(subject: Subject, noise: Tensor) -> list[Tensor]:
     """Return the pictures of each validation prompt."""
     templates = subject.validation_templates
     return [
-        subject.draw_many(each, [template] * len(each)).to(subject.device)
+        subject.draw_many(each, [template] * len(each)).to(subject.model.device)
         for template, each in zip(templates, noise, strict=True)
     ]

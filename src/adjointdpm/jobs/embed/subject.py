@@ -9,10 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...assets import Default
-from ...formats import Provenance
-from ...gradients import Exact, GradientMethod
-from ...pipelines import freeze, from_pipeline, latent_shape, load_pipeline
+from ...assets import Concepts
+from ...setup import Model
 from ...variables import PromptConditioning, Word
 from .config import EmbedConfig
 
@@ -25,46 +23,23 @@ class Subject:
 
     Args:
         config: settings.
-        default: the embedded model, where it is the one.
-        device: where to put the pipeline.
-        gradient: the gradient method; `Exact` by default.
+        model: the pipeline.
     """
 
-    def __init__(
-        self,
-        config: EmbedConfig,
-        default: Default | None,
-        device: torch.device,
-        gradient: GradientMethod | None = None,
-    ) -> None:
-        self.config, self.device = config, device
-        if config.pretrained_model_name_or_path is None:
-            assert default is not None
-            self.pipe = default.pipeline
-        else:
-            pipe = load_pipeline(config.pretrained_model_name_or_path, dtype=torch.float32)
-            self.pipe = freeze(pipe.to(device))
-        self.sampler, self.decode = from_pipeline(
-            self.pipe,
-            config.num_inference_steps,
-            config.guidance_scale,
-            gradient=gradient or Exact(memory_budget=config.memory_budget),
-        )
-        self.templates, self.validation_templates = _templates(config, default)
-        self._guidance = config.guidance_scale > 1
-        start = config.initializer_token or _generic_noun(default)
+    def __init__(self, config: EmbedConfig, model: Model) -> None:
+        self.config, self.model = config, model
+        embedded = config.pretrained_model_name_or_path is None
+        concepts = model.default.concepts if embedded and model.default is not None else None
+        self.templates, self.validation_templates = _templates(config, concepts)
+        noun = "object" if concepts is None else concepts.generic_noun
+        start = config.initializer_token or noun
         self.word: Word | PromptConditioning
         if config.variable == "word":
-            self.word = Word(self.pipe, config.placeholder_token, start, config.num_vectors)
+            self.word = Word(model.pipe, config.placeholder_token, start, config.num_vectors)
         else:
             prompt = self.templates[0].replace("{}", start)
-            self.word = PromptConditioning(self.pipe, prompt, guidance=self._guidance)
+            self.word = PromptConditioning(model.pipe, prompt, guidance=model.guided)
             self.templates = self.validation_templates = self.templates[:1]
-
-    @property
-    def latent_shape(self) -> tuple[int, ...]:
-        """The shape of one latent."""
-        return latent_shape(self.pipe)[1:]
 
     @property
     def tensors(self) -> dict[str, Tensor]:
@@ -79,8 +54,9 @@ class Subject:
             templates: one for each.
         """
         prompts = [t.replace("{}", self.config.placeholder_token) for t in templates]
-        cond = self.word.encode(prompts, guidance=self._guidance)
-        return self.decode(self.sampler(noise.to(self.device), **cond))
+        model = self.model
+        cond = self.word.encode(prompts, guidance=model.guided)
+        return model.decode(model.sampler(noise.to(model.device), **cond))
 
     @torch.no_grad()
     def draw_many(self, noise: Tensor, templates: Sequence[str]) -> Tensor:
@@ -92,17 +68,12 @@ class Subject:
 
     def save(self, folder: Path, settings: Mapping[str, Any]) -> Path:
         """Save the word; return its file."""
-        return self.word.save(folder, provenance=Provenance.of(self.pipe), settings=settings)
+        return self.word.save(folder, provenance=self.model.provenance, settings=settings)
 
 
-def _generic_noun(default: Default | None) -> str:
-    return "object" if default is None else default.concepts.generic_noun
-
-
-def _templates(config: EmbedConfig, default: Default | None) -> tuple[list[str], list[str]]:
+def _templates(config: EmbedConfig, concepts: Concepts | None) -> tuple[list[str], list[str]]:
     """Return the prompts of the updates, and those of the report."""
-    if config.pretrained_model_name_or_path is None and default is not None:
-        concepts = default.concepts
+    if concepts is not None:
         *styles, last = concepts.styles
         usual = [concepts.caption_template.format(name="{}", style=style) for style in styles]
         usual.append("{}")
