@@ -172,6 +172,23 @@ def test_steps_have_no_gradient_and_their_stand_ins_do(tmp_path: Path) -> None:
             assert row[way]["first_gradient"] > 0, (row["metric"], way)
 
 
+def test_words_are_measured_once(tmp_path: Path) -> None:
+    import embed
+
+    output = tmp_path / "embed.json"
+    toy = ["--output", str(output), "--methods", "exact", "--concepts", "cactus", "--budget", "1"]
+    toy += ["--pictures", "3", "--set", "num_candidates=4", "num_inference_steps=2"]
+    embed.main(toy)
+    [row] = json.loads(output.read_text())
+    assert (row["method"], row["concept"], row["style"]) == ("exact", "cactus", "twemoji")
+    assert len(row["losses"]) == row["updates"] >= 1
+    assert row["before"]["trials"] == row["after"]["trials"] == 3
+    assert "| cactus | twemoji |" in output.with_suffix(".md").read_text()
+    written = output.read_bytes()
+    embed.main(toy)
+    assert output.read_bytes() == written
+
+
 def test_styles_that_are_there_are_not_computed_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -366,3 +366,10 @@ def test_the_study_runs(tmp_path: Path) -> None:
     assert len(own) == 3
     assert max(own) < 1e-3
     assert (tmp_path / "coarse.png").stat().st_size > 0
+
+
+def test_a_sampler_whose_products_are_not_interpolated_is_told_so() -> None:
+    plan = solvers.build("heun", PROCESSES["vp"], 8)
+    sampler = Sampler(Denoiser(SmallNetwork(), PROCESSES["vp"]), plan, CoarseAdjoint(4))
+    with pytest.warns(InaccurateGradientWarning, match="too few calls of heun"):
+        sampler(some_noise(), emb=some_emb())

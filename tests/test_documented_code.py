@@ -176,6 +176,42 @@ def test_formats(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (tmp_path / "lora" / "pytorch_lora_weights.safetensors").is_file()
 
 
+def test_guide(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, own, load, loop = blocks("docs/jobs/guide.md")
+    short = "max_train_steps=2, num_inference_steps=2, progress_bar=False"
+    names: dict[str, Any] = {}
+    config = 'target="green apple", method="steps"'
+    run(first.replace(config, f"{config}, num_images=1, {short}"), names, "guide.md")
+    assert Path("apples/report.html").is_file()
+    own = own.replace("path/or/hub-id", str(folder)).replace(
+        "    num_images=2,", f"    num_images=2,\n    {short},"
+    )
+    run(own, names, "guide.md")
+    run(load.replace("path/or/hub-id", str(folder)), names, "guide.md")
+    assert names["image"].size[0] > 0
+    run(loop.replace("10", "2"), names, "guide.md")
+    assert names["latents"].isfinite().all()
+
+
+def test_embed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, use, own = blocks("docs/jobs/embed.md")
+    short = "max_train_steps=2, num_candidates=4, num_validation_images=2, progress_bar=False"
+    names: dict[str, Any] = {}
+    run(first.replace('target="cactus"', f'target="cactus", {short}'), names, "embed.md")
+    assert Path("cactus/report.html").is_file()
+    run(use.replace("num_inference_steps=25", "num_inference_steps=2"), names, "embed.md")
+    assert names["image"].size == (64, 64)
+    own = own.replace("path/or/hub-id", str(folder)).replace('"object"', '"c"')
+    run(
+        own.replace("    guidance_scale=5.0,", f"    guidance_scale=5.0,\n    {short},"),
+        names,
+        "embed.md",
+    )
+    assert Path("red/learned_embeds.safetensors").is_file()
+
+
 def test_stylize(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("peft")
     monkeypatch.chdir(tmp_path)

@@ -218,6 +218,34 @@ def test_a_step_that_clips_unannounced_is_found_out() -> None:
         Plan.from_scheduler(Clipping(clip_sample=False), 5)
 
 
+@pytest.mark.parametrize("size", [torch.linalg.vector_norm, lambda x: x.abs().quantile(0.9)])
+def test_a_step_that_looks_at_the_latent_as_a_whole_is_found_out(size: Any) -> None:
+    """One-hot vectors that run beside random numbers see the same norm."""
+
+    class Normalizing(diffusers.DDIMScheduler):
+        def step(self, model_output: Tensor, timestep: int, sample: Tensor, **rest: Any) -> Any:
+            return super().step(model_output / size(model_output), timestep, sample, **rest)
+
+    for steps in (1, 5, 40):
+        with pytest.raises(ValueError, match="not linear"):
+            Plan.from_scheduler(Normalizing(clip_sample=False), steps)
+
+
+def test_coefficients_of_lms_are_its_own() -> None:
+    """They are integrated on floats, where the scheduler integrates on tensors."""
+    scheduler = diffusers.LMSDiscreteScheduler()
+    plan = Plan.from_scheduler(scheduler, 7)
+    scheduler.set_timesteps(7)
+    outputs = torch.eye(8, dtype=torch.float64)[:, None, None, None]
+    sample = outputs[0] * scheduler.init_noise_sigma
+    for k, t in enumerate(scheduler.timesteps):
+        scheduler.scale_model_input(sample, t)
+        sample = scheduler.step(outputs[k + 1], t, sample).prev_sample
+    torch.testing.assert_close(
+        sample.flatten(), torch.from_numpy(plan.table[-1]), rtol=1e-6, atol=1e-6
+    )
+
+
 def test_a_setting_that_step_never_reads_is_no_obstacle() -> None:
     """CogVideoX's scheduler has clip_sample=True in its config, and clips nothing."""
     assert diffusers.CogVideoXDDIMScheduler().config["clip_sample"]

@@ -44,6 +44,7 @@ OTHERS = {
     "_parameters",
     "_python_dispatch",
     "_pytree",
+    "_sequence_nr",  # of a node of a graph: when it was made
     "_schema",  # of an operator: which of its results are drawn
     "_subclasses",  # FakeTensorMode
     "_version",  # counts the changes in place of a tensor

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
 import random
 import threading
 from collections.abc import Callable
@@ -37,6 +38,8 @@ from adjointdpm.recompute.fingerprint import TOLERANCES
 pytestmark = pytest.mark.filterwarnings("ignore:CoarseAdjoint took:UserWarning")
 
 STEPS = 6
+GRADIENTS = int(os.environ.get("ADJOINTDPM_GRADIENTS", "30"))
+"""How many are taken in a row with each method to see that nothing grows."""
 EXACT = [Exact(), Exact("1GiB"), Exact(max_latents=2), Truncated(STEPS), Symplectic()]
 METHODS = [*EXACT, CoarseAdjoint(3), ContinuousAdjoint(), Reversible()]
 
@@ -720,7 +723,7 @@ def test_nothing_grows(method: GradientMethod) -> None:
     gc.disable()
     try:
         before = tensors()
-        for _ in range(30):
+        for _ in range(GRADIENTS):
             gradient()
         assert tensors() <= before
     finally:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..jobs.certify import CertifyConfig
     from ..jobs.demo import DemoConfig
+    from ..jobs.embed import EmbedConfig
     from ..jobs.guide import GuideConfig
     from ..jobs.stylize import StylizeConfig
 
@@ -63,6 +64,26 @@ def _run_demo(config: DemoConfig, command_line: str) -> int:
         f"{result.seconds:.0f} s, at most {result.peak_memory / 2**30:.2f} GiB of memory\n"
         f"Open {page}"
     )
+    return 0
+
+
+def _embed_config() -> type:
+    from ..jobs.embed import EmbedConfig
+
+    return EmbedConfig
+
+
+def _run_embed(config: EmbedConfig, command_line: str) -> int:
+    from ..jobs.embed import run_embed, write_embed_report
+    from ..pipelines import quieten_libraries
+
+    quieten_libraries()
+    result = run_embed(config)
+    page = write_embed_report(result, command_line)
+    if (after := result.recognised("after")) is not None:
+        print(f"the judge sees it in {after}\nbefore: {result.recognised('before')}")
+    print(f"loss {result.history.losses[0]:.3g} -> {result.history.losses[-1]:.3g}")
+    print(f"{result.seconds:.0f} s\nThe word is {result.file}\nOpen {page}")
     return 0
 
 
@@ -149,6 +170,11 @@ COMMANDS = {
         "lead single samples to a goal, by their noise or step by step, with nothing trained",
         _guide_config,
         _run_guide,
+    ),
+    "embed": Command(
+        "teach a model a new word from a metric of its pictures",
+        _embed_config,
+        _run_embed,
     ),
     "certify": Command(
         "measure how good a gradient is, against plain autograd and measured derivatives",

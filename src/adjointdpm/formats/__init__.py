@@ -1,7 +1,7 @@
 """Files that load back into diffusers: learned words, conditioning, noise, LoRA. Never pickle."""
 
 from .files import PICKLED, refuse_pickle, refuse_pickled_weights
-from .learned_embeds import load_learned_embeds, save_learned_embeds
+from .learned_embeds import ENCODERS, load_learned_embeds, save_learned_embeds
 from .lora import NO_PEFT, save_lora, unwrapped
 from .model_card import Artefact, model_card, write_model_card
 from .noise import Noise, load_noise, save_noise, scheduler_config
@@ -9,6 +9,7 @@ from .prompt_embeds import PromptEmbeds, load_prompt_embeds, save_prompt_embeds
 from .provenance import Provenance
 
 __all__ = [
+    "ENCODERS",
     "NO_PEFT",
     "PICKLED",
     "Artefact",

@@ -15,6 +15,7 @@ The defaults are what a study on the embedded model found best (docs/gradients.m
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -25,7 +26,13 @@ from ..per_step import refuse_gradient_by_step
 from ..plan import Plan, transpose
 from ..schedule import Schedule
 from ..solvers import SOLVERS, build_on
-from .interpolated import InterpolatedSweep, SparseSweep, ends_clean, irregular_calls
+from .interpolated import (
+    InaccurateGradientWarning,
+    InterpolatedSweep,
+    SparseSweep,
+    ends_clean,
+    irregular_calls,
+)
 from .method import GradientMethod, Run
 from .sweep import attach, solution_points
 
@@ -107,6 +114,14 @@ class CoarseAdjoint(GradientMethod):
         plan, schedule = run.plan, run.denoiser.schedule
         alone = self._calls_alone(plan, schedule)
         if alone is None:
+            if self.solver is None and run.check_finite:
+                warnings.warn(
+                    f"CoarseAdjoint took the transpose of {SOLVER} on fewer steps, since too few "
+                    f"calls of {plan.name} are a step of their own. How far the gradient is off is "
+                    "not estimated: compare it with adp.certify(), or take Exact()",
+                    InaccurateGradientWarning,
+                    stacklevel=2,
+                )
             return attach(CoarsePlanSweep(run, self._coarse_plan(plan, schedule), self))
         others = [k for k in range(plan.num_calls) if k not in alone]
         chosen = nodes(len(others), self.num_steps - len(alone), self.density)

@@ -108,6 +108,7 @@ class ExactSweep(Sweep):
         self._first_kept = run.plan.num_calls
         self._keep = on_host if method.offload else in_place
         self._inputs: dict[int, Kept] = {}
+        self.network.keeps_inputs = not method.offload and method.max_latents is None
         self._checkpoints = None
         if method.max_latents is not None:
             self._checkpoints = self._make_checkpoints(method.max_latents)

@@ -22,6 +22,8 @@ from .scheduler import SchedulerRun
 LINEARITY_TOLERANCE = 1e-4
 NUM_CHECKS = 16
 """How many random numbers stand in a latent beside the one-hot vector."""
+SIZE = 1e4
+"""How large they are."""
 NUM_CALLS_ALONE = 16
 """Over how many network calls they run once more without it."""
 
@@ -164,7 +166,7 @@ def _instrumented(run: SchedulerRun, values: Tensor, num_calls: int) -> tuple[Te
 def _on_units(run: SchedulerRun, num_draws: int) -> tuple[Tensor, int, Tensor]:
     """Run on one-hot vectors, and beside them on random numbers far outside [-1, 1]."""
     count, generator = 1 + run.num_calls + num_draws, torch.Generator().manual_seed(0)
-    numbers = 1e4 * torch.randn(count, NUM_CHECKS, dtype=torch.float64, generator=generator)
+    numbers = SIZE * torch.randn(count, NUM_CHECKS, dtype=torch.float64, generator=generator)
     units = torch.eye(count, dtype=torch.float64)
     return *_instrumented(run, torch.cat([units, numbers], 1), run.num_calls), numbers
 
@@ -193,13 +195,14 @@ def _check_linear(
         numbers: the random values of noise, outputs and draws.
         found: what became of them beside one-hot vectors.
     """
-    # What looks at a latent as a whole (its norm, a quantile) looked at both together there.
+    # What looks at a latent as a whole (its norm, a quantile) looked at both together there. Of
+    # another size, they are seen to have another one.
     num_calls = min(run.num_calls, NUM_CALLS_ALONE)
-    alone, _ = _instrumented(run, numbers, num_calls)
+    alone, _ = _instrumented(run, numbers / SIZE, num_calls)
     if num_calls < run.num_calls:
         alone = alone[:-1]  # where it stopped; no network input yet
     expected = torch.from_numpy(table) @ numbers
-    error = max(_relative(found, expected), _relative(alone, expected[: len(alone)]))
+    error = max(_relative(found, expected), _relative(alone, expected[: len(alone)] / SIZE))
     if not error < LINEARITY_TOLERANCE:
         raise _refusal(scheduler) or ValueError(
             f"{run.name}.step is not linear in the network's outputs (a run on random latents is "

@@ -288,7 +288,7 @@ class Comparisons:
         number = torch._C._current_graph_task_id()
         if number not in self._passes:
             # What an interrupted pass left here is of no use.
-            self._passes = {number: Comparison(explain)}
+            self._passes = {number: Comparison(explain, keeps_inputs=True)}
             if number >= 0:
                 engine = torch.autograd.Variable._execution_engine
                 engine.queue_callback(lambda: self._finish(number))

@@ -1,7 +1,7 @@
 """What jobs have in common: the model and the goal, made from their settings."""
 
 from .config import GoalConfig, ModelConfig
-from .goal import Goal, check_goal, needs_default
+from .goal import Goal, needs_default, require_goal
 from .model import Model, load_model
 
 __all__ = [
@@ -9,7 +9,7 @@ __all__ = [
     "GoalConfig",
     "Model",
     "ModelConfig",
-    "check_goal",
     "load_model",
     "needs_default",
+    "require_goal",
 ]

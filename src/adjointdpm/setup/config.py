@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ..runs import check_at_least_1
 
@@ -35,8 +36,8 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class GoalConfig:
-    """What pictures are to become: one of four.
+class GoalConfig(ModelConfig):
+    """The model, and what its pictures are to become.
 
     Args:
         target: the class that a classifier is to see.
@@ -50,6 +51,9 @@ class GoalConfig:
             each picture, and sees the picture itself if 0. One that compares pixels wants 0.
     """
 
+    EMBEDDED_TARGET: ClassVar[str | None] = None
+    """The class that a job aims at on the embedded model, where its settings name no goal."""
+
     target: str | None = None
     classifier: str | Path | None = None
     target_image: str | Path | None = None
@@ -57,7 +61,13 @@ class GoalConfig:
     margin: float = 5.0
     num_views: int = 2
 
-    def check_goal_settings(self) -> None:
+    @property
+    def goal(self) -> str | None:
+        """The class to be seen, if the objective is one."""
+        other = self.target_image or self.objective or self.pretrained_model_name_or_path
+        return self.target or (None if other else self.EMBEDDED_TARGET)
+
+    def check_goal(self) -> None:
         """Raise where settings contradict each other.
 
         Raises:

@@ -41,12 +41,12 @@ class Goal:
         device: torch.device,
     ) -> None:
         self._default = default
-        self._target = None if objective is not None else config.target
+        self._target = None if objective is not None else config.goal
         self.metric = objective if objective is not None else _objective(config, default)
         self.metric.to(device).requires_grad_(False)
         views = config.num_views
         self.objective = RandomViews(self.metric, views) if views else self.metric
-        self.description = _describe(config) if objective is None else type(objective).__name__
+        self.description = _describe(config, objective)
 
     @property
     def larger_is_better(self) -> bool:
@@ -67,7 +67,7 @@ class Goal:
         return read_pictures(images, target, default.classifier, default.judge)
 
 
-def check_goal(config: GoalConfig, objective: Objective | None) -> None:
+def require_goal(config: GoalConfig, objective: Objective | None) -> None:
     """Raise where there is nothing to optimise, before anything large is loaded.
 
     Args:
@@ -79,27 +79,26 @@ def check_goal(config: GoalConfig, objective: Objective | None) -> None:
             know.
         FileNotFoundError: there is no such picture.
     """
-    named = {name: getattr(config, name) for name in ("target", "target_image", "objective")}
-    given = [name for name, value in named.items() if value is not None]
     if objective is not None:
-        if given:
+        named = (config.target, config.target_image, config.objective)
+        if given := [setting for setting in named if setting is not None]:
             raise ValueError(f"an objective was passed, but the settings name {given[0]} too")
         return
-    if not given:
+    if not (config.goal or config.target_image or config.objective):
         raise ValueError(
             "nothing says what pictures are to become: set target (a class), target_image or "
-            "objective (module:name), or pass objective"
+            "objective (module:name), or pass an objective"
         )
-    if config.target and config.classifier is None:
+    if config.goal and config.classifier is None:
         concepts = read_concepts(assets_folder() / "concepts.json").concepts
-        find_label([concept.label for concept in concepts], config.target)
+        find_label([concept.label for concept in concepts], config.goal)
     if config.target_image is not None and not Path(config.target_image).is_file():
         raise FileNotFoundError(f"target_image {config.target_image} does not exist")
 
 
 def needs_default(config: GoalConfig, objective: Objective | None) -> bool:
     """Return whether the embedded classifiers take part."""
-    return objective is None and config.target is not None and config.classifier is None
+    return objective is None and config.goal is not None and config.classifier is None
 
 
 def _objective(config: GoalConfig, default: Default | None) -> Objective:
@@ -112,8 +111,8 @@ def _objective(config: GoalConfig, default: Default | None) -> Objective:
     else:
         assert default is not None
         classifier = default.classifier
-    assert config.target is not None
-    return ClassifierMargin(classifier, config.target, cap=config.margin)
+    assert config.goal is not None
+    return ClassifierMargin(classifier, config.goal, cap=config.margin)
 
 
 class _Likeness(Objective):
@@ -137,9 +136,13 @@ class _Likeness(Objective):
         return PictureDistance(scaled[0])(images)
 
 
-def _describe(config: GoalConfig) -> str:
+def _describe(config: GoalConfig, objective: Objective | None) -> str:
+    if objective is not None:
+        function = getattr(objective, "function", objective)
+        name: str = getattr(function, "__name__", type(function).__name__)
+        return name
     if config.objective is not None:
         return config.objective
     if config.target_image is not None:
         return f"the squared difference from {Path(config.target_image).name}"
-    return f"a classifier’s margin for “{config.target}”"
+    return f"a classifier’s margin for “{config.goal}”"

@@ -39,16 +39,20 @@ class Model:
     device: torch.device
     guided: bool
 
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """The shape of one latent."""
+        return latent_shape(self.pipe)[1:]
+
     def encode(self, prompts: list[str], negative_prompt: str | None = None) -> dict[str, Any]:
-        """Return the conditioning of prompts."""
+        """Return the conditioning of prompts, all with the same negative one."""
+        negative = None if negative_prompt is None else [negative_prompt] * len(prompts)
         with torch.no_grad():
-            return encode_prompt(
-                self.pipe, prompts, guidance=self.guided, negative_prompt=negative_prompt
-            )
+            return encode_prompt(self.pipe, prompts, negative, guidance=self.guided)
 
     def noise(self, count: int, generator: torch.Generator) -> Tensor:
         """Return standard-normal latents, the same on every device."""
-        return torch.randn(latent_shape(self.pipe, count), generator=generator).to(self.device)
+        return torch.randn(count, *self.latent_shape, generator=generator).to(self.device)
 
 
 def load_model(

@@ -182,6 +182,8 @@ class Network:
         self._constants: tuple[list[Tensor], list[int]] = [], []
         self._arrivals: Arrivals | None = None
         self._judges: list[Judge] = []
+        self.keeps_inputs = False
+        """Whether the inputs of all calls that are run again are alive until the end of a sweep."""
         self._comparison: Comparison | None = None
 
     @property
@@ -358,7 +360,9 @@ class Network:
         """
         self._refuse_changes()
         records, replay = self._records, self._replay
-        self._comparison = Comparison(lambda: replay.explain(records[max(records)]))
+        self._comparison = Comparison(
+            lambda: replay.explain(records[max(records)]), self.keeps_inputs
+        )
         copies = any(self._in_cuda_graphs(leaf) for leaf in self.targets)
         self._arrivals = Arrivals(self.targets, scaled=self._scaled, copies=copies)
         self._judges = []

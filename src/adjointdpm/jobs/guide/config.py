@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ...runs import RunConfig, ScheduleName, check_at_least_1, check_choice
-from ...setup import GoalConfig, ModelConfig
+from ...setup import GoalConfig
 
 GuideMethod = Literal["noise", "steps"]
-EMBEDDED_PROMPT, EMBEDDED_TARGET = "apple, style noto", "green apple"
+EMBEDDED_PROMPT = "apple, style noto"
 
 
 @dataclass(frozen=True)
-class GuideConfig(GoalConfig, ModelConfig, RunConfig):
+class GuideConfig(GoalConfig, RunConfig):
     """Settings of the job that leads single samples to a goal, with nothing trained.
 
     Args:
@@ -35,6 +35,8 @@ class GuideConfig(GoalConfig, ModelConfig, RunConfig):
             runs in float64 and takes some ten times the calls of a gradient.
     """
 
+    EMBEDDED_TARGET: ClassVar[str | None] = "green apple"
+
     output_dir: str | Path = "adjointdpm-guide"
     description: str = "guide"
     learning_rate: float = 0.05
@@ -53,7 +55,7 @@ class GuideConfig(GoalConfig, ModelConfig, RunConfig):
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         self.check_model()
-        self.check_goal_settings()
+        self.check_goal()
         check_choice("method", self.method, GuideMethod)
         check_at_least_1(self, "num_images", "inner_steps", "num_repeats")
         embedded = self.pretrained_model_name_or_path is None

@@ -98,7 +98,7 @@ def _facts(result: GuideResult) -> list[Fact]:
         facts.append(
             Fact(
                 f"{before.successes} → {after.successes} of {after.trials}",
-                f"pictures that the judge takes for “{result.config.target}”",
+                f"pictures that the judge takes for “{result.config.goal}”",
             )
         )
     taken = f"in all; at most {size(result.peak_memory)} of memory"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,9 @@ from ...runs import (
     run_folder,
 )
 from ...sampler import Sampler
-from ...setup import Goal, Model, check_goal, load_model, needs_default
+from ...setup import Goal, Model, load_model, needs_default, require_goal
 from ...variables import project_to_typical
-from .config import EMBEDDED_TARGET, GuideConfig
+from .config import GuideConfig
 
 
 @dataclass(frozen=True)
@@ -108,10 +108,7 @@ def run_guide(
     started = time.perf_counter()
     metric = None if objective is None else as_objective(objective)
     embedded = config.pretrained_model_name_or_path is None
-    named = config.target or config.target_image or config.objective
-    if embedded and metric is None and named is None:
-        config = replace(config, target=EMBEDDED_TARGET)
-    check_goal(config, metric)
+    require_goal(config, metric)
     device = choose_device(config.device)
     with run_folder(
         config.output_dir, "guide", overwrite=config.overwrite_output_dir, config=config
@@ -199,12 +196,13 @@ class _Guided:
     def save_noise(self, folder: Path) -> Path:
         """Save the noise with what draws its pictures; return its file."""
         config = self._config
+        negative = config.negative_prompt
         noise = Noise(
             self.noise,
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
             prompt=self._prompts,
-            negative_prompt=config.negative_prompt,
+            negative_prompt=None if negative is None else [negative] * config.num_images,
             seed=config.seed,
             provenance=self._model.provenance,
         )

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parent / "pipelines"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
 from families_stable_diffusion_3 import build as build_sd3
 from families_stable_diffusion_xl import build as build_sdxl
 from tiny_pipeline import build_pipeline, write_assets

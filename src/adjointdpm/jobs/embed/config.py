@@ -1,0 +1,96 @@
+"""The settings of the job `embed`, checked; nothing here takes long to import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from ...runs import RunConfig, ScheduleName, check_at_least_1, check_choice
+from ...setup import GoalConfig
+
+Variable = Literal["word", "prompt_embeds"]
+
+
+@dataclass(frozen=True)
+class EmbedConfig(GoalConfig, RunConfig):
+    """Teach a model a new word from a metric of its pictures.
+
+    What is optimised through the whole sampler is the vector of a new token, by the gradient of
+    ``target``, ``target_image`` or ``objective``; on the embedded model, with no argument,
+    ``target`` is ``pineapple``, which that model can draw and has no word for.
+
+    Args:
+        variable: ``word`` for vectors of a new token, which can stand in any prompt and which
+            ``load_textual_inversion`` loads, or ``prompt_embeds`` for all that the text encoders
+            make of the first template.
+        placeholder_token: how prompts write the word.
+        initializer_token: the word that it starts from; by default the generic noun of the embedded
+            model, ``object`` for others.
+        num_vectors: vectors of the word.
+        templates: prompts that the updates draw, with ``{}`` for the word; by default those of the
+            embedded model in all styles but the last, or ``a picture of {}``.
+        validation_templates: prompts that no update draws, for the report; by default the last
+            style of the embedded model in another wording, or the templates again, which then meet
+            other noises.
+        num_candidates: pictures that are drawn first, with ``initializer_token``; 0 for none.
+        num_anchors: the noises of the best of them, at most so many, are where the first updates
+            begin; later ones move away from them as pictures stay good.
+        train_batch_size: pictures in each update.
+        num_validation_images: pictures of each prompt in the report, drawn before and after.
+        validation_steps: number of updates between two previews; None for none.
+        device: ``cpu`` or ``cuda``; by default a GPU if there is one.
+    """
+
+    EMBEDDED_TARGET: ClassVar[str | None] = "pineapple"
+
+    output_dir: str | Path = "adjointdpm-embed"
+    description: str = "embed"
+    max_train_steps: int = 80
+    learning_rate: float = 0.03
+    lr_scheduler: ScheduleName = "cosine"
+    lr_warmup_steps: int = 5
+    adam_beta2: float = 0.95
+    variable: Variable = "word"
+    placeholder_token: str = "<it>"
+    initializer_token: str | None = None
+    num_vectors: int = 1
+    templates: list[str] | None = None
+    validation_templates: list[str] | None = None
+    num_inference_steps: int = 6
+    num_views: int = 4
+    num_candidates: int = 144
+    num_anchors: int = 4
+    train_batch_size: int = 4
+    num_validation_images: int = 8
+    validation_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        self.check_model()
+        self.check_goal()
+        check_choice("variable", self.variable, Variable)
+        check_at_least_1(
+            self,
+            "num_vectors",
+            "num_anchors",
+            "train_batch_size",
+            "num_validation_images",
+            "validation_steps",
+        )
+        if self.num_candidates < 0:
+            raise ValueError(f"num_candidates must not be negative, but is {self.num_candidates}")
+        self._check_templates()
+
+    def _check_templates(self) -> None:
+        for name in ("templates", "validation_templates"):
+            templates = getattr(self, name)
+            if templates is None:
+                continue
+            if not templates:
+                raise ValueError(f"{name} must hold at least one prompt")
+            for template in templates:
+                if template.count("{}") != 1:
+                    raise ValueError(
+                        f"{name}: {template!r} needs {{}} once, where the word is to stand"
+                    )

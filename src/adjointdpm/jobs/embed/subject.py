@@ -1,0 +1,86 @@
+"""A pipeline with the word that it is taught."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...assets import Concepts
+from ...setup import Model
+from ...variables import PromptConditioning, Word
+from .config import EmbedConfig
+
+BATCHES = 4
+"""Batches of the updates that are drawn at once where no gradient is taken, in as much memory."""
+
+
+class Subject:
+    """What is taught: draws pictures of prompts with the word, differentiably.
+
+    Args:
+        config: settings.
+        model: the pipeline.
+    """
+
+    def __init__(self, config: EmbedConfig, model: Model) -> None:
+        self.config, self.model = config, model
+        embedded = config.pretrained_model_name_or_path is None
+        concepts = model.default.concepts if embedded and model.default is not None else None
+        self.templates, self.validation_templates = _templates(config, concepts)
+        noun = "object" if concepts is None else concepts.generic_noun
+        start = config.initializer_token or noun
+        self.word: Word | PromptConditioning
+        if config.variable == "word":
+            self.word = Word(model.pipe, config.placeholder_token, start, config.num_vectors)
+        else:
+            prompt = self.templates[0].replace("{}", start)
+            self.word = PromptConditioning(model.pipe, prompt, guidance=model.guided)
+            self.templates = self.validation_templates = self.templates[:1]
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What is optimised, by name."""
+        return self.word.tensors
+
+    def draw(self, noise: Tensor, templates: Sequence[str]) -> Tensor:
+        """Return pictures (batch, 3, height, width) in [0, 1].
+
+        Args:
+            noise: (batch, ...) latents, on any device.
+            templates: one for each.
+        """
+        prompts = [t.replace("{}", self.config.placeholder_token) for t in templates]
+        model = self.model
+        cond = self.word.encode(prompts, guidance=model.guided)
+        return model.decode(model.sampler(noise.to(model.device), **cond))
+
+    @torch.no_grad()
+    def draw_many(self, noise: Tensor, templates: Sequence[str]) -> Tensor:
+        """Return the same on the CPU, drawn a few at a time and without a graph."""
+        size = BATCHES * self.config.train_batch_size
+        parts = range(0, len(noise), size)
+        drawn = [self.draw(noise[i : i + size], templates[i : i + size]).cpu() for i in parts]
+        return torch.cat(drawn)
+
+    def save(self, folder: Path, settings: Mapping[str, Any]) -> Path:
+        """Save the word; return its file."""
+        return self.word.save(folder, provenance=self.model.provenance, settings=settings)
+
+
+def _templates(config: EmbedConfig, concepts: Concepts | None) -> tuple[list[str], list[str]]:
+    """Return the prompts of the updates, and those of the report."""
+    if concepts is not None:
+        *styles, last = concepts.styles
+        usual = [concepts.caption_template.format(name="{}", style=style) for style in styles]
+        usual.append("{}")
+        unseen = [f"{{}}, {last}"]
+    else:
+        usual, unseen = ["a picture of {}"], []
+    templates = config.templates or usual
+    if config.templates is not None:
+        unseen = []
+    return templates, config.validation_templates or unseen or templates

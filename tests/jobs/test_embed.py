@@ -1,0 +1,236 @@
+"""The job `embed`, on pipelines whose conditioning differs and with objectives of every kind."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
+from families_stable_diffusion_xl import build as build_sdxl
+from tiny_pipeline import build_pipeline, write_assets, write_classifier
+
+import adjointdpm as adp
+from adjointdpm.assets import ASSETS_VARIABLE
+from adjointdpm.cli import main
+from adjointdpm.jobs.embed import EmbedConfig, run_embed
+from adjointdpm.jobs.embed.noises import Anchors, Noises, find_anchors
+from adjointdpm.objectives import as_objective
+from adjointdpm.report import save_picture
+from adjointdpm.runs import StoppedError
+
+BUILD: dict[str, Callable[[Path], Any]] = {"SD": build_pipeline, "SDXL": build_sdxl}
+
+
+def redness(images: Tensor) -> Tensor:
+    return images[:, 0].mean((1, 2)) - images[:, 1:].mean((1, 2, 3))
+
+
+redness.larger_is_better = True  # type: ignore[attr-defined]
+
+
+@pytest.fixture(scope="module", params=BUILD)
+def saved(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pipe")
+    BUILD[request.param](tmp_path_factory.mktemp("parts")).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def one_encoder(tmp_path: Path) -> Path:
+    (tmp_path / "parts").mkdir()
+    build_pipeline(tmp_path / "parts").save_pretrained(tmp_path / "pipe")
+    return tmp_path / "pipe"
+
+
+def settings(folder: Path, out: Path, **changes: Any) -> EmbedConfig:
+    usual: dict[str, Any] = {
+        "pretrained_model_name_or_path": folder,
+        "output_dir": out,
+        "templates": ["a {}"],
+        "initializer_token": "c",
+        "num_inference_steps": 2,
+        "num_candidates": 6,
+        "num_anchors": 2,
+        "num_views": 0,
+        "train_batch_size": 8,
+        "max_train_steps": 8,
+        "num_validation_images": 8,
+        "learning_rate": 0.02,
+        "device": "cpu",
+        "progress_bar": False,
+    }
+    return EmbedConfig(**{**usual, **changes})
+
+
+@pytest.mark.parametrize("variable", ["word", "prompt_embeds"])
+def test_any_pipeline_learns_from_a_function(saved: Path, variable: Any, tmp_path: Path) -> None:
+    config = settings(
+        saved, tmp_path / "out", variable=variable, guidance_scale=2.0, num_candidates=0
+    )
+    result = run_embed(config, redness)
+    [validation] = result.validations
+    assert validation.metric_after == redness(validation.after).tolist()
+    assert sum(validation.metric_after) > sum(validation.metric_before)
+    assert result.recognised("after") is None
+    # From the file, by its loader, come the pictures of the report.
+    pipe = adp.load_pipeline(saved)
+    if variable == "word":
+        [(token, vectors)] = adp.formats.load_learned_embeds(tmp_path / "out").items()
+        assert token == "<it>"
+        assert isinstance(vectors, dict) == (type(pipe).__name__ == "StableDiffusionXLPipeline")
+    else:
+        loaded = adp.formats.load_prompt_embeds(tmp_path / "out").cond
+        sampler, decode = adp.from_pipeline(pipe, 2, 2.0)
+        noise = torch.randn(
+            8, *adp.latent_shape(pipe)[1:], generator=torch.Generator().manual_seed(1_000_000)
+        )
+        images = torch.cat([decode(sampler(each[None], **loaded)) for each in noise[:2]])
+        assert torch.allclose(images, validation.after[:2], atol=1e-4)
+
+
+def test_a_picture_teaches(one_encoder: Path, tmp_path: Path) -> None:
+    save_picture(tmp_path / "red.png", torch.tensor([1.0, 0, 0]).reshape(3, 1, 1).expand(3, 20, 20))
+    config = settings(one_encoder, tmp_path / "out", target_image=tmp_path / "red.png")
+    result = run_embed(config)
+    [validation] = result.validations
+    red = torch.tensor([1.0, 0, 0]).reshape(3, 1, 1)
+    distances = (validation.after - red).square().mean((1, 2, 3)).tolist()
+    assert validation.metric_after == pytest.approx(distances, rel=1e-4)
+    assert sum(validation.metric_after) < sum(validation.metric_before)
+
+
+def test_a_class_teaches_and_a_function_by_its_name(
+    one_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classifier = write_classifier(tmp_path / "classifier")
+    config = settings(one_encoder, tmp_path / "a", target="rocket", classifier=classifier)
+    result = run_embed(config)
+    assert result.objective == "a classifier’s margin for “rocket”"
+    assert sum(result.validations[0].metric_after) > sum(result.validations[0].metric_before)
+    (tmp_path / "my_metrics.py").write_text(
+        "def dark(images):\n    return images.mean((1, 2, 3))\ndark.larger_is_better = False\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    named = run_embed(settings(one_encoder, tmp_path / "b", objective="my_metrics:dark"))
+    assert sum(named.validations[0].metric_after) < sum(named.validations[0].metric_before)
+
+
+def test_a_run_goes_on_as_if_it_had_never_stopped(saved: Path, tmp_path: Path) -> None:
+    few = {"train_batch_size": 2, "max_train_steps": 4, "num_validation_images": 1}
+    whole = run_embed(settings(saved, tmp_path / "whole", **few), redness)
+    config = settings(saved, tmp_path / "parts", checkpointing_steps=2, **few)
+    steps = 0
+
+    def stops(images: Tensor) -> Tensor:
+        nonlocal steps
+        steps += images.requires_grad
+        if steps == 4:
+            raise KeyboardInterrupt
+        return redness(images)
+
+    with pytest.raises((StoppedError, KeyboardInterrupt)):
+        run_embed(config, as_objective(stops, larger_is_better=True))
+    assert (tmp_path / "parts" / "checkpoint-2").is_dir()
+    gone_on = run_embed(replace(config, resume_from_checkpoint="latest"), redness)
+    assert gone_on.history.losses == whole.history.losses
+    for name, tensor in load_file(whole.file).items():
+        assert torch.equal(load_file(gone_on.file)[name], tensor)
+
+
+def test_noises_are_standard_normal_and_leave_their_anchors_while_pictures_are_good() -> None:
+    generator = torch.Generator().manual_seed(0)
+    anchors = torch.randn(500, 4, 8, 8, generator=generator)
+    noises = Noises((4, 8, 8), ["any"], Anchors(anchors, ["own"] * 500, good=-1.0))
+    bad, good = torch.tensor([-2.0, 0.0, 1.0, 2.0]), torch.tensor([-2.0, -1.0, -3.0, 0.0])
+    reaches, cosines, strays = [], [], []
+    for losses in [bad] * 3 + [good] * 10:
+        noises.widen(losses)
+        drawn, templates = noises.draw(400, generator)
+        strays.append(templates.count("any") / 400)
+        assert drawn.std().item() == pytest.approx(1, abs=0.02)
+        to_anchors = torch.cosine_similarity(
+            drawn[:, None].flatten(2), anchors[None].flatten(2), dim=2
+        )
+        cosines.append(to_anchors.amax(1).mean().item())
+        reaches.append(noises.reach.item())
+    assert reaches[:3] == pytest.approx([0.26, 0.22, 0.2])
+    assert reaches[3:] == pytest.approx([0.28 + 0.08 * i for i in range(10)])
+    assert cosines[3:] == sorted(cosines[3:], reverse=True)
+    assert cosines[0] > 0.97
+    assert strays == pytest.approx([0.8 * reach for reach in reaches], abs=0.1)
+    fresh, _ = Noises((4, 8, 8), ["any"]).draw(400, torch.Generator().manual_seed(1))
+    assert torch.equal(fresh, torch.randn(400, 4, 8, 8, generator=torch.Generator().manual_seed(1)))
+
+
+def test_anchors_are_the_best_by_the_objective_and_no_bad_ones() -> None:
+    noise = torch.randn(41, 2)
+    images = torch.linspace(0, 1, 41)[torch.randperm(41)][:, None, None, None].expand(-1, 3, 4, 4)
+    dark = as_objective(lambda images: images.mean((1, 2, 3)), larger_is_better=False)
+    order = images[:, 0, 0, 0].argsort()
+    for asked, found in ((3, 3), (20, 11)):  # of 41 from 0 to 1 the first 11 are up to 0.25
+        templates = [str(i) for i in range(41)]
+        anchors = find_anchors(images, dark, noise, templates, asked, torch.Generator())
+        assert torch.equal(anchors.noise, noise[order[:found]])
+        assert anchors.templates == [templates[i] for i in order[:found]]
+        assert anchors.good == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"templates": ["a picture"]}, "'a picture' needs {} once"),
+        ({"target": "rocket", "objective": "a:b"}, "target and objective are objectives both"),
+        ({"classifier": "folder"}, "set target"),
+        ({"num_views": -1}, "num_views must not be negative"),
+        ({"variable": "style"}, "variable must be one of word, prompt_embeds"),
+    ],
+)
+def test_settings_that_contradict_each_other(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        settings(Path("pipe"), Path("out"), **changes)
+
+
+def test_what_cannot_be_taught_is_said_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing says what pictures are to become"):
+        run_embed(settings(tmp_path / "pipe", tmp_path / "out"))
+    with pytest.raises(ValueError, match="did you mean pineapple"):
+        run_embed(EmbedConfig(output_dir=tmp_path / "out", target="pine apple"))
+    with pytest.raises(FileNotFoundError, match=r"missing\.png"):
+        run_embed(settings(tmp_path, tmp_path / "out", target_image=tmp_path / "missing.png"))
+    with pytest.raises(ValueError, match="the settings name rocket too"):
+        run_embed(settings(tmp_path, tmp_path / "out", target="rocket"), redness)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_needs_an_output_folder_only_and_writes_a_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv(ASSETS_VARIABLE, str(write_assets(tmp_path / "assets")))
+    out = tmp_path / "out"
+    short = ["--max_train_steps", "2", "--num_candidates", "4", "--num_inference_steps", "2"]
+    short += ["--num_validation_images", "2", "--validation_steps", "1", "--device", "cpu"]
+    assert main(["embed", "--output_dir", str(out), *short]) == 0
+    told = capsys.readouterr().out
+    assert f"The word is {out / 'learned_embeds.safetensors'}" in told
+    assert "the judge sees it in" in told
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for target in re.findall(r'(?:src|href)="([^"]*)"', page):
+        assert target.startswith(("data:", "#")) or (out / target).is_file(), target
+    texts = re.findall(r'<img [^>]*alt="([^"]*)"', page)
+    assert len(texts) == len(set(texts)) == 2 * 2
+    assert all("the judge calls it" in text for text in texts)
+    numbers = json.loads((out / "numbers.json").read_text(encoding="utf-8"))
+    assert len(numbers["losses"]) == 2
+    assert numbers["templates"] == ["{}, style noto", "{}"]
+    assert numbers["validations"][0]["template"] == "{}, flat"
+    assert len(list((out / "previews").iterdir())) == 3
