@@ -27,7 +27,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from adjointdpm import encode_image, encode_prompt, load_default
+from adjointdpm import encode_image, encode_prompt
 from adjointdpm.assets import load_feature_network
 from adjointdpm.evaluation import success_rate
 from adjointdpm.jobs.stylize import StylizeConfig
@@ -37,6 +37,7 @@ from adjointdpm.jobs.stylize.prompts import choose_prompts
 from adjointdpm.jobs.stylize.run import examples, restyle
 from adjointdpm.objectives import GramStyle
 from adjointdpm.report import contact_sheet, save_picture
+from adjointdpm.setup import load_model
 from adjointdpm.storage import write_text
 
 WEIGHTS = (0.1, 0.3, 0.6, 0.8, 1.0, 2.0)
@@ -60,12 +61,13 @@ class Bench:
     """
 
     def __init__(self, config: StylizeConfig, count: int) -> None:
-        self.default = load_default()
+        loaded = load_model(config, torch.device("cpu"))
+        self.default = loaded.default
         self.prompts, labels = choose_prompts(config, self.default.concepts)
         self.unseen, self.labels = list(labels)[:count], list(labels.values())[:count]
-        self.model = StylizedModel(config, self.default.pipeline, torch.device("cpu"))
+        self.model = StylizedModel(config, loaded)
         generator = torch.Generator().manual_seed(1_000_000)
-        self.noise = self.model.noise(len(self.unseen), generator)
+        self.noise = self.model.model.noise(len(self.unseen), generator)
 
     def draw(self) -> Tensor:
         """Return the pictures of unseen prompts as the updates draw theirs."""
@@ -184,7 +186,7 @@ def fine_tuned(config: StylizeConfig, *, out: Path, count: int, budget: float) -
     bench = Bench(config, count)
     before = bench.draw()
     picture = read_style(config.style_image, before.shape[2])
-    pipe, schedule = bench.default.pipeline, bench.model.sampler.denoiser.schedule
+    pipe, schedule = bench.default.pipeline, bench.model.model.sampler.denoiser.schedule
     weights = list(bench.model.weights.tensors.values())
     optimizer = torch.optim.AdamW(weights, lr=1e-3)
     generator = torch.Generator().manual_seed(config.seed)
@@ -195,7 +197,7 @@ def fine_tuned(config: StylizeConfig, *, out: Path, count: int, budget: float) -
         chosen = torch.randint(len(bench.prompts), (4,), generator=generator).tolist()
         with torch.no_grad():
             cond = encode_prompt(pipe, [bench.prompts[i] for i in chosen], guidance=False)
-        noise = bench.model.noise(4, generator)
+        noise = bench.model.model.noise(4, generator)
         t = torch.randint(1000, (4,), generator=generator)
         scales = schedule.alpha(t.double()), schedule.sigma(t.double())
         alpha, sigma = (scale.float()[:, None, None, None] for scale in scales)

@@ -295,7 +295,7 @@ class Sampler(nn.Module):
         """Say so where what the sampler was given is not finite itself."""
         given = [("noise", run.noise), ("draws", run.draws.given), *named_leaves(run.cond)]
         for name, tensor in [*given, *self.denoiser.named_parameters()]:
-            if isinstance(tensor, Tensor) and not torch.isfinite(tensor.detach()).all():
+            if isinstance(tensor, Tensor) and not _is_finite(tensor.detach()):
                 raise FloatingPointError(f"{name} is not finite: {error}") from error
 
     def extra_repr(self) -> str:
@@ -315,6 +315,11 @@ def _check_latent(name: str, latent: Any) -> None:
         raise ValueError(f"{name} must be a dense tensor, not a {layout_of(latent)} one")
     if not latent.is_floating_point():
         raise ValueError(f"{name} must be a floating-point latent, not {latent.dtype}")
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    dense = tensor.to_dense() if tensor.layout != torch.strided else tensor
+    return bool(torch.isfinite(dense).all())
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:

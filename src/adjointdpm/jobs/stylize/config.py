@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...runs import RunConfig, ScheduleName, check_at_least_1
+from ...setup import ModelConfig
 
 
 @dataclass(frozen=True)
-class StylizeConfig(RunConfig):
+class StylizeConfig(ModelConfig, RunConfig):
     """Give a model the style of one picture, whatever it is asked for.
 
     A LoRA adapter is optimised through the whole sampler: its pictures are to have the Gram
@@ -17,8 +18,6 @@ class StylizeConfig(RunConfig):
     noise.
 
     Args:
-        pretrained_model_name_or_path: folder of a diffusers pipeline, or its id on the hub; the
-            embedded model by default.
         style_image: the picture; by default one of painted strokes that is drawn here.
         style_size: length that the shorter edge of it is scaled to, in pixels; by default that of
             the pictures. Strokes get smaller with it, unless the feature network scales pictures to
@@ -43,12 +42,9 @@ class StylizeConfig(RunConfig):
             in all of its styles, or a dozen everyday things.
         validation_prompts: prompts for the report, which no update draws; by default the other
             words, or other things.
-        num_inference_steps: sampling steps, all of them differentiated.
-        guidance_scale: weight of classifier-free guidance.
         train_batch_size: pictures in each update.
         num_validation_images: pictures of the report, drawn before and after.
         validation_steps: number of updates between two previews; None for none.
-        memory_budget: bytes that `Exact` may keep graphs in, such as ``1GiB``.
     """
 
     output_dir: str | Path = "adjointdpm-stylize"
@@ -57,7 +53,6 @@ class StylizeConfig(RunConfig):
     learning_rate: float = 8e-3
     lr_scheduler: ScheduleName = "cosine"
     max_grad_norm: float | None = 1.0
-    pretrained_model_name_or_path: str | Path | None = None
     style_image: str | Path | None = None
     style_size: int | None = None
     objective: str | None = None
@@ -72,19 +67,17 @@ class StylizeConfig(RunConfig):
     prompts: list[str] | None = None
     validation_prompts: list[str] | None = None
     num_inference_steps: int = 4
-    guidance_scale: float = 1.0
     train_batch_size: int = 4
     num_validation_images: int = 16
     validation_steps: int | None = None
-    memory_budget: str | None = "1GiB"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        RunConfig.__post_init__(self)
+        self.check_model()
         check_at_least_1(
             self,
             "style_size",
             "rank",
-            "num_inference_steps",
             "train_batch_size",
             "num_validation_images",
             "validation_steps",

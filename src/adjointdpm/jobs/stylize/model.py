@@ -9,9 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...formats import Provenance
-from ...gradients import Exact, GradientMethod
-from ...pipelines import ATTENTION, encode_prompt, from_pipeline, latent_shape
+from ...pipelines import ATTENTION, encode_prompt
+from ...setup import Model
 from ...variables import Adapter, PipelineWeights
 from .config import StylizeConfig
 
@@ -26,53 +25,36 @@ class StylizedModel:
 
     Args:
         config: settings.
-        pipe: the pipeline, which gets an adapter or is changed.
-        device: where it is.
-        gradient: the gradient method; `Exact` by default.
+        model: the pipeline, which gets an adapter or is changed.
     """
 
-    def __init__(
-        self,
-        config: StylizeConfig,
-        pipe: Any,
-        device: torch.device,
-        gradient: GradientMethod | None = None,
-    ) -> None:
-        self.config, self.pipe, self.device = config, pipe, device
+    def __init__(self, config: StylizeConfig, model: Model) -> None:
+        self.config, self.model = config, model
         self.weights: PipelineWeights
         if config.trainable is None:
             self.weights = Adapter(
-                pipe,
+                model.pipe,
                 config.rank,
                 lora_alpha=config.lora_alpha,
                 target_modules=config.target_modules or TARGETS,
                 seed=config.seed,
             )
         else:
-            self.weights = PipelineWeights(pipe, config.trainable)
-        self.sampler, self.decode = from_pipeline(
-            pipe,
-            config.num_inference_steps,
-            config.guidance_scale,
-            gradient=gradient or Exact(memory_budget=config.memory_budget),
-        )
-
-    def noise(self, count: int, generator: torch.Generator) -> Tensor:
-        """Return standard-normal latents on the CPU, the same for every device."""
-        return torch.randn(latent_shape(self.pipe, count), generator=generator)
-
-    def encode(self, prompts: Sequence[str]) -> dict[str, Any]:
-        """Return the conditioning of prompts."""
-        return encode_prompt(self.pipe, list(prompts), guidance=self.config.guidance_scale > 1)
+            self.weights = PipelineWeights(model.pipe, config.trainable)
 
     def draw(self, noise: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return pictures (batch, 3, height, width) in [0, 1].
 
         Args:
-            noise: (batch, ...) latents, on any device.
+            noise: (batch, ...) latents.
             prompts: one for each.
         """
-        return self.decode(self.sampler(noise.to(self.device), **self.encode(prompts)))
+        model = self.model
+        return model.decode(model.sampler(noise, **self.encode(prompts)))
+
+    def encode(self, prompts: Sequence[str]) -> dict[str, Any]:
+        """Return the conditioning of prompts, with a graph where the encoder is trained."""
+        return encode_prompt(self.model.pipe, list(prompts), guidance=self.model.guided)
 
     @torch.no_grad()
     def draw_many(self, noise: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -82,7 +64,5 @@ class StylizedModel:
 
     def save(self, folder: Path, settings: Mapping[str, Any]) -> Path:
         """Save what was optimised; return its file or folder."""
-        embedded = self.config.pretrained_model_name_or_path is None
-        known = "the embedded model of adjointdpm" if embedded else None
-        provenance = Provenance.of(self.pipe, base_model=known)
+        provenance = self.model.provenance
         return self.weights.save(folder, provenance=provenance, settings=settings)

@@ -9,12 +9,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ...assets import Default, load_default
+from ...assets import Default
 from ...cost import Cost
 from ...evaluation import Reading, read_pictures
 from ...gradients import GradientMethod
 from ...objectives import as_objective
-from ...pipelines import freeze, load_pipeline
 from ...report import Previews
 from ...runs import (
     Callback,
@@ -26,6 +25,7 @@ from ...runs import (
     run_folder,
     share,
 )
+from ...setup import load_model
 from .config import StylizeConfig
 from .goal import Stylization, build_goal
 from .model import StylizedModel
@@ -66,15 +66,10 @@ def run_stylize(
     with run_folder(
         config.output_dir, "stylize", overwrite=config.overwrite_output_dir, config=config
     ) as folder:
-        default = None
-        if config.pretrained_model_name_or_path is None:
-            default = load_default(device=device)
-            pipe = default.pipeline
-        else:
-            pipe = load_pipeline(config.pretrained_model_name_or_path, dtype=torch.float32)
-            pipe = freeze(pipe.to(device))
+        loaded = load_model(config, device, gradient)
+        default = loaded.default
         prompts, labels = choose_prompts(config, default.concepts if default else None)
-        model = StylizedModel(config, pipe, device, gradient)
+        model = StylizedModel(config, loaded)
         unseen, noise = _unseen(model, list(labels))
         before = model.draw_many(noise, unseen)
         goal, picture = build_goal(config, objective, examples(model, prompts))
@@ -122,7 +117,7 @@ def restyle(
         size = config.train_batch_size
         chosen = torch.randint(len(prompts), (size,), generator=generator).tolist()
         batch = share([prompts[i] for i in chosen])
-        noise = share(model.noise(size, generator)).to(model.device)
+        noise = share(model.model.noise(size, generator))
         with model.weights.at_start():
             base = model.draw(noise, batch)
         return goal(model.draw(noise, batch), base, generator).mean()
@@ -132,16 +127,16 @@ def restyle(
 
 def examples(model: StylizedModel, prompts: Sequence[str]) -> Tensor:
     """Return pictures that the model draws as it is, (examples, 3, height, width) in [0, 1]."""
-    noise = model.noise(EXAMPLES, torch.Generator().manual_seed(model.config.seed))
+    noise = model.model.noise(EXAMPLES, torch.Generator().manual_seed(model.config.seed))
     chosen = [prompts[i * len(prompts) // EXAMPLES] for i in range(EXAMPLES)]
-    return model.draw_many(noise, chosen).to(model.device)
+    return model.draw_many(noise, chosen).to(model.model.device)
 
 
 def predict_cost(model: StylizedModel, prompts: Sequence[str]) -> Cost:
     """Return what the sampler's gradient of one update will take."""
     size = model.config.train_batch_size
-    noise = model.noise(size, torch.Generator().manual_seed(0)).to(model.device)
-    return model.sampler.cost(noise, **model.encode([prompts[0]] * size))
+    noise = model.model.noise(size, torch.Generator().manual_seed(0))
+    return model.model.sampler.cost(noise, **model.encode([prompts[0]] * size))
 
 
 @torch.no_grad()
@@ -203,7 +198,7 @@ def _unseen(model: StylizedModel, prompts: Sequence[str]) -> tuple[list[str], Te
     config = model.config
     count = config.num_validation_images
     generator = torch.Generator().manual_seed((config.seed + UNSEEN) % 2**32)
-    return [prompts[i % len(prompts)] for i in range(count)], model.noise(count, generator)
+    return [prompts[i % len(prompts)] for i in range(count)], model.model.noise(count, generator)
 
 
 def _describe(config: StylizeConfig, style: Callable[[Tensor], Tensor] | None) -> str:
