@@ -3,7 +3,7 @@
 The embedded model is asked for "thing", which is any of twelve concepts that it has no word for,
 and each picture is to become a certain one of them. Compared are the noise optimised through the
 whole sampler (DOODL's way), guidance at each step by an estimate of one call (DPS, FreeDoM) or of
-four (SAG), and the best of many samples. A call and a product with its Jacobian count one each.
+four (SAG), and the best of many samples. A call that makes a graph counts twice, for its product.
 
     python benchmarks/guide.py --output docs/benchmarks/guide.json
 
@@ -52,7 +52,7 @@ class Calls:
 
 @contextmanager
 def counted(unet: torch.nn.Module) -> Iterator[Calls]:
-    """Count calls; one with a graph is followed by a product."""
+    """Count calls; one with a graph counts for a product too, also where it is not taken."""
     calls = Calls()
 
     def count(*_: Any) -> None:
