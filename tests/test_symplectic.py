@@ -178,7 +178,7 @@ def test_only_step_starts_are_stored_and_calls_are_counted() -> None:
         sample.sum().backward()
         assert calls == 4 * STEPS + (3 + 4) * STEPS
         del sample
-        assert not [reference for reference in alive if reference() is not None]
+        assert not [k for k, reference in alive.items() if reference() is not None]
     finally:
         gc.enable()
 

@@ -109,8 +109,8 @@ class Found:
 def document(found: dict[str, Found]) -> str:
     """Return the page."""
     rows = [
-        f"| {name} | `{one.pipeline}` | {', '.join(one.inputs)} | {', '.join(sorted(one.tolerances))} | "
-        f"{'yes' if one.stock_call else 'no'} |"
+        f"| {name} | `{one.pipeline}` | {', '.join(one.inputs)} | "
+        f"{', '.join(sorted(one.tolerances))} | {'yes' if one.stock_call else 'no'} |"
         for name, one in found.items()
     ]
     schedulers = [
