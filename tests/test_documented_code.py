@@ -219,10 +219,11 @@ def test_stylize(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     short = "max_train_steps=1, num_validation_images=2, feature_network='classifier', rank=2"
     names: dict[str, Any] = {}
     for code in blocks("docs/jobs/stylize.md"):
-        code = code.replace('output_dir="strokes"', f'output_dir="strokes", {short}')
         code = code.replace('output_dir="mine"', f'output_dir="mine", {short}')
-        code = code.replace('output_dir="warm"', f'output_dir="warm", {short}')
-        code = code.replace("num_inference_steps=25", "num_inference_steps=2")
+        for name in ("strokes", "warm"):
+            fewer = "num_inference_steps=2, train_batch_size=1"
+            code = code.replace(f'output_dir="{name}"', f'output_dir="{name}", {short}, {fewer}')
+        code = re.sub(r"num_inference_steps=(10|25)", "num_inference_steps=2", code)
         run(code.replace("path/or/hub-id", str(folder)), names, "stylize.md")
     assert names["image"].size == (64, 64)
     assert Path("strokes/report.html").is_file()
