@@ -166,24 +166,24 @@ COMMANDS = {
         _demo_config,
         _run_demo,
     ),
-    "guide": Command(
-        "lead single samples to a goal, by their noise or step by step, with nothing trained",
-        _guide_config,
-        _run_guide,
-    ),
     "embed": Command(
         "teach a model a new word from a metric of its pictures",
         _embed_config,
         _run_embed,
     ),
-    "certify": Command(
-        "measure how good a gradient is, against plain autograd and measured derivatives",
-        _certify_config,
-        _run_certify,
-    ),
     "stylize": Command(
         "give a model the style of one picture, as a LoRA adapter, and write a report",
         _stylize_config,
         _run_stylize,
+    ),
+    "guide": Command(
+        "lead single samples to a goal, by their noise or step by step, with nothing trained",
+        _guide_config,
+        _run_guide,
+    ),
+    "certify": Command(
+        "measure how good a gradient is, against plain autograd and measured derivatives",
+        _certify_config,
+        _run_certify,
     ),
 }
