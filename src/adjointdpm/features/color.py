@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .straight_through import straight_through
+from .surrogate import straight_through
 
 
 def adjust_color(

@@ -17,7 +17,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .straight_through import straight_through
+from .surrogate import straight_through
 
 RoundingGradient = Literal["straight_through", "smooth", "exact"]
 

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from .rounding import RoundingGradient, check_gradient
-from .straight_through import straight_through
+from .surrogate import straight_through
 
 
 def jpeg(
