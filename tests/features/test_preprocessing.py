@@ -23,8 +23,10 @@ def processor(kind: str, **config):
     module = pytest.importorskip(
         f"transformers.models.{kind}.image_processing_pil_{kind}", exc_type=ImportError
     )
-    [name] = [n for n in module.__all__ if n.endswith("ImageProcessorPil")]
-    return getattr(module, name)(**config)
+    names = [name for name in module.__all__ if name.endswith("ImageProcessorPil")]
+    if not names:
+        pytest.skip("this transformers has it for torchvision only")
+    return getattr(module, names[0])(**config)
 
 
 AS_THEY_COME = [
