@@ -98,12 +98,13 @@ class Bench:
     def compare(self, before: Tensor, after: Tensor, picture: Tensor) -> dict[str, Any]:
         """Return what became of pictures: Gram distances, and what the judge makes of them."""
         known, kept = self.recognised(before), self.recognised(after)
-        rate = success_rate(k for k, was in zip(kept, known, strict=True) if was)
+        trials = [yes for yes, was in zip(kept, known, strict=True) if was]
+        rate = success_rate(trials) if trials else None
         numbers: dict[str, Any] = {
             "recognised_before": sum(known),
-            "still_recognised": rate.successes,
-            "still_recognised_low": rate.low,
-            "still_recognised_high": rate.high,
+            "still_recognised": sum(trials),
+            "still_recognised_low": rate and rate.low,
+            "still_recognised_high": rate and rate.high,
         }
         for name in ("vgg16-hed", "classifier"):
             try:
