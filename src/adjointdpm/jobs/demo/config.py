@@ -39,7 +39,7 @@ class DemoConfig:
     noise_target: str = "green apple"
     embedding_prompt: str = "thing"
     embedding_target: str = "pineapple"
-    max_train_steps: int = 30
+    max_train_steps: int = 50
     num_inference_steps: int = 6
     guidance_scale: float = 1.0
     noise_learning_rate: float = 0.05
