@@ -19,8 +19,8 @@ from torch import Tensor
 from . import solvers
 from .gradients import Exact, GradientMethod
 from .per_step import PerStep
-from .plan import CounterNoise, Draws, Plan, Row
-from .sampler import Generator, Sampler
+from .plan import Draws, Plan, Row
+from .sampler import Generator, Sampler, checked_generator
 
 Loss = Callable[[Tensor], Tensor]
 """From clean samples (batch, ...) to (batch,) numbers, of which smaller is better."""
@@ -138,15 +138,16 @@ class _Guided:
         times, schedule = sampler.plan.timesteps, sampler.denoiser.schedule
         pairs = np.stack([schedule.alpha(times), schedule.sigma(times)], axis=1)
         self._marginals = np.concatenate([pairs, [[1.0, 0.0]]])  # at last a clean sample
-        self._draws = Draws(noise.detach(), _listed(generator))
+        self._draws = Draws(noise.detach(), checked_generator(generator, len(noise)))
         self._num_drawn = 0
 
     def step(self, k: int, x: Tensor) -> Tensor:
         """Return the latent after step k, guided if it is its turn."""
         guided = self._guidance.guides(k, len(self._steps))
         repeats = self._guidance.num_repeats if guided else 1
+        ahead = self._plan_ahead(k, self._guidance.inner_steps if guided else 1)
         for repeat in range(repeats):
-            output, direction = self._look_ahead(k, x, guided)
+            output, direction = self._look_ahead(ahead, x, guided)
             after = self._advance(k, x, output)
             if direction is not None:
                 after = after - self._length(k, x) * direction
@@ -172,12 +173,12 @@ class _Guided:
         self._num_drawn += 1
         return self._draws(self._num_drawn - 1)
 
-    def _look_ahead(self, k: int, x: Tensor, guided: bool) -> tuple[Tensor, Tensor | None]:
-        """Return what the network answers at step k, and the direction in which the loss grows."""
+    def _plan_ahead(self, k: int, count: int) -> Plan:
+        """Return at most ``count`` steps from step k to the end."""
         plan, denoiser = self._sampler.plan, self._sampler.denoiser
-        count = min(self._guidance.inner_steps, plan.num_calls - k) if guided else 1
+        count = min(count, plan.num_calls - k)
         chosen = np.linspace(k, plan.num_calls - 1, count).round().astype(int)
-        ahead = solvers.build(
+        return solvers.build(
             "euler",
             denoiser.schedule,
             count,
@@ -185,7 +186,10 @@ class _Guided:
             prediction_type=denoiser.prediction_type,
             form="flow",
         )
-        inner = Sampler(denoiser, ahead, self._guidance.gradient)
+
+    def _look_ahead(self, ahead: Plan, x: Tensor, guided: bool) -> tuple[Tensor, Tensor | None]:
+        """Return what the network answers, and the direction in which the loss grows."""
+        inner = Sampler(self._sampler.denoiser, ahead, self._guidance.gradient)
         with torch.set_grad_enabled(guided):
             x = x.detach().requires_grad_(guided)
             sample, outputs = inner(x / float(ahead.table[0, 0]), collect=_output, **self._cond)
@@ -214,12 +218,6 @@ class _Guided:
         ratio = alpha / alpha_after
         missing = max(sigma**2 - (ratio * sigma_after) ** 2, 0.0) ** 0.5
         return ratio * x + missing * self._draw()
-
-
-def _listed(generator: Generator | None) -> torch.Generator | list[Any] | CounterNoise | None:
-    if generator is None or isinstance(generator, torch.Generator | CounterNoise):
-        return generator
-    return list(generator)
 
 
 def _output(k: int, t: Any, x: Tensor, output: Tensor, answer: Any) -> Tensor:

@@ -242,7 +242,7 @@ class Sampler(nn.Module):
             denoiser=self.denoiser,
             plan=plan,
             noise=noise,
-            draws=Draws(noise, _checked_generator(generator, len(noise)), draws),
+            draws=Draws(noise, checked_generator(generator, len(noise)), draws),
             cond=on_steps(cond, plan.timesteps[list(plan.step_starts or ())].tolist(), plan.name),
             check_finite=self.check_finite,
             adjoint_scale=self.adjoint_scale,
@@ -326,7 +326,7 @@ def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _checked_generator(generator: Any, batch: int) -> Any:
+def checked_generator(generator: Any, batch: int) -> Any:
     """Return where noise comes from, as `Draws` takes it."""
     if generator is None or isinstance(generator, torch.Generator | CounterNoise):
         return generator

@@ -8,6 +8,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -34,17 +36,15 @@ class Command:
     run: Callable[[Any, str], int]
 
 
-def _demo_config() -> type:
-    from ..jobs.demo import DemoConfig
-
-    return DemoConfig
+def _settings(job: str, name: str) -> type:
+    """Import the settings of a job, and nothing else of it."""
+    config: type = getattr(import_module(f"..jobs.{job}", __package__), name)
+    return config
 
 
 def _run_demo(config: DemoConfig, command_line: str) -> int:
     from ..jobs.demo import run_demo, write_demo_report
-    from ..pipelines import quieten_libraries
 
-    quieten_libraries()
     print(
         f"Optimising noise and text embedding through {config.num_inference_steps} sampling steps "
         f"of the embedded model, {config.max_train_steps} updates each.",
@@ -67,17 +67,9 @@ def _run_demo(config: DemoConfig, command_line: str) -> int:
     return 0
 
 
-def _embed_config() -> type:
-    from ..jobs.embed import EmbedConfig
-
-    return EmbedConfig
-
-
 def _run_embed(config: EmbedConfig, command_line: str) -> int:
     from ..jobs.embed import run_embed, write_embed_report
-    from ..pipelines import quieten_libraries
 
-    quieten_libraries()
     result = run_embed(config)
     page = write_embed_report(result, command_line)
     if (after := result.recognised("after")) is not None:
@@ -87,18 +79,10 @@ def _run_embed(config: EmbedConfig, command_line: str) -> int:
     return 0
 
 
-def _certify_config() -> type:
-    from ..jobs.certify import CertifyConfig
-
-    return CertifyConfig
-
-
 def _run_certify(config: CertifyConfig, command_line: str) -> int:
     from ..jobs.certify import run_certify
-    from ..pipelines import quieten_libraries
     from ..storage import write_text
 
-    quieten_libraries()
     certificate = run_certify(config, progress=_tell)
     print(certificate)
     if config.json is not None:
@@ -106,17 +90,9 @@ def _run_certify(config: CertifyConfig, command_line: str) -> int:
     return 0 if certificate.passed else 1
 
 
-def _guide_config() -> type:
-    from ..jobs.guide import GuideConfig
-
-    return GuideConfig
-
-
 def _run_guide(config: GuideConfig, command_line: str) -> int:
     from ..jobs.guide import run_guide, write_guide_report
-    from ..pipelines import quieten_libraries
 
-    quieten_libraries()
     result = run_guide(config)
     page = write_guide_report(result, command_line)
     before, after = result.before.recognised, result.after.recognised
@@ -129,17 +105,9 @@ def _run_guide(config: GuideConfig, command_line: str) -> int:
     return 0
 
 
-def _stylize_config() -> type:
-    from ..jobs.stylize import StylizeConfig
-
-    return StylizeConfig
-
-
 def _run_stylize(config: StylizeConfig, command_line: str) -> int:
     from ..jobs.stylize import run_stylize, write_stylize_report
-    from ..pipelines import quieten_libraries
 
-    quieten_libraries()
     result = run_stylize(config)
     page = write_stylize_report(result, command_line)
     print(
@@ -163,27 +131,27 @@ def _tell(what: str) -> None:
 COMMANDS = {
     "demo": Command(
         "optimise noise and text embedding through the embedded model, and write a report",
-        _demo_config,
+        partial(_settings, "demo", "DemoConfig"),
         _run_demo,
     ),
     "embed": Command(
         "teach a model a new word from a metric of its pictures",
-        _embed_config,
+        partial(_settings, "embed", "EmbedConfig"),
         _run_embed,
     ),
     "stylize": Command(
         "give a model the style of one picture, as a LoRA adapter, and write a report",
-        _stylize_config,
+        partial(_settings, "stylize", "StylizeConfig"),
         _run_stylize,
     ),
     "guide": Command(
         "lead single samples to a goal, by their noise or step by step, with nothing trained",
-        _guide_config,
+        partial(_settings, "guide", "GuideConfig"),
         _run_guide,
     ),
     "certify": Command(
         "measure how good a gradient is, against plain autograd and measured derivatives",
-        _certify_config,
+        partial(_settings, "certify", "CertifyConfig"),
         _run_certify,
     ),
 }

@@ -63,6 +63,9 @@ def _run(name: str, settings: Sequence[str], command_line: str) -> int:
     command = COMMANDS[name]
     description = f"{command.help[0].upper()}{command.help[1:]}."
     config = parse(f"{PROG} {name}", description, command.config(), settings)
+    from ..pipelines import quieten_libraries  # imports torch: not for the help
+
+    quieten_libraries()
     return command.run(config, command_line)
 
 

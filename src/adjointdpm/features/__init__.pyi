@@ -6,6 +6,7 @@ from .jpeg_codec import jpeg
 from .layers import layer_outputs
 from .mobilenet import mobilenet_v2_of_deep_sort
 from .network import FeatureNetwork
+from .pillow import from_pil
 from .preprocessing import Preprocessing
 from .rounding import RoundingGradient, exceeds, quantize
 from .surrogate import straight_through
@@ -18,6 +19,7 @@ __all__ = [
     "adjust_color",
     "by_channel",
     "exceeds",
+    "from_pil",
     "gram_matrix",
     "jpeg",
     "layer_outputs",

@@ -53,6 +53,11 @@ class FeatureNetwork(nn.Module):
             images = self.preprocessing(images)
         return layer_outputs(self.model, self.layers, images)
 
+    @torch.no_grad()
+    def constants(self, reference: Tensor) -> dict[str, Tensor]:
+        """Return the features of pictures, or of one alone, (3, height, width), as constants."""
+        return self(reference if reference.ndim == 4 else reference[None])
+
     def vectors(self, images: Tensor) -> Tensor:
         """Return one vector a picture, (batch, channels of all layers): means over positions."""
         features = self(images).values()

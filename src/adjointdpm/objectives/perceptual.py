@@ -78,9 +78,7 @@ class PerceptualDistance(Objective):
         super().__init__()
         self.network = network
         self.weights = normalized_weights(network.layers, weights)
-        batch = reference.detach() if reference.ndim == 4 else reference.detach()[None]
-        with torch.no_grad():
-            features = network(batch)
+        features = network.constants(reference)
         for i, name in enumerate(network.layers):
             self.register_buffer(f"_features_{i}", features[name], persistent=False)
 

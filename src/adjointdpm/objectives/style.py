@@ -41,9 +41,7 @@ class GramStyle(Objective):
         super().__init__()
         self.network = network
         self.weights = normalized_weights(network.layers, weights)
-        batch = reference.detach() if reference.ndim == 4 else reference.detach()[None]
-        with torch.no_grad():
-            grams = {name: gram_matrix(f).mean(0) for name, f in network(batch).items()}
+        grams = {name: gram_matrix(f).mean(0) for name, f in network.constants(reference).items()}
         for i, name in enumerate(network.layers):
             if not grams[name].any():
                 raise ValueError(f"the reference has no features at the layer {name!r}")

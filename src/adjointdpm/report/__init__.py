@@ -4,7 +4,7 @@ from .page import duration, percent, render_page, size
 from .pictures import contact_sheet, data_uri, save_picture, to_pil
 from .plots import curves_svg
 from .previews import Previews
-from .run_page import Fact, RunPage, Shown, ShownRow, Spent, WrittenFile
+from .run_page import Fact, RunPage, Shown, ShownRow, Spent, WrittenFile, write_run_page
 
 __all__ = [
     "Fact",
@@ -23,4 +23,5 @@ __all__ = [
     "save_picture",
     "size",
     "to_pil",
+    "write_run_page",
 ]

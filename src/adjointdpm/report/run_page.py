@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from ..certificate import Certificate
 from ..cost import Cost
 from ..runs import History
+from ..storage import write_text
+from .page import render_page
 
 
 @dataclass(frozen=True)
@@ -124,3 +129,21 @@ class RunPage:
     predicted: Cost | None = None
     spent: Spent | None = None
     files: Sequence[WrittenFile] = ()
+
+
+def write_run_page(
+    folder: Path, job: str, page: RunPage, numbers: Mapping[str, Any], **values: Any
+) -> Path:
+    """Write ``report.html`` and ``numbers.json``; return the page.
+
+    Args:
+        folder: of the run.
+        job: whose template it is, ``jobs/<job>/page.html``.
+        page: what the template shows.
+        numbers: for a machine to read; what JSON does not know is written as text.
+        **values: what else the template shows.
+    """
+    text = json.dumps(numbers, indent=2, ensure_ascii=False, default=str)
+    write_text(folder / "numbers.json", text + "\n")
+    write_text(folder / "report.html", render_page(f"jobs/{job}", "page.html", page=page, **values))
+    return folder / "report.html"

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ..runs import check_at_least_1
+from ..runs import RunConfig, check_at_least_1
 
 
 @dataclass(frozen=True)
-class ModelConfig:
+class ModelConfig(RunConfig):
     """The model and its sampler.
 
     Args:
@@ -26,12 +26,8 @@ class ModelConfig:
     guidance_scale: float = 1.0
     memory_budget: str | None = "1GiB"
 
-    def check_model(self) -> None:
-        """Raise where a setting has no sense.
-
-        Raises:
-            ValueError: it has none.
-        """
+    def __post_init__(self) -> None:
+        super().__post_init__()
         check_at_least_1(self, "num_inference_steps")
 
 
@@ -61,18 +57,8 @@ class GoalConfig(ModelConfig):
     margin: float = 5.0
     num_views: int = 2
 
-    @property
-    def goal(self) -> str | None:
-        """The class to be seen, if the objective is one."""
-        other = self.target_image or self.objective or self.pretrained_model_name_or_path
-        return self.target or (None if other else self.EMBEDDED_TARGET)
-
-    def check_goal(self) -> None:
-        """Raise where settings contradict each other.
-
-        Raises:
-            ValueError: they do.
-        """
+    def __post_init__(self) -> None:
+        super().__post_init__()
         given = [n for n in ("target", "target_image", "objective") if getattr(self, n) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} are objectives both; set one of them")
@@ -82,3 +68,9 @@ class GoalConfig(ModelConfig):
             raise ValueError(f"margin must be positive, not {self.margin}")
         if self.num_views < 0:
             raise ValueError(f"num_views must not be negative, but is {self.num_views}")
+
+    @property
+    def goal(self) -> str | None:
+        """The class to be seen, if the objective is one."""
+        other = self.target_image or self.objective or self.pretrained_model_name_or_path
+        return self.target or (None if other else self.EMBEDDED_TARGET)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from ..assets import Default, assets_folder, read_concepts
 from ..evaluation import Reading, read_pictures
+from ..features import from_pil
 from ..objectives import (
     ClassifierMargin,
     ImageClassifier,
@@ -124,8 +125,7 @@ class _Likeness(Objective):
     def __init__(self, path: str | Path) -> None:
         super().__init__()
         with Image.open(path) as image:
-            pixels = torch.frombuffer(bytearray(image.convert("RGB").tobytes()), dtype=torch.uint8)
-            picture = pixels.reshape(1, image.height, image.width, 3).permute(0, 3, 1, 2) / 255
+            picture = from_pil(image)[None]
         self.register_buffer("picture", picture, persistent=False)
 
     def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:

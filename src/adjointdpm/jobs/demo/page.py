@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -19,9 +18,9 @@ from ...report import (
     curves_svg,
     duration,
     percent,
-    render_page,
     save_picture,
     size,
+    write_run_page,
 )
 from ...storage import write_text
 from .run import DemoResult, Part, Strip
@@ -55,21 +54,18 @@ def write_demo_report(result: DemoResult, command: str) -> Path:
         description=_describe_losses(parts),
     )
     write_text(folder / "loss.svg", curve)
-    numbers = json.dumps(_numbers(result, command), indent=2, ensure_ascii=False)
-    write_text(folder / "numbers.json", numbers + "\n")
     summaries = tuple(map(_summary, parts))
     noise, embedding = summaries
-    page = render_page(
-        "jobs/demo",
-        "page.html",
+    return write_run_page(
+        folder,
+        "demo",
+        _page(result, summaries, curve, command),
+        _numbers(result, command),
         result=result,
-        page=_page(result, summaries, curve, command),
         noise=noise,
         embedding=embedding,
-        numbers=_table(summaries, result.config.batch_size),
+        table=_table(summaries, result.config.batch_size),
     )
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
 
 
 def _page(

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from ...runs import RunConfig, ScheduleName, check_at_least_1, check_choice
+from ...runs import ScheduleName, check_at_least_1, check_choice
 from ...setup import GoalConfig
 
 Variable = Literal["word", "prompt_embeds"]
 
 
 @dataclass(frozen=True)
-class EmbedConfig(GoalConfig, RunConfig):
+class EmbedConfig(GoalConfig):
     """Teach a model a new word from a metric of its pictures.
 
     What is optimised through the whole sampler is the vector of a new token, by the gradient of
@@ -66,9 +66,7 @@ class EmbedConfig(GoalConfig, RunConfig):
     validation_steps: int | None = None
 
     def __post_init__(self) -> None:
-        RunConfig.__post_init__(self)
-        self.check_model()
-        self.check_goal()
+        super().__post_init__()
         check_choice("variable", self.variable, Variable)
         check_at_least_1(
             self,

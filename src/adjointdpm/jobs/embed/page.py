@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -22,8 +21,8 @@ from ...report import (
     contact_sheet,
     curves_svg,
     duration,
-    render_page,
     save_picture,
+    write_run_page,
 )
 from ...storage import write_text
 from .results import EmbedResult, Validation
@@ -51,11 +50,9 @@ def write_embed_report(result: EmbedResult, command: str) -> Path:
         description=f"The loss of each update, from {losses[0]:.2f} to {losses[-1]:.2f}.",
     )
     write_text(folder / "loss.svg", curve)
-    numbers = json.dumps(_numbers(result, command), indent=2, ensure_ascii=False, default=str)
-    write_text(folder / "numbers.json", numbers + "\n")
-    page = render_page("jobs/embed", "page.html", result=result, page=_page(result, curve, command))
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
+    return write_run_page(
+        folder, "embed", _page(result, curve, command), _numbers(result, command), result=result
+    )
 
 
 def _page(result: EmbedResult, curve: str, command: str) -> RunPage:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from ...runs import RunConfig, ScheduleName, check_at_least_1, check_choice
+from ...runs import ScheduleName, check_at_least_1, check_choice
 from ...setup import GoalConfig
 
 GuideMethod = Literal["noise", "steps"]
@@ -14,7 +14,7 @@ EMBEDDED_PROMPT = "apple, style noto"
 
 
 @dataclass(frozen=True)
-class GuideConfig(GoalConfig, RunConfig):
+class GuideConfig(GoalConfig):
     """Settings of the job that leads single samples to a goal, with nothing trained.
 
     Args:
@@ -53,9 +53,7 @@ class GuideConfig(GoalConfig, RunConfig):
     certify: bool | None = None
 
     def __post_init__(self) -> None:
-        RunConfig.__post_init__(self)
-        self.check_model()
-        self.check_goal()
+        super().__post_init__()
         check_choice("method", self.method, GuideMethod)
         check_at_least_1(self, "num_images", "inner_steps", "num_repeats")
         embedded = self.pretrained_model_name_or_path is None

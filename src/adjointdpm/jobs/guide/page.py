@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import asdict
 from pathlib import Path
@@ -19,11 +18,10 @@ from ...report import (
     curves_svg,
     duration,
     percent,
-    render_page,
     save_picture,
     size,
+    write_run_page,
 )
-from ...storage import write_text
 from .run import Ending, GuideResult
 
 LOAD_NOISE = """\
@@ -51,11 +49,9 @@ def write_guide_report(result: GuideResult, command: str) -> Path:
             save_picture(folder / f"picture-{i}-{when}.png", image, enlarge)
     sheet = contact_sheet([result.before.images, result.after.images])
     save_picture(folder / "pictures.png", sheet, enlarge)
-    numbers = json.dumps(_numbers(result, command), indent=2, ensure_ascii=False, default=str)
-    write_text(folder / "numbers.json", numbers + "\n")
-    page = render_page("jobs/guide", "page.html", page=_page(result, command), result=result)
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
+    return write_run_page(
+        folder, "guide", _page(result, command), _numbers(result, command), result=result
+    )
 
 
 def _page(result: GuideResult, command: str) -> RunPage:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ...runs import RunConfig, ScheduleName, check_at_least_1
+from ...runs import ScheduleName, check_at_least_1
 from ...setup import ModelConfig
 
 
 @dataclass(frozen=True)
-class StylizeConfig(ModelConfig, RunConfig):
+class StylizeConfig(ModelConfig):
     """Give a model the style of one picture, whatever it is asked for.
 
     A LoRA adapter is optimised through the whole sampler: its pictures are to have the Gram
@@ -72,8 +72,7 @@ class StylizeConfig(ModelConfig, RunConfig):
     validation_steps: int | None = None
 
     def __post_init__(self) -> None:
-        RunConfig.__post_init__(self)
-        self.check_model()
+        super().__post_init__()
         check_at_least_1(
             self,
             "style_size",

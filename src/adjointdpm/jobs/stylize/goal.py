@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from ...assets import load_feature_network
-from ...features import FeatureNetwork
+from ...features import FeatureNetwork, from_pil
 from ...objectives import GramStyle, Objective, feature_distance, load_objective
 from .config import StylizeConfig
 from .strokes import painted_strokes
@@ -151,5 +151,4 @@ def read_style(path: str | Path | None, size: int) -> Tensor:
         scale = size / min(file.size)
         width, height = (max(1, round(scale * side)) for side in file.size)
         image = file.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
-    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
-    return pixels.reshape(height, width, 3).permute(2, 0, 1) / 255
+    return from_pil(image)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from dataclasses import asdict
 from pathlib import Path
@@ -20,10 +19,9 @@ from ...report import (
     contact_sheet,
     curves_svg,
     percent,
-    render_page,
     save_picture,
+    write_run_page,
 )
-from ...storage import write_text
 from .results import Comparison, StylizeResult
 
 COLUMNS = 4
@@ -47,12 +45,9 @@ def write_stylize_report(result: StylizeResult, command: str) -> Path:
     save_picture(folder / SHEET, sheet(result.comparisons), _enlarge(result))
     if result.style_picture is not None:
         save_picture(folder / STYLE, result.style_picture, _enlarge(result))
-    write_text(
-        folder / NUMBERS, json.dumps(_numbers(result, command), indent=2, default=str) + "\n"
+    return write_run_page(
+        folder, "stylize", _page(result, command), _numbers(result, command), result=result
     )
-    page = render_page("jobs/stylize", "page.html", page=_page(result, command), result=result)
-    write_text(folder / "report.html", page)
-    return folder / "report.html"
 
 
 def sheet(comparisons: list[Comparison]) -> torch.Tensor:
