@@ -46,6 +46,7 @@ FLOORS = [
     "assets",
     "variables",
     "evaluation",
+    "executors",
     "runs",
     "setup",
     "report",
