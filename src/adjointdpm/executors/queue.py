@@ -55,7 +55,7 @@ class Queue:
         """
         leased = self._leased.setdefault(worker, {})
         is_alone = any(self._is_last_attempt(id) for id in leased)
-        taken = []
+        taken: list[Item] = []
         while self._waiting and not is_alone and len(leased) + len(taken) < capacity:
             taken.append(self._waiting.popleft())
         if self._alone and not leased and not taken:
