@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from .pool import Answer
@@ -17,11 +18,9 @@ OBJECT_STORE = 80 * 2**20
 class _Actor:
     """Holds a worker in a process of its own. All that crosses is JSON."""
 
-    def __init__(self, factory: str) -> None:
+    def build(self, factory: str) -> int:
+        """Build the worker, and return how many items it takes."""
         self._worker = WorkerFactory.from_json(factory)()
-
-    def capacity(self) -> int:
-        """Return how many items the worker takes."""
         return self._worker.capacity
 
     def advance(self, items: str) -> str:
@@ -53,8 +52,8 @@ class RayPool:
     def start(self) -> int:
         """Start an actor, which loads its worker while the others go on."""
         number = len(self._actors)
-        self._actors.append(self._actor.remote(self._factory))
-        self._asked[self._actors[number].capacity.remote()] = number
+        self._actors.append(self._actor.remote())
+        self._asked[self._actors[number].build.remote(self._factory)] = number
         return number
 
     def advance(self, worker: int, items: Sequence[Item]) -> None:
@@ -62,14 +61,22 @@ class RayPool:
         self._asked[self._actors[worker].advance.remote(json.dumps(items))] = worker
 
     def wait(self) -> Answer:
-        """Return the next answer. An actor that raises is ended, since nobody knows its state."""
+        """Return the next answer. An actor that raises is ended, since nobody knows its state.
+
+        Raises:
+            RuntimeError: a worker cannot be built; the next would do no better.
+        """
         [ready], _ = self._ray.wait(list(self._asked))
         number = self._asked.pop(ready)
         try:
             answer = self._ray.get(ready)
         except self._ray.exceptions.RayError as error:
             self._ray.kill(self._actors[number])
-            return Answer(number, error=_sentence(error))
+            raised = isinstance(error, self._ray.exceptions.RayTaskError)
+            cause = error.cause if raised else error
+            if raised and number not in self._capacities:
+                raise RuntimeError(f"no worker can be built: {cause!r}") from error
+            return Answer(number, error=f"{type(cause).__name__}: {str(cause).strip()}")
         if number not in self._capacities:
             self._capacities[number] = answer
             return Answer(number, answer)
@@ -89,7 +96,7 @@ def _connect(num_workers: int) -> tuple[Any, bool]:
     It was not if the program has connected already, or if ``RAY_ADDRESS`` names a cluster.
     """
     try:
-        import ray
+        ray: Any = import_module("ray")
     except ImportError:
         raise ImportError(
             "executor='ray' needs Ray: pip install 'adjointdpm[ray]'; or take executor='local'"
@@ -100,13 +107,10 @@ def _connect(num_workers: int) -> tuple[Any, bool]:
         ray.init()
         return ray, True  # shutdown only disconnects
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(num_cpus=num_workers, object_store_memory=OBJECT_STORE, include_dashboard=False)
+    ray.init(
+        num_cpus=num_workers,
+        object_store_memory=OBJECT_STORE,
+        include_dashboard=False,
+        _node_ip_address="127.0.0.1",  # nobody else is to connect
+    )
     return ray, True
-
-
-def _sentence(error: Exception) -> str:
-    """Return what happened to an actor, without the traces of Ray's own calls."""
-    cause = getattr(error, "cause", None)
-    if cause is not None:
-        return f"{type(cause).__name__}: {cause}"
-    return f"{type(error).__name__}: {str(error).strip()}"
