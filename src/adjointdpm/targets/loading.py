@@ -53,7 +53,8 @@ def load_target(
         labels: the names of the classes by index, a text file with one on each line, or
             ``imagenet``; for ``timm:``, ``torchvision:``, ONNX files and modules of your own.
         preprocessing: how pictures become the input, or a folder with a
-            ``preprocessor_config.json``; for ONNX files and modules of your own.
+            ``preprocessor_config.json``; for ONNX files, modules of your own and
+            ``efficientnet-lite0``.
         assets: folder of the embedded model, as `load_default` takes it.
         device: where to put it.
 
@@ -84,7 +85,7 @@ def load_target(
                     "efficientnet-lite0 needs weights: the safetensors file that "
                     "benchmarks/convert_efficientnet.py writes"
                 )
-            target = efficientnet_lite0(weights)
+            target = efficientnet_lite0(weights, preprocessing)
         case "timm":
             target = timm_classifier(name.partition(":")[2], weights, names)
         case "torchvision":
@@ -105,7 +106,7 @@ def load_target(
 
 TAKES = {
     "embedded": (),
-    "efficientnet-lite0": ("weights",),
+    "efficientnet-lite0": ("weights", "preprocessing"),
     "timm": ("weights", "labels"),
     "torchvision": ("weights", "labels"),
     "onnx": ("labels", "preprocessing"),
