@@ -36,6 +36,7 @@ FLOORS = [
     "cost",
     "path",
     "sampler",
+    "inversion",
     "guided",
     "certificate",
     "decoding",
