@@ -52,6 +52,7 @@ FLOORS = [
     "setup",
     "report",
     "jobs",
+    "tour",
     "cli",
     "__main__",
 ]

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..jobs.certify import CertifyConfig
-    from ..jobs.demo import DemoConfig
     from ..jobs.embed import EmbedConfig
     from ..jobs.guide import GuideConfig
     from ..jobs.stylize import StylizeConfig
+    from ..tour import Stop, TourConfig
 
 
 @dataclass(frozen=True)
@@ -36,35 +36,26 @@ class Command:
     run: Callable[[Any, str], int]
 
 
-def _settings(job: str, name: str) -> type:
+def _settings(room: str, name: str) -> type:
     """Import the settings of a job, and nothing else of it."""
-    config: type = getattr(import_module(f"..jobs.{job}", __package__), name)
+    config: type = getattr(import_module(f"..{room}", __package__), name)
     return config
 
 
-def _run_demo(config: DemoConfig, command_line: str) -> int:
-    from ..jobs.demo import run_demo, write_demo_report
+def _run_demo(config: TourConfig, command_line: str) -> int:
+    from ..tour import run_tour, write_tour_page
 
+    tour = run_tour(config, visited=_tell_stop)
+    page = write_tour_page(tour, command_line)
     print(
-        f"Optimising noise and text embedding through {config.num_inference_steps} sampling steps "
-        f"of the embedded model, {config.max_train_steps} updates each.",
-        flush=True,
-    )
-    result = run_demo(config)
-    page = write_demo_report(result, command_line)
-    for part in (result.noise, result.embedding):
-        recognised = sum(strip.after.recognised for strip in part.strips)
-        print(
-            f"{part.name}: loss {part.history.losses[0]:.2f} -> {part.history.losses[-1]:.2f}; "
-            f"the judge recognises {recognised} of {len(part.strips)} pictures "
-            f"(before: {sum(strip.before.recognised for strip in part.strips)})"
-        )
-    print(
-        f"gradient against central differences: relative error {result.gradient_error:.0e}\n"
-        f"{result.seconds:.0f} s, at most {result.peak_memory / 2**30:.2f} GiB of memory\n"
-        f"Open {page}"
+        f"{tour.seconds:.0f} s, at most {tour.peak_memory / 2**30:.2f} GiB of memory\nOpen {page}"
     )
     return 0
+
+
+def _tell_stop(stop: Stop) -> None:
+    for fact in stop.page.facts:
+        print(f"{stop.name}: {fact.value} ({fact.meaning})", flush=True)
 
 
 def _run_embed(config: EmbedConfig, command_line: str) -> int:
@@ -130,28 +121,28 @@ def _tell(what: str) -> None:
 
 COMMANDS = {
     "demo": Command(
-        "optimise noise and text embedding through the embedded model, and write a report",
-        partial(_settings, "demo", "DemoConfig"),
+        "take a short tour of the jobs on the embedded model, and write a page",
+        partial(_settings, "tour", "TourConfig"),
         _run_demo,
     ),
     "embed": Command(
         "teach a model a new word from a metric of its pictures",
-        partial(_settings, "embed", "EmbedConfig"),
+        partial(_settings, "jobs.embed", "EmbedConfig"),
         _run_embed,
     ),
     "stylize": Command(
         "give a model the style of one picture, as a LoRA adapter, and write a report",
-        partial(_settings, "stylize", "StylizeConfig"),
+        partial(_settings, "jobs.stylize", "StylizeConfig"),
         _run_stylize,
     ),
     "guide": Command(
         "lead single samples to a goal, by their noise or step by step, with nothing trained",
-        partial(_settings, "guide", "GuideConfig"),
+        partial(_settings, "jobs.guide", "GuideConfig"),
         _run_guide,
     ),
     "certify": Command(
         "measure how good a gradient is, against plain autograd and measured derivatives",
-        partial(_settings, "certify", "CertifyConfig"),
+        partial(_settings, "jobs.certify", "CertifyConfig"),
         _run_certify,
     ),
 }
