@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..denoiser import Denoiser
 from ..plan import Draws, Plan
-from ..recompute import judge_together
+from ..recompute import judge_together, local
 from ..schedule import Schedule
 from .collect import Collect
 from .observer import Observer
@@ -152,7 +152,7 @@ class FiniteGradients:
 
     def numbers(self) -> Tensor | None:
         """Return the norms, on the device."""
-        tensors = [g for _, g in self._found()]
+        tensors = [local(g) for _, g in self._found()]
         if not tensors:
             return None
         return torch.stack([n.to(tensors[0].device).float() for n in torch._foreach_norm(tensors)])
