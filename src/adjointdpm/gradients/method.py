@@ -13,8 +13,9 @@ from torch import Tensor
 
 from ..denoiser import Denoiser
 from ..plan import Draws, Plan
-from ..recompute import judge_together, local
+from ..recompute import judge_together
 from ..schedule import Schedule
+from ..sharded import local
 from .collect import Collect
 from .observer import Observer
 

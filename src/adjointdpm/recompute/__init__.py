@@ -8,7 +8,6 @@ from .interception import Handler, inherited, intercepted, own_class
 from .reach import is_looked_into, num_nodes_made, reached_from, strangers
 from .replay import Record, Replay
 from .settings import Settings
-from .sharding import local, reshard, sharded_parts
 from .tensors import refusing_writes, writes
 from .verdict import Judge, judge_together
 from .wrappers import (
@@ -39,7 +38,6 @@ __all__ = [
     "is_offloaded",
     "is_transformed",
     "judge_together",
-    "local",
     "num_nodes_made",
     "own_class",
     "power_above",
@@ -47,8 +45,6 @@ __all__ = [
     "refuse_caches",
     "refuse_moving_weights",
     "refusing_writes",
-    "reshard",
-    "sharded_parts",
     "strangers",
     "through_float16",
     "times_power",

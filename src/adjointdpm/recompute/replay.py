@@ -19,12 +19,13 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ..sharded import reshard
 from .environment import Drawing, Environment, drawing_alone, is_compiled
 from .fingerprint import Comparison, Fingerprints, RerunError, coarsest, tolerance_of
 from .guard import Guard
 from .reach import num_nodes_made, reached_from
 from .settings import Settings
-from .sharding import ShardedWeights, reshard
+from .sharding import ShardedWeights
 from .tensors import Places, StandIns, in_their_places, versions
 from .wrappers import parallel_wrappers, passed_on, refuse_caches
 

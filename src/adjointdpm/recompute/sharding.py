@@ -7,29 +7,13 @@ it is its own. In a call, graphs end in the gathered weights, which FSDP keeps f
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
 
+from ..sharded import is_sharded, sharded_parts
 from .tensors import Place
-
-
-def sharded_parts(module: nn.Module) -> list[Any]:
-    """Return the parts of a module that ``fully_shard`` was applied to."""
-    fsdp: Any = sys.modules.get("torch.distributed.fsdp")
-    kind = getattr(fsdp, "FSDPModule", None)
-    return [] if kind is None else [part for part in module.modules() if isinstance(part, kind)]
-
-
-def reshard(module: nn.Module) -> None:
-    """Let nothing of a module be gathered.
-
-    What FSDP leaves gathered after a call (the outermost part) is what the weights were then.
-    """
-    for part in sharded_parts(module):
-        part.reshard()
 
 
 class ShardedWeights:
@@ -47,7 +31,7 @@ class ShardedWeights:
         found = {
             (id(place.holder), place.key): place
             for place in places
-            if _is_distributed(place.holder[place.key])
+            if is_sharded(place.holder[place.key])
         }
         pairs = [pair for part in sharded_parts(owner) for pair in _gathered(part, found)]
         self.places = [place for place, _ in pairs]
@@ -70,9 +54,7 @@ class ShardedWeights:
         return list({id(x): x for x in self.tensors if x.requires_grad}.values())
 
 
-def _gathered(
-    part: Any, found: dict[tuple[int, Any], Place]
-) -> Iterator[tuple[Place, Tensor]]:
+def _gathered(part: Any, found: dict[tuple[int, Any], Place]) -> Iterator[tuple[Place, Tensor]]:
     """Yield the places of weights that a part gathers, and what it puts there."""
     own = [
         found[key]
@@ -87,12 +69,3 @@ def _gathered(
     for place, before, after in zip(own, sharded, now, strict=True):
         if after is not before:
             yield place, after
-
-
-def _is_distributed(tensor: Tensor) -> bool:
-    return hasattr(tensor, "device_mesh")
-
-
-def local(tensor: Any) -> Tensor:
-    """Return what this process has of a tensor: all of it, unless it is sharded."""
-    return tensor.to_local() if _is_distributed(tensor) else tensor
