@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
 
 from ..sharded import is_sharded
@@ -37,7 +37,8 @@ def write_shards(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
     Raises:
         ImportError: this torch cannot.
     """
-    writer = _storage("HuggingFaceStorageWriter")(str(folder), save_distributed=True)
+    dcp = _checkpointing()
+    writer = dcp.HuggingFaceStorageWriter(str(folder), save_distributed=True)
     dcp.save({name: tensor.detach() for name, tensor in tensors.items()}, storage_writer=writer)
     wait_for_processes()
     return checksums(folder, sorted(path.name for path in folder.glob("*.safetensors")))
@@ -53,8 +54,8 @@ def read_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         ImportError: this torch cannot.
     """
-    reader = _storage("HuggingFaceStorageReader")(str(folder))
-    dcp.load(dict(tensors), storage_reader=reader)
+    dcp = _checkpointing()
+    dcp.load(dict(tensors), storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
 
 
 def checksums(folder: Path, names: list[str]) -> dict[str, str]:
@@ -90,10 +91,12 @@ def _digest(path: Path) -> bytes:
     return digest.digest()
 
 
-def _storage(name: str) -> Any:
-    if not hasattr(dcp, name):
+def _checkpointing() -> Any:
+    """Import what takes seconds, and most runs do not need."""
+    dcp = import_module("torch.distributed.checkpoint")
+    if not hasattr(dcp, "HuggingFaceStorageWriter"):
         raise ImportError(
-            f"checkpoints of sharded weights need torch.distributed.checkpoint.{name}, which torch "
-            f"{torch.__version__} has not: install a newer torch (2.9 has it)"
+            "checkpoints of sharded weights need torch.distributed.checkpoint's "
+            f"HuggingFaceStorageWriter, which torch {torch.__version__} lacks: install a newer one"
         )
-    return getattr(dcp, name)
+    return dcp
