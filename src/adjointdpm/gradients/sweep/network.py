@@ -390,8 +390,15 @@ class Network:
         """Take note that the run is over.
 
         Raises:
-            ValueError: no call used a tensor of the conditioning that requires grad.
+            ValueError: no call used a tensor of the conditioning that requires grad, or sharded
+                weights are to be trained in float16.
         """
+        if self._scaled and self._replay.sharded.differentiated:
+            raise ValueError(
+                "sharded weights cannot be trained in float16: adjoints are scaled call by call, by "
+                "each process as it needs, while FSDP sums gradients up over the processes. Run the "
+                "network in bfloat16 or float32"
+            )
         if self._unreached and not self.compiled:
             self._refuse_unused(self._unreached)
         constants = [x for x in self._arguments if isinstance(x, Tensor) and not x.requires_grad]
