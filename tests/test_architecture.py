@@ -23,6 +23,7 @@ FLOORS = [
     "prediction",
     "form",
     "memory",
+    "sharded",
     "recompute",
     "plan",
     "per_step",
