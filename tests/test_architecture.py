@@ -37,6 +37,7 @@ FLOORS = [
     "cost",
     "path",
     "sampler",
+    "inversion",
     "guided",
     "certificate",
     "decoding",
