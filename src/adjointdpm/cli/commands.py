@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ..jobs.certify import CertifyConfig
     from ..jobs.embed import EmbedConfig
+    from ..jobs.fid import FidConfig
     from ..jobs.guide import GuideConfig
     from ..jobs.stylize import StylizeConfig
     from ..tour import Stop, TourConfig
@@ -115,6 +116,15 @@ def _run_stylize(config: StylizeConfig, command_line: str) -> int:
     return 0
 
 
+def _run_fid(config: FidConfig, command_line: str) -> int:
+    from ..jobs.fid import run_fid, write_fid_report
+
+    result = run_fid(config)
+    page = write_fid_report(result, command_line)
+    print(f"{result.distance}\n{result.seconds:.0f} s\nOpen {page}")
+    return 0
+
+
 def _tell(what: str) -> None:
     print(f"{what} ...", file=sys.stderr, flush=True)
 
@@ -139,6 +149,11 @@ COMMANDS = {
         "lead single samples to a goal, by their noise or step by step, with nothing trained",
         partial(_settings, "jobs.guide", "GuideConfig"),
         _run_guide,
+    ),
+    "fid": Command(
+        "measure FID and KID of what a pipeline draws, or of a folder, against a reference",
+        partial(_settings, "fid", "FidConfig"),
+        _run_fid,
     ),
     "certify": Command(
         "measure how good a gradient is, against plain autograd and measured derivatives",

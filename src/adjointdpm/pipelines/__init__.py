@@ -8,6 +8,7 @@ from .lora import ATTENTION, add_lora
 from .offloading import check_offload
 from .quiet import quieten_libraries
 from .registry import FAMILIES
+from .schedulers import scheduler_of
 from .sharding import shard
 from .trained import freeze, trainable
 
@@ -25,6 +26,7 @@ __all__ = [
     "latent_shape",
     "load_pipeline",
     "quieten_libraries",
+    "scheduler_of",
     "shard",
     "trainable",
 ]
