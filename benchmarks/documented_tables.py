@@ -97,17 +97,27 @@ def peak(contest: str, method: str, calls: int) -> str:
     return size(found) if found else ""
 
 
+def ratio(contest: str, method: str, to: str = "network calls") -> float:
+    """Return the time of a method, in that of another."""
+    time = _read("gradients")["time"][contest]
+    return time[method]["ratio"] / time[to]["ratio"]
+
+
+def milliseconds(contest: str, method: str) -> float:
+    """Return how long a gradient took."""
+    return 1000 * _read("gradients")["time"][contest][method]["seconds"]
+
+
 def side_by_side(contest: str, methods: Sequence[str]) -> str:
     """Return errors, time and memory of gradient methods on one problem."""
-    time = _read("gradients")["time"][contest]
     return _table(
         ["method", "largest error", "lowest cosine", "time", *[f"peak, N = {n}" for n in CALLS]],
         (
             [
                 method,
-                "0" if (error := worst_error(contest, method)) < 1e-12 else f"{error:.2g}",
+                f"{worst_error(contest, method):.1g}",
                 f"{lowest_cosine(contest, method):.3f}",
-                f"{time[method]['ratio']:.2f}",
+                f"{ratio(contest, method):.2f}",
                 *[peak(contest, method, calls) for calls in CALLS],
             ]
             for method in methods
