@@ -29,7 +29,7 @@ VALUE = re.compile(r"(<!-- value (.+?)(?: as (\S+))? -->)(.*?)(<!-- / -->)", re.
 GIVEN = re.compile(r"<!-- given -->.*?<!-- / -->", re.DOTALL)
 CODE = re.compile(r"^( *)```.*?^\1```|`[^`\n]*`|\]\([^)]*\)", re.DOTALL | re.MULTILINE)
 UNIT = re.compile(
-    r"\d[\d.,e-]*\s?(?:%|×|dB\b|[KMG]iB\b|[mµ]?s\b|(?:milli)?seconds\b|minutes\b|times\b)"
+    r"(?<![\w.])\d[\d.,e-]*\s?(?:%|×|dB\b|[KMG]iB\b|[mµ]?s\b|(?:milli)?seconds\b|minutes\b|times\b)"
 )
 
 

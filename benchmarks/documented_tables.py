@@ -166,6 +166,49 @@ def by_rule(scheduler: str) -> str:
     )
 
 
+WAYS = {
+    "plain": "the prompt alone",
+    "best of n": "best of 20 samples",
+    "noise": "noise, 6 updates",
+    "one-step, strength 0.25": "steps, 1 inner step, strength 0.25, each repeated 7 times",
+    "4 inner steps, strength 0.25": "steps, 4 inner steps, strength 0.25, each repeated twice",
+}
+"""What guide.json calls a way, in words."""
+
+
+def ways_to_guide() -> str:
+    """Return what becomes of pictures that are led to a goal, by the way."""
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        low, high = (100 * end for end in row["interval"])
+        return [
+            f"{row['calls']:.0f}",
+            f"{row['recognised']} of {row['of']} ({low:.0f} to {high:.0f} %)",
+            f"{round(row['metric'], 1) + 0.0:.1f}",  # no minus before a zero
+            f"{row['kid']:.2f} ± {row['kid_std']:.2f}",
+            f"{row['cpu_seconds']:.0f}",
+        ]
+
+    return _table(
+        ["way", "calls", "judge sees the target (95 % interval)", "metric", "KID to the prompt"]
+        + ["CPU s"],
+        ([name, *cells(_read("guide")["rows"][way])] for way, name in WAYS.items()),
+    )
+
+
+def worst_prediction(what: str) -> float:
+    """Return how far `Sampler.cost` was off at most, in seconds or peak memory."""
+    rows = _read("cost")["rows"] + _read("cost_weights")["rows"]
+    return max(abs(row[f"{what}_ratio"] - 1) for row in rows)
+
+
+def faster(peer: str, method: str) -> str:
+    """Return how many times as fast as a peer a method is, from contest to contest."""
+    times = _read("gradients")["time"]
+    found = [ratio(contest, peer, method) for contest in times if "mixture" not in contest]
+    return f"{min(found):.2f} to {max(found):.2f}"
+
+
 def told_apart() -> str:
     """Return how many gradients raised after each change, by dtype."""
     rows = {(row["dtype"], row["what"]): row for row in _read("rounding")}

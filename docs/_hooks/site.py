@@ -18,10 +18,14 @@ from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "adjointdpm"
 CACHE = ROOT / "build" / "notebooks"
 
 ROOT_PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
 """Pages that stand outside of docs/, where people look for them, and their places on the site."""
+
+ALL_OF = re.compile(r"^::: adjointdpm\.([\w.]+)\.\*$", re.MULTILINE)
+"""All that a room hands on, or all rooms in a folder."""
 
 MATH = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
@@ -31,22 +35,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, place in ROOT_PAGES.items():
         text = (ROOT / source).read_text().replace("](docs/", "](")
         files.append(File.generated(config, place, content=text))
-    files.append(File.generated(config, "api/jobs.md", content=jobs_page()))
     pages = {Path(file.src_uri) for file in files.documentation_pages()}
     left = pages - set(_named(config.nav))
     config.nav = _filled(config.nav, left)
     return files
-
-
-def jobs_page() -> str:
-    """Write the page of all that the jobs hand on."""
-    text = "# Jobs\n\nThe settings are what the commands take as arguments.\n"
-    for stub in sorted((ROOT / "src/adjointdpm/jobs").glob("*/__init__.pyi")):
-        job = stub.parent.name
-        text += f"\n## adjointdpm.jobs.{job}\n\n"
-        for name in re.findall(r'^    "([A-Z]?[a-z]\w+)",$', stub.read_text(), re.MULTILINE):
-            text += f"::: adjointdpm.jobs.{job}.{name}\n    options: {{heading_level: 3}}\n\n"
-    return text
 
 
 def _named(nav: Any) -> list[Path]:
@@ -73,22 +65,34 @@ def _filled(nav: list[Any], left: set[Path]) -> list[Any]:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Run the pages that are notebooks."""
+    """Name what a star stands for, and run the pages that are notebooks."""
     if not page.meta.get("notebook"):
-        return markdown
+        return ALL_OF.sub(named_one_by_one, markdown)
     notebook = executed(markdown)
     text, resources = MarkdownExporter().from_notebook_node(notebook)
     name = Path(page.file.src_uri).stem
     contents = {**resources["outputs"], f"{name}.ipynb": nbformat.writes(notebook)}
     for uri, content in contents.items():
         files.append(File.generated(config, uri, content=content))
-    return text
+    return text.replace("![png]", "![what the cell above shows]")
+
+
+def named_one_by_one(star: re.Match[str]) -> str:
+    """Return a line for mkdocstrings for each function and class that a star stands for."""
+    room = PACKAGE.joinpath(*star[1].split("."))
+    own = room / "__init__.pyi"
+    lines = []
+    for stub in [own] if own.is_file() else sorted(room.glob("*/__init__.pyi")):
+        module = ".".join(stub.parent.relative_to(PACKAGE).parts)
+        names = re.findall(r'^    "(\w*[a-z]\w*)",$', stub.read_text(), re.MULTILINE)
+        lines += [f"::: adjointdpm.{module}.{name}" for name in names]
+    return "\n\n".join(lines)
 
 
 def executed(markdown: str) -> Any:
     """Run a Markdown page as a notebook, once for each state of the page and of the library."""
     state = hashlib.sha256(markdown.encode())
-    for path in sorted((ROOT / "src").rglob("*.py")):
+    for path in sorted(PACKAGE.rglob("*.py")):
         state.update(path.read_bytes())
     kept = CACHE / f"{state.hexdigest()[:16]}.ipynb"
     if kept.is_file():
@@ -96,6 +100,9 @@ def executed(markdown: str) -> Any:
     notebook = jupytext.reads(markdown, fmt="md")
     CACHE.mkdir(parents=True, exist_ok=True)
     NotebookClient(notebook, kernel_name="python3", timeout=600).execute(cwd=str(CACHE))
+    for cell in notebook.cells:
+        if "outputs" in cell:
+            cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
     nbformat.write(notebook, kept)
     return notebook
 
