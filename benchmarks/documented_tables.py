@@ -76,7 +76,7 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def size(number_of_bytes: float) -> str:
     """Write bytes with three digits and a unit."""
     unit, name = (2**30, "GiB") if number_of_bytes >= 1000 * 2**20 else (2**20, "MiB")
-    return f"{number_of_bytes / unit:.3g} {name}"
+    return f"{number_of_bytes / unit:.3g}\N{NO-BREAK SPACE}{name}"
 
 
 def worst_error(contest: str, method: str) -> float:

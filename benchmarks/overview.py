@@ -100,7 +100,9 @@ def main(arguments: list[str] | None = None) -> None:
         "date": date.today().isoformat(),
         "rows": [{"updates": update, "probability": after[update][1]} for update in shown],
     }
-    (args.output_dir / "benchmarks" / "overview.json").write_text(json.dumps(written, indent=1) + "\n")
+    (args.output_dir / "benchmarks" / "overview.json").write_text(
+        json.dumps(written, indent=1) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+from traitlets.config import Config
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "adjointdpm"
@@ -69,7 +71,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if not page.meta.get("notebook"):
         return ALL_OF.sub(named_one_by_one, markdown)
     notebook = executed(markdown)
-    text, resources = MarkdownExporter().from_notebook_node(notebook)
+    exporter = MarkdownExporter(preprocessors=[CoalesceStreamsPreprocessor])
+    text, resources = exporter.from_notebook_node(notebook)
     name = Path(page.file.src_uri).stem
     contents = {**resources["outputs"], f"{name}.ipynb": nbformat.writes(notebook)}
     for uri, content in contents.items():
@@ -99,7 +102,9 @@ def executed(markdown: str) -> Any:
         return nbformat.read(kept, as_version=4)
     notebook = jupytext.reads(markdown, fmt="md")
     CACHE.mkdir(parents=True, exist_ok=True)
-    NotebookClient(notebook, kernel_name="python3", timeout=600).execute(cwd=str(CACHE))
+    quiet = Config({"KernelManager": {"transport": "ipc"}})
+    client = NotebookClient(notebook, kernel_name="python3", timeout=600, config=quiet)
+    client.execute(cwd=str(CACHE))
     for cell in notebook.cells:
         if "outputs" in cell:
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]
