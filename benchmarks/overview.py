@@ -1,4 +1,4 @@
-"""The picture of the start page: one run forward, its gradient backward, and what following it does.
+"""The picture of the start page: a run forward, its gradient backward, and what follows from it.
 
     python benchmarks/overview.py        # the embedded model, about a minute on one core
     python benchmarks/overview.py --toy  # two updates of three steps, seconds

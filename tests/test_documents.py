@@ -1,4 +1,4 @@
-"""README and the pages of docs/: their links lead somewhere, their numbers are those of the files."""
+"""README and the pages of docs/: links lead somewhere, numbers are those of the files."""
 
 from __future__ import annotations
 

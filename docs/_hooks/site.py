@@ -1,4 +1,4 @@
-"""What the site does beyond its plugins: root pages, nav patterns, MathML, the executed tutorial."""
+"""What the site does beyond its plugins: root pages, nav patterns, MathML, the tutorial run."""
 
 from __future__ import annotations
 
