@@ -7,18 +7,16 @@ classifier's log-probability through decoder and sampler.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...assets import Default, assets_folder, load_default, read_concepts
-from ...certificate import Certificate, certify
+from ...certificate import Certificate
 from ...decoding import Decoder
 from ...evaluation import Reading, read_pictures
 from ...formats import Noise, PromptEmbeds, save_noise, save_prompt_embeds
@@ -27,6 +25,7 @@ from ...objectives import ClassifierLogProbability, RandomViews, find_label
 from ...pipelines import encode_prompt, from_pipeline
 from ...runs import History, choose_device, environment, optimize, peak_memory, run_folder
 from ...sampler import Sampler
+from ...setup import certify_gradient
 from ...variables import project_to_typical
 from .config import DemoConfig
 
@@ -169,7 +168,7 @@ def run_demo(config: DemoConfig) -> DemoResult:
     check_targets(config)
     with run_folder(config.output_dir, "demo", overwrite=config.overwrite_output_dir) as folder:
         model = Model.load(config, device)
-        certificate = certify_gradient(model)
+        certificate = certify_first(model)
         noise = optimize_noise(model, folder)
         embedding = optimize_embedding(model, folder)
     return DemoResult(
@@ -196,26 +195,15 @@ def check_targets(config: DemoConfig) -> None:
         find_label(labels, target)
 
 
-def certify_gradient(model: Model) -> Certificate:
+def certify_first(model: Model) -> Certificate:
     """Compare the gradient of the first picture with central differences of sampling runs."""
     generator = torch.Generator().manual_seed(model.config.seed)
     style = model.default.concepts.styles[0]
     prompt = model.default.concepts.prompt(model.config.noise_prompt, style)
-    cond: dict[str, Any] = {**model.encode([prompt])}
-    # The straight-through clamp departs from the derivative on purpose, and a white background has
-    # a kink of the hard one in every pixel, which a difference would step across.
-    decode = copy.copy(model.decode)
-    decode.clamp = "none"
-    objective = nn.Sequential(decode, model.metric(model.config.noise_target))
-    return certify(
-        model.sampler,
-        model.noise(1, generator),
-        objective,
-        num_directions=3,
-        step=1e-6,
-        derivatives="central",
-        seed=model.config.seed,
-        **cond,
+    metric = model.metric(model.config.noise_target)
+    noise, cond = model.noise(1, generator), model.encode([prompt])
+    return certify_gradient(
+        model.sampler, model.decode, metric, noise, model.config.seed, **cond
     )
 
 

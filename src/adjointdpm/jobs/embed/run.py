@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ...certificate import Certificate
 from ...gradients import GradientMethod
 from ...objectives import Objective, as_objective
 from ...report import Previews
@@ -21,7 +22,7 @@ from ...runs import (
     run_folder,
     share,
 )
-from ...setup import Goal, load_model, needs_default, require_goal
+from ...setup import Goal, certify_gradient, load_model, needs_default, require_goal
 from .config import EmbedConfig
 from .noises import Noises, find_anchors
 from .results import EmbedResult, Validation
@@ -58,6 +59,7 @@ def run_embed(
         model = load_model(config, device, gradient, with_default=needs_default(config, metric))
         goal = Goal(config, model.default, metric, device)
         subject = Subject(config, model)
+        certificate = certify_word(subject, goal) if config.certifies else None
         noises = choose_noises(subject, goal.objective)
         unseen = _unseen_noise(subject)
         before = _pictures(subject, unseen)
@@ -84,11 +86,20 @@ def run_embed(
         larger_is_better=goal.larger_is_better,
         templates=subject.templates,
         validations=validations,
+        certificate=certificate,
         history=history,
         seconds=time.perf_counter() - started,
         peak_memory=peak_memory(device),
         environment=environment(device),
     )
+
+
+def certify_word(subject: Subject, goal: Goal) -> Certificate:
+    """Compare the gradient, for what the encoders make of the word, with measured derivatives."""
+    model, seed = subject.model, subject.config.seed
+    noise = model.noise(1, torch.Generator().manual_seed(seed))
+    cond = subject.encode(subject.templates[:1])
+    return certify_gradient(model.sampler, model.decode, goal.metric, noise, seed, **cond)
 
 
 def choose_noises(subject: Subject, objective: Objective) -> Noises:

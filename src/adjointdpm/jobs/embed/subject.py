@@ -53,10 +53,13 @@ class Subject:
             noise: (batch, ...) latents, on any device.
             templates: one for each.
         """
-        prompts = [t.replace("{}", self.config.placeholder_token) for t in templates]
         model = self.model
-        cond = self.word.encode(prompts, guidance=model.guided)
-        return model.decode(model.sampler(noise.to(model.device), **cond))
+        return model.decode(model.sampler(noise.to(model.device), **self.encode(templates)))
+
+    def encode(self, templates: Sequence[str]) -> dict[str, Any]:
+        """Return the conditioning of templates with the word."""
+        prompts = [t.replace("{}", self.config.placeholder_token) for t in templates]
+        return self.word.encode(prompts, guidance=self.model.guided)
 
     @torch.no_grad()
     def draw_many(self, noise: Tensor, templates: Sequence[str]) -> Tensor:
