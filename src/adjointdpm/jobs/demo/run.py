@@ -202,9 +202,7 @@ def certify_first(model: Model) -> Certificate:
     prompt = model.default.concepts.prompt(model.config.noise_prompt, style)
     metric = model.metric(model.config.noise_target)
     noise, cond = model.noise(1, generator), model.encode([prompt])
-    return certify_gradient(
-        model.sampler, model.decode, metric, noise, model.config.seed, **cond
-    )
+    return certify_gradient(model.sampler, model.decode, metric, noise, model.config.seed, **cond)
 
 
 def optimize_noise(model: Model, folder: Path) -> Part:
