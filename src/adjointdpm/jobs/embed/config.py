@@ -49,8 +49,8 @@ class EmbedConfig(GoalConfig):
 
     output_dir: str | Path = "adjointdpm-embed"
     description: str = "embed"
-    max_train_steps: int = 80
-    learning_rate: float = 0.03
+    max_train_steps: int = 40
+    learning_rate: float = 0.02
     lr_scheduler: ScheduleName = "cosine"
     lr_warmup_steps: int = 5
     adam_beta2: float = 0.95
