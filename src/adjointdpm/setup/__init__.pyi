@@ -1,5 +1,6 @@
 """What jobs have in common: the model and the goal, made from their settings."""
 
+from .certified import certify_gradient
 from .config import GoalConfig, ModelConfig
 from .goal import Goal, needs_default, require_goal
 from .model import Model, load_model
@@ -9,6 +10,7 @@ __all__ = [
     "GoalConfig",
     "Model",
     "ModelConfig",
+    "certify_gradient",
     "load_model",
     "needs_default",
     "require_goal",

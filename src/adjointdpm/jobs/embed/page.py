@@ -83,6 +83,7 @@ def embed_page(result: EmbedResult, command: str) -> RunPage:
         facts=facts,
         pictures=[row for each in result.validations for row in _rows(each)],
         curves=[curve],
+        certificate=result.certificate,
         spent=Spent.of(result.history, result.seconds, result.peak_memory),
         files=[
             WrittenFile(result.file.name, "the word" if is_word else "the embedding"),
@@ -132,6 +133,7 @@ def _numbers(result: EmbedResult, command: str) -> dict[str, Any]:
         "objective": result.objective,
         "larger_is_better": result.larger_is_better,
         "templates": result.templates,
+        "certificate": None if result.certificate is None else asdict(result.certificate),
         "losses": result.history.losses,
         "seconds_of_updates": result.history.seconds,
         "recognised": {when: rate and asdict(rate) for when, rate in recognised.items()},

@@ -85,6 +85,7 @@ def stylize_page(result: StylizeResult, command: str) -> RunPage:
         pictures=[_row(each, result) for each in result.comparisons],
         curves=[curve],
         predicted=result.predicted,
+        certificate=result.certificate,
         spent=Spent.of(result.history, result.seconds, result.peak_memory),
         files=_files(result),
     )
@@ -169,6 +170,7 @@ def _numbers(result: StylizeResult, command: str) -> dict[str, Any]:
             }
             for each in result.comparisons
         ],
+        "certificate": None if result.certificate is None else asdict(result.certificate),
         "losses": result.history.losses,
         "seconds_by_update": result.history.seconds,
         "seconds": result.seconds,
