@@ -46,6 +46,7 @@ FLOORS = [
     "assets",
     "variables",
     "evaluation",
+    "attacks",
     "runs",
     "setup",
     "report",
