@@ -47,6 +47,7 @@ FLOORS = [
     "variables",
     "evaluation",
     "attacks",
+    "executors",
     "runs",
     "setup",
     "report",
