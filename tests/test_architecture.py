@@ -44,6 +44,7 @@ FLOORS = [
     "features",
     "objectives",
     "assets",
+    "targets",
     "variables",
     "evaluation",
     "attacks",
