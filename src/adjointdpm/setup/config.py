@@ -10,7 +10,7 @@ from ..runs import RunConfig, check_at_least_1
 
 
 @dataclass(frozen=True)
-class ModelConfig(RunConfig):
+class SamplerConfig:
     """The model and its sampler.
 
     Args:
@@ -27,8 +27,16 @@ class ModelConfig(RunConfig):
     memory_budget: str | None = "1GiB"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_at_least_1(self, "num_inference_steps")
+
+
+@dataclass(frozen=True)
+class ModelConfig(SamplerConfig, RunConfig):
+    """The settings of a run, and the model that takes part in it."""
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        SamplerConfig.__post_init__(self)
 
 
 @dataclass(frozen=True)
