@@ -44,12 +44,14 @@ class Iterate:
         picture: what the model looked at there.
         logits: (classes,) what it said.
         evaluation: how many points of the item were looked at before it.
+        inside: whether the picture is within the attack's limit.
     """
 
     point: Tensor
     picture: Tensor
     logits: Tensor
     evaluation: int
+    inside: bool
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,11 @@ class AttackBatch:
     def __len__(self) -> int:
         return len(self._records)
 
+    @property
+    def items(self) -> list[Any]:
+        """The items, in the order of the points."""
+        return [record.item for record in self._records]
+
     def add(self, item: Any, start: Tensor, label: int, target: int | None, seed: int) -> None:
         """Add an item; it takes part from the next update on.
 
@@ -179,7 +186,7 @@ class AttackBatch:
             return []
         points = self._rows["point"].clone().requires_grad_()
         with torch.enable_grad():
-            seen = evaluate(points, [record.item for record in self._records])
+            seen = evaluate(points, self.items)
             excess = self._excess(seen)
             values = self.attack.value(seen.logits, self._rows["goal"], excess)
             (gradients,) = torch.autograd.grad(values.sum(), points)
@@ -225,6 +232,7 @@ class AttackBatch:
             picture=seen.pictures[i].detach().clone(),
             logits=seen.logits[i].detach().clone(),
             evaluation=record.evaluations,
+            inside=bool(told.inside),
         )
         record.evaluations += 1
         record.zero_gradients += int(told.zero)

@@ -162,8 +162,8 @@ class FolderConfig:
         check_seed(self.seed)
         if self.overwrite_output_dir and self.resume_from_checkpoint == LATEST:
             raise ValueError(
-                "overwrite_output_dir would remove what resume_from_checkpoint latest goes on "
-                "from; set one of them"
+                "overwrite_output_dir would remove the checkpoints that resume_from_checkpoint "
+                "latest goes on from; set one of them"
             )
 
 
