@@ -49,6 +49,7 @@ FLOORS = [
     "targets",
     "variables",
     "evaluation",
+    "attacks",
     "executors",
     "runs",
     "setup",

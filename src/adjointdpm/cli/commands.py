@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..jobs.audit import AuditConfig
     from ..jobs.certify import CertifyConfig
     from ..jobs.embed import EmbedConfig
     from ..jobs.fid import FidConfig
@@ -97,6 +98,21 @@ def _run_guide(config: GuideConfig, command_line: str) -> int:
     return 0
 
 
+def _run_audit(config: AuditConfig, command_line: str) -> int:
+    from ..jobs.audit import run_audit, write_audit_report
+
+    result = run_audit(config)
+    page = write_audit_report(result, command_line)
+    summary = result.summary
+    print(f"the classifier is right about {summary.accuracy} of the pictures as they are drawn")
+    if summary.fooled is not None:
+        print(f"of those it is fooled in {summary.fooled}")
+    if result.judged and summary.fooled_and_seen is not None:
+        print(f"and while the judge still sees the true class in {summary.fooled_and_seen}")
+    print(f"{result.seconds:.0f} s\nOpen {page}")
+    return 0
+
+
 def _run_stylize(config: StylizeConfig, command_line: str) -> int:
     from ..jobs.stylize import run_stylize, write_stylize_report
 
@@ -152,8 +168,13 @@ COMMANDS = {
     ),
     "fid": Command(
         "measure FID and KID of what a pipeline draws, or of a folder, against a reference",
-        partial(_settings, "fid", "FidConfig"),
+        partial(_settings, "jobs.fid", "FidConfig"),
         _run_fid,
+    ),
+    "audit": Command(
+        "measure how easily a classifier is fooled by pictures that a diffusion model draws",
+        partial(_settings, "jobs.audit", "AuditConfig"),
+        _run_audit,
     ),
     "certify": Command(
         "measure how good a gradient is, against plain autograd and measured derivatives",
