@@ -32,6 +32,7 @@ from .pipelines import (
     invert_images,
     latent_shape,
     load_pipeline,
+    shard,
     trainable,
 )
 from .plan import CounterNoise, Plan
@@ -81,6 +82,7 @@ __all__ = [
     "objectives",
     "pipelines",
     "sample_each",
+    "shard",
     "solvers",
     "trainable",
 ]

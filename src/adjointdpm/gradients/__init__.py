@@ -1,11 +1,11 @@
 """Ways to take the gradient through a sampling run, one a module."""
 
+from .accuracy import InaccurateGradientWarning
 from .backprop import Backprop
 from .coarse import CoarseAdjoint
 from .collect import Collect
 from .continuous import ContinuousAdjoint
 from .exact import Exact
-from .interpolated import InaccurateGradientWarning
 from .method import Cut, GradientMethod, Run
 from .observer import Observer
 from .reversible import Reversible, run_step, steps_of, walk, walk_back

@@ -15,6 +15,7 @@ from ..denoiser import Denoiser
 from ..plan import Draws, Plan
 from ..recompute import judge_together
 from ..schedule import Schedule
+from ..sharded import local
 from ..solvers import Reversal
 from .collect import Collect
 from .observer import Observer
@@ -162,7 +163,7 @@ class FiniteGradients:
 
     def numbers(self) -> Tensor | None:
         """Return the norms, on the device."""
-        tensors = [g for _, g in self._found()]
+        tensors = [local(g) for _, g in self._found()]
         if not tensors:
             return None
         return torch.stack([n.to(tensors[0].device).float() for n in torch._foreach_norm(tensors)])
