@@ -56,24 +56,27 @@ def settings(folder: Path, items: int) -> AuditConfig:
 
 
 def seconds_of(gradient: Callable[[], Any], repeats: int) -> float:
-    """Return the CPU seconds of a gradient of a batch, for one picture."""
+    """Return the CPU seconds of a gradient."""
     gradient()
     times = []
     for _ in range(repeats):
         started = time.process_time()
         gradient()
         times.append(time.process_time() - started)
-    return median(times) / BATCH
+    return median(times)
 
 
-def prices(config: AuditConfig, panel: Panel, results: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return what a gradient costs through the sampler, and through the classifier alone."""
+def prices(
+    config: AuditConfig, panel: Panel, results: Sequence[dict[str, Any]], steps: int
+) -> dict[str, Any]:
+    """Return what a gradient costs through the sampler and through the classifier alone, and how
+    many of the latter take the time of so many of the former."""
     model = load_model(config, choose_device("cpu"))
     rows = results[:BATCH]
     labels = torch.tensor([panel.classifier.index(row["label"]) for row in rows])
     cond = model.encode([row["prompt"] for row in rows])
-    noise = model.noise(BATCH, torch.Generator().manual_seed(0)).requires_grad_()
-    pictures = torch.rand(BATCH, 3, 64, 64).requires_grad_()
+    noise = model.noise(len(rows), torch.Generator().manual_seed(0)).requires_grad_()
+    pictures = torch.rand(len(rows), 3, 64, 64).requires_grad_()
 
     def through_all() -> None:
         images = model.decode(model.sampler(noise, **cond))
@@ -82,12 +85,13 @@ def prices(config: AuditConfig, panel: Panel, results: Sequence[dict[str, Any]])
     def through_classifier() -> None:
         torch.autograd.grad(margin(panel.classifier(pictures), labels).sum(), pictures)
 
-    whole, alone = seconds_of(through_all, 3), seconds_of(through_classifier, 20)
+    whole = seconds_of(through_all, 3) / len(rows)
+    alone = seconds_of(through_classifier, 20) / len(rows)
     return {
         "seconds_per_noise_gradient": whole,
         "seconds_per_pixel_gradient": alone,
-        "noise_steps": STEPS,
-        "pixel_steps": round(STEPS * whole / alone),
+        "noise_steps": steps,
+        "pixel_steps": round(steps * whole / alone),
     }
 
 
@@ -184,7 +188,7 @@ def main() -> None:
     panel = Panel.load(config, choose_device("cpu"))
     starts = read(args.folder, results, "start")
     if "prices" not in content:
-        content["prices"] = prices(config, panel, results)
+        content["prices"] = prices(config, panel, results, STEPS)
     if "noise" not in content["rows"]:
         pictures = read(args.folder, results, "best")
         rows = [scored(panel, *each) for each in zip(pictures, starts, results, strict=True)]
