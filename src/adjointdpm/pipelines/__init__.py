@@ -9,6 +9,7 @@ from .offloading import check_offload
 from .quiet import quieten_libraries
 from .registry import FAMILIES
 from .schedulers import scheduler_of
+from .sharding import shard
 from .trained import freeze, trainable
 
 __all__ = [
@@ -26,5 +27,6 @@ __all__ = [
     "load_pipeline",
     "quieten_libraries",
     "scheduler_of",
+    "shard",
     "trainable",
 ]

@@ -1,4 +1,4 @@
-"""The demo."""
+"""The demo: a short tour of the jobs on the embedded model."""
 
 import lazy_loader
 
