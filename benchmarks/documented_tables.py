@@ -179,6 +179,8 @@ WAYS = {
 def ways_to_guide() -> str:
     """Return what becomes of pictures that are led to a goal, by the way."""
 
+    seen = "judge sees the target (95 % interval)"
+
     def cells(row: dict[str, Any]) -> list[str]:
         low, high = (100 * end for end in row["interval"])
         return [
@@ -190,7 +192,7 @@ def ways_to_guide() -> str:
         ]
 
     return _table(
-        "way|calls|judge sees the target (95 % interval)|metric|KID to the prompt|CPU s".split("|"),
+        ["way", "calls", seen, "metric", "KID to the prompt", "CPU s"],
         ([name, *cells(_read("guide")["rows"][way])] for way, name in WAYS.items()),
     )
 

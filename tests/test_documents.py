@@ -84,6 +84,13 @@ def test_links(page: Path) -> None:
             assert parts.fragment in _anchors(found), target
 
 
+def test_the_page_of_a_package_index_needs_nothing_beside_it() -> None:
+    text = (ROOT / "PACKAGE.md").read_text()
+    assert all(target.startswith("https://") for _, _, target in LINK.findall(text))
+    [loop] = [block for _, language, block in FENCE.findall(text) if language == "python"]
+    assert loop in (ROOT / "README.md").read_text()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=_id)
 def test_numbers_are_those_of_the_files(page: Path) -> None:
     text = page.read_text()
