@@ -34,8 +34,10 @@ SOLVERS: dict[str, dict[str, Any]] = {
     "heun, own grid": {"solver": "heun"},
     "heun, 25 steps": {"solver": "heun", "num_steps": 25},
     "heun, 12 steps": {"solver": "heun", "num_steps": 12},
+    "ab2, own grid": {"solver": "ab2"},
     "ab2, 25 steps": {"solver": "ab2", "num_steps": 25},
     "euler, own grid": {"solver": "euler"},
+    "euler, 25 steps": {"solver": "euler", "num_steps": 25},
     "bs3, rtol=1e-2": {"solver": "bs3", "rtol": 1e-2},
     "dopri5, rtol=1e-2": {"solver": "dopri5", "rtol": 1e-2},
 }

@@ -284,8 +284,10 @@ REVERSE_SOLVERS = (
     "heun, own grid",
     "heun, 25 steps",
     "heun, 12 steps",
+    "ab2, own grid",
     "ab2, 25 steps",
     "euler, own grid",
+    "euler, 25 steps",
     "bs3, rtol=1e-2",
     "dopri5, rtol=1e-2",
 )
