@@ -23,6 +23,7 @@ FLOORS = [
     "prediction",
     "form",
     "memory",
+    "sharded",
     "recompute",
     "plan",
     "per_step",
@@ -36,6 +37,7 @@ FLOORS = [
     "cost",
     "path",
     "sampler",
+    "inversion",
     "guided",
     "certificate",
     "decoding",
@@ -53,6 +55,7 @@ FLOORS = [
     "setup",
     "report",
     "jobs",
+    "tour",
     "cli",
     "__main__",
 ]

@@ -29,6 +29,7 @@ from .pipelines import (
     from_pipeline,
     latent_shape,
     load_pipeline,
+    shard,
     trainable,
 )
 from .plan import CounterNoise, Plan
@@ -74,6 +75,7 @@ __all__ = [
     "objectives",
     "pipelines",
     "sample_each",
+    "shard",
     "solvers",
     "trainable",
 ]

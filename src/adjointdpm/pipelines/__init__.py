@@ -8,6 +8,8 @@ from .lora import ATTENTION, add_lora
 from .offloading import check_offload
 from .quiet import quieten_libraries
 from .registry import FAMILIES
+from .schedulers import scheduler_of
+from .sharding import shard
 from .trained import freeze, trainable
 
 __all__ = [
@@ -24,5 +26,7 @@ __all__ = [
     "latent_shape",
     "load_pipeline",
     "quieten_libraries",
+    "scheduler_of",
+    "shard",
     "trainable",
 ]

@@ -1,0 +1,224 @@
+"""The tables and phrases of the documents, from what the benchmarks wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parents[1] / "docs" / "benchmarks"
+
+CALLS = (10, 50, 200, 1000)
+PRODUCTS = (5, 8, 12, 17, 25)
+
+OURS = (
+    "Exact",
+    "Exact, all graphs kept",
+    "Exact, sqrt(N) latents",
+    "Backprop",
+    "Symplectic",
+    "Reversible",
+    "CoarseAdjoint, N/4",
+    "Truncated, N/4",
+    "ContinuousAdjoint, recorded",
+    "ContinuousAdjoint, resolved",
+    "ContinuousAdjoint, as in the paper",
+)
+PEERS = (
+    "by hand",
+    "by hand, torch checkpoint",
+    "torchdiffeq odeint",
+    "torchdiffeq odeint_adjoint",
+    "torchdiffeq odeint_adjoint, states at the grid",
+)
+"""Those that take part in all contests."""
+OTHERS = (
+    "torchode AutoDiffAdjoint",
+    "torchode BacksolveAdjoint",
+    "torchode JointBacksolveAdjoint",
+    "diffrax RecursiveCheckpointAdjoint",
+    "diffrax BacksolveAdjoint",
+)
+
+RULES = (
+    "interpolated, density 1.5",
+    "interpolated, density 1.25",
+    "interpolated, equal blocks",
+    "unipc_bh2_2, density 1.5",
+    "dpmpp_2m, density 1.5",
+    "ddim, density 1.5",
+    "ddim, equal blocks",
+    "adjoint ODE, flow form, ab2",
+    "adjoint ODE, noise form, ab2",
+)
+"""Those of coarse.json, in the order of the tables."""
+
+CHANGES = {
+    "nothing": "nothing happens",
+    "rounding": "another order of all sums in each run",
+    "all weights by 1e-3": "all weights scaled by 1 + 1e-3",
+    "one layer by 1e-3": "those of one layer",
+}
+"""What rounding.json says of changes, in words."""
+
+
+def _read(name: str) -> Any:
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Write a Markdown table with lines around it, as a mark that stands alone needs them."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n\n"
+
+
+def size(number_of_bytes: float) -> str:
+    """Write bytes with three digits and a unit."""
+    unit, name = (2**30, "GiB") if number_of_bytes >= 1000 * 2**20 else (2**20, "MiB")
+    return f"{number_of_bytes / unit:.3g}\N{NO-BREAK SPACE}{name}"
+
+
+def worst_error(contest: str, method: str) -> float:
+    """Return the largest relative error of a method over all targets, in float64."""
+    targets = _read("gradients")["errors"][contest][method]["float64"]
+    return max(target["relative_error"] for target in targets.values())
+
+
+def lowest_cosine(contest: str, method: str) -> float:
+    """Return the lowest cosine of a method over all targets, in float64."""
+    targets = _read("gradients")["errors"][contest][method]["float64"]
+    return min(target["cosine"] for target in targets.values())
+
+
+def peak(contest: str, method: str, calls: int) -> str:
+    """Return the most bytes that a gradient held at once."""
+    found = _read("gradients")["memory"][contest][method].get(str(calls))
+    return size(found) if found else ""
+
+
+def ratio(contest: str, method: str, to: str = "network calls") -> float:
+    """Return the time of a method, in that of another."""
+    time = _read("gradients")["time"][contest]
+    return time[method]["ratio"] / time[to]["ratio"]
+
+
+def milliseconds(contest: str, method: str) -> float:
+    """Return how long a gradient took."""
+    return 1000 * _read("gradients")["time"][contest][method]["seconds"]
+
+
+def side_by_side(contest: str, methods: Sequence[str]) -> str:
+    """Return errors, time and memory of gradient methods on one problem."""
+    return _table(
+        ["method", "largest error", "lowest cosine", "time", *[f"peak, N = {n}" for n in CALLS]],
+        (
+            [
+                method,
+                f"{worst_error(contest, method):.1g}",
+                f"{lowest_cosine(contest, method):.3f}",
+                f"{ratio(contest, method):.2f}",
+                *[peak(contest, method, calls) for calls in CALLS],
+            ]
+            for method in methods
+        ),
+    )
+
+
+def measured_on(phase: str) -> str:
+    """Say on what machine and with which versions a phase of gradients.json was measured."""
+    settings = _read("gradients")["settings"][phase]
+    machine = settings["machine"]
+    return f"{machine['device']}, {machine['threads']} threads, torch {machine['torch']}"
+
+
+def by_steps() -> str:
+    """Return how good `CoarseAdjoint` is, by sampler, steps and share of products."""
+    rows = _read("coarse_steps")["rows"]
+    runs = list(dict.fromkeys((row["scheduler"], row["num_inference_steps"]) for row in rows))
+
+    def cell(row: dict[str, Any]) -> str:
+        return f"{row['cosine']:.3f} / {row['relative_error']:.2f} ({row['estimate']:.2f})"
+
+    return _table(
+        ["sampler, steps", "N/4", "N/3", "N/2", "3N/4"],
+        (
+            [f"{name}, {steps}"]
+            + [cell(r) for r in rows if (r["scheduler"], r["num_inference_steps"]) == (name, steps)]
+            for name, steps in runs
+        ),
+    )
+
+
+def by_rule(scheduler: str) -> str:
+    """Return the lowest cosine and mean error of reverse rules, by the number of products."""
+    rows = [row for row in _read("coarse")["rows"] if row["scheduler"] == scheduler]
+
+    def cell(rule: str, calls: int) -> str:
+        own = [row for row in rows if (row["rule"], row["reverse_calls"]) == (rule, calls)]
+        error = sum(row["relative_error"] for row in own) / len(own)
+        number = f"{error:.2f}" if error < 10 else f"{error:.0e}"
+        return f"{min(row['cosine'] for row in own):.3f} / {number}"
+
+    return _table(
+        [f"on {scheduler}", *[f"M = {calls}" for calls in PRODUCTS]],
+        ([rule, *[cell(rule, calls) for calls in PRODUCTS]] for rule in RULES),
+    )
+
+
+WAYS = {
+    "plain": "the prompt alone",
+    "best of n": "best of 20 samples",
+    "noise": "noise, 6 updates",
+    "one-step, strength 0.25": "steps, 1 inner step, strength 0.25, each repeated 7 times",
+    "4 inner steps, strength 0.25": "steps, 4 inner steps, strength 0.25, each repeated twice",
+}
+"""What guide.json calls a way, in words."""
+
+
+def ways_to_guide() -> str:
+    """Return what becomes of pictures that are led to a goal, by the way."""
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        low, high = (100 * end for end in row["interval"])
+        return [
+            f"{row['calls']:.0f}",
+            f"{row['recognised']} of {row['of']} ({low:.0f} to {high:.0f} %)",
+            f"{round(row['metric'], 1) + 0.0:.1f}",  # no minus before a zero
+            f"{row['kid']:.2f} ± {row['kid_std']:.2f}",
+            f"{row['cpu_seconds']:.0f}",
+        ]
+
+    return _table(
+        "way|calls|judge sees the target (95 % interval)|metric|KID to the prompt|CPU s".split("|"),
+        ([name, *cells(_read("guide")["rows"][way])] for way, name in WAYS.items()),
+    )
+
+
+def worst_prediction(what: str) -> float:
+    """Return how far `Sampler.cost` was off at most, in seconds or peak memory."""
+    rows = _read("cost")["rows"] + _read("cost_weights")["rows"]
+    return max(abs(row[f"{what}_ratio"] - 1) for row in rows)
+
+
+def faster(peer: str, method: str) -> str:
+    """Return how many times as fast as a peer a method is, from contest to contest."""
+    times = _read("gradients")["time"]
+    found = [ratio(contest, peer, method) for contest in times if "mixture" not in contest]
+    return f"{min(found):.2f} to {max(found):.2f}"
+
+
+def told_apart() -> str:
+    """Return how many gradients raised after each change, by dtype."""
+    rows = {(row["dtype"], row["what"]): row for row in _read("rounding")}
+
+    def cell(dtype: str, what: str) -> str:
+        row = rows[dtype, what]
+        change = f"{row['largest_change']:.1g}"
+        return f"{row['raised']} of {row['gradients']} (largest change {change})"
+
+    dtypes = ("float32", "bfloat16")
+    return _table(
+        ["measured on a CPU, the embedded model, 4 steps with guidance", *dtypes],
+        ([name, *[cell(dtype, what) for dtype in dtypes]] for what, name in CHANGES.items()),
+    )
