@@ -190,7 +190,14 @@ def ways_to_guide() -> str:
         ]
 
     return _table(
-        "way|calls|judge sees the target (95 % interval)|metric|KID to the prompt|CPU s".split("|"),
+        [
+            "way",
+            "calls",
+            "judge sees the target (95 % interval)",
+            "metric",
+            "KID to the prompt",
+            "CPU s",
+        ],
         ([name, *cells(_read("guide")["rows"][way])] for way, name in WAYS.items()),
     )
 

@@ -166,17 +166,15 @@ COMMANDS = {
         partial(_settings, "jobs.guide", "GuideConfig"),
         _run_guide,
     ),
-<<<<<<< HEAD
-    "audit": Command(
-        "measure how easily a classifier is fooled by pictures that a diffusion model draws",
-        partial(_settings, "audit", "AuditConfig"),
-        _run_audit,
-=======
     "fid": Command(
         "measure FID and KID of what a pipeline draws, or of a folder, against a reference",
-        partial(_settings, "fid", "FidConfig"),
+        partial(_settings, "jobs.fid", "FidConfig"),
         _run_fid,
->>>>>>> main
+    ),
+    "audit": Command(
+        "measure how easily a classifier is fooled by pictures that a diffusion model draws",
+        partial(_settings, "jobs.audit", "AuditConfig"),
+        _run_audit,
     ),
     "certify": Command(
         "measure how good a gradient is, against plain autograd and measured derivatives",

@@ -1,11 +1,7 @@
 """What jobs have in common: the model and the goal, made from their settings."""
 
-<<<<<<< HEAD
-from .config import GoalConfig, ModelConfig, SamplerConfig
-=======
 from .certified import certify_gradient
-from .config import GoalConfig, ModelConfig
->>>>>>> main
+from .config import GoalConfig, ModelConfig, SamplerConfig
 from .goal import Goal, needs_default, require_goal
 from .model import Model, load_model
 
@@ -14,11 +10,8 @@ __all__ = [
     "GoalConfig",
     "Model",
     "ModelConfig",
-<<<<<<< HEAD
     "SamplerConfig",
-=======
     "certify_gradient",
->>>>>>> main
     "load_model",
     "needs_default",
     "require_goal",
