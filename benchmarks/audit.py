@@ -4,8 +4,8 @@
 
 - ``audit``: many items, each a prompt of its own, in a box around the noise.
 - ``batching``: the same items in a batch that is refilled after every update, in fixed batches that
-  shrink as items end, and in fixed batches that do not, as libraries of attacks run them. Ratios are
-  of CPU time on one thread, in one run.
+  shrink as items end, and in fixed batches that do not, as libraries of attacks run them. Ratios
+  are of CPU time on one thread, in one run.
 - ``methods``: step rules and gradient methods at equal network calls, where one with a graph counts
   twice, for its product.
 - ``training``: the classifier is trained on what was found where the judge still sees the true
