@@ -193,7 +193,9 @@ def sheet(file: Path, rows: Sequence[dict[str, Any]], starts: Any, best: Any) ->
                 picture.resize((128, 128), Image.Resampling.NEAREST), (x + 8 + 136 * side, y)
             )
         said = rows[i]["best"]
-        draw.text((x + 8, y + 130), f"{short(rows[i]['label'])} → {short(said['answer'])}", "black")
+        draw.text(
+            (x + 8, y + 130), f"{short(rows[i]['label'])}, now {short(said['answer'])}", "black"
+        )
         draw.text((x + 8, y + 146), f"judge: {short(said['judge'])}", "black")
     page.save(file)
 

@@ -334,3 +334,55 @@ def of_the_ode() -> str:
             for name in ("DDIM", "DPM-Solver++")
         ),
     )
+
+
+def inversions() -> str:
+    """Return how near a sampler comes to pictures from the noise that each way finds."""
+    head = ["way", "error of the latents", "of the pixels", "std of the noise", "network calls"]
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        return [
+            f"{row['latent_error']:.4f} (at most {row['largest_latent_error']:.4f})",
+            f"{row['pixel_error']:.4f}",
+            f"{row['noise_std']:.2f}",
+            f"{row['network_calls']}",
+        ]
+
+    return _table(head, ([name, *cells(row)] for name, row in _read("inversion")["rows"].items()))
+
+
+def attacks(name: str) -> str:
+    """Return the audit in noise beside attacks in pixels, from a file of results."""
+    head = [
+        "attack",
+        "fooled (95 % interval)",
+        "and the judge still sees it",
+        "fools the judge too",
+        "SSIM",
+        "perceptual distance",
+        "L2 of the pixels",
+        "CPU s",
+    ]
+
+    def share(rate: dict[str, Any] | None) -> str:
+        if rate is None:
+            return "none to count"
+        low, high = (100 * end for end in rate["interval"])
+        return f"{rate['yes']} of {rate['of']} ({low:.0f} to {high:.0f} %)"
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        distances = row["distances"]
+        return [
+            share(row["fooled"]),
+            share(row["fooled_and_seen"]),
+            share(row["fools_the_judge_too"]),
+            *(f"{distances[d]:.2f}" if distances else "" for d in DISTANCES),
+            f"{row['cpu_seconds']:.0f}" if "cpu_seconds" in row else "",
+        ]
+
+    rows = _read(name)["rows"]
+    named = {"noise": f"noise, sign steps, box of {_read(name)['radius']}"}
+    return _table(head, ([named.get(key, key), *cells(row)] for key, row in rows.items()))
+
+
+DISTANCES = ("ssim", "perceptual", "pixel_l2")

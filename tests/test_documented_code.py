@@ -203,6 +203,24 @@ def test_objectives() -> None:
         assert torch.autograd.grad(loss.sum(), images)[0].any(), name
 
 
+def test_targets() -> None:
+    load, attack = blocks("docs/targets.md")
+    names: dict[str, Any] = {}
+    run(load, names, "targets.md")
+    assert names["brightest"](torch.eye(3)[:, :, None, None]).argmax(1).tolist() == [0, 1, 2]
+    pytest.importorskip("foolbox")
+    attack = attack.replace("10, 1.0", "2, 1.0").replace("steps=15", "steps=2")
+    run(attack, names, "targets.md")
+    assert names["pictures"].shape == (2, 3, 64, 64)
+
+
+def test_inversion() -> None:
+    [code] = blocks("docs/inversion.md")
+    names = {"noise": torch.randn(1, 4, 16, 16)}
+    run(code.replace("num_inference_steps=10", "num_inference_steps=3"), names, "inversion.md")
+    assert names["found"].noise.shape == names["noise"].shape
+
+
 def test_formats(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("peft")
     monkeypatch.chdir(tmp_path)

@@ -91,7 +91,7 @@ def invert(
     True
     """
     _refuse_clipping(sampler)
-    run = sampler.prepare(latents, None, None, guidance_scale, cond)
+    run = sampler.prepare(latents, cond, guidance_scale=guidance_scale)
     calls, schedule = _Calls(run), sampler.denoiser.schedule
     reversal = sampler.gradient.reversal(sampler.plan, schedule)
     if reversal is None:
