@@ -69,8 +69,11 @@ def _run_demo(config: DemoConfig, command_line: str) -> int:
 
 def _run_embed(config: EmbedConfig, command_line: str) -> int:
     from ..jobs.embed import run_embed, write_embed_report
+    from ..runs import is_main_process
 
     result = run_embed(config)
+    if not is_main_process():
+        return 0
     page = write_embed_report(result, command_line)
     if (after := result.recognised("after")) is not None:
         print(f"the judge sees it in {after}\nbefore: {result.recognised('before')}")
@@ -107,8 +110,11 @@ def _run_guide(config: GuideConfig, command_line: str) -> int:
 
 def _run_stylize(config: StylizeConfig, command_line: str) -> int:
     from ..jobs.stylize import run_stylize, write_stylize_report
+    from ..runs import is_main_process
 
     result = run_stylize(config)
+    if not is_main_process():
+        return 0
     page = write_stylize_report(result, command_line)
     print(
         f"style, on prompts that no update has seen: {result.style_before:.3f} -> "

@@ -382,5 +382,6 @@ class Replay:
         )
 
     def _tolerance(self, outputs: Sequence[Tensor], environment: Environment | None) -> float:
-        dtypes = {*self._weights.dtypes, *(output.dtype for output in outputs)}
+        gathered = (weight.dtype for weight in self.sharded.gathered)
+        dtypes = {*self._weights.dtypes, *gathered, *(output.dtype for output in outputs)}
         return tolerance_of(coarsest(*dtypes, environment.dtype if environment else None))
