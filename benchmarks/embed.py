@@ -35,15 +35,15 @@ from adjointdpm import (
 from adjointdpm.assets import Default
 from adjointdpm.evaluation import success_rate, wilson_interval
 from adjointdpm.jobs.embed import EmbedConfig
-from adjointdpm.jobs.embed.run import choose_noises, teach
+from adjointdpm.jobs.embed.run import begin, teach
+from adjointdpm.jobs.embed.start import Examples, best_candidates, invert
 from adjointdpm.jobs.embed.subject import Subject
 from adjointdpm.pipelines import encode_image, from_pipeline
-from adjointdpm.runs import optimize
 from adjointdpm.setup import Goal, load_model
 from adjointdpm.storage import write_text
 
-BUDGET = 100.0
-"""CPU seconds of each method for each concept, with the search for its first noises."""
+BUDGET = 75.0
+"""CPU seconds of each method for each concept, with the search for pictures to start from."""
 NUM_PICTURES = 24
 STEPS, GUIDANCE = 15, 2.0
 """How pictures are judged: about as the card of the embedded model says it is used."""
@@ -71,9 +71,9 @@ METHODS = {
     "continuous": Method("the adjoint ODE of AdjointDPM", ContinuousAdjoint()),
     "coarse": Method("products at half of the calls", CoarseAdjoint(3)),
     "truncated": Method("the last two calls (DRaFT-2)", Truncated(2)),
-    "exact, any noise": Method("no anchors", Exact(), (("num_candidates", 0),)),
-    "exact, no views": Method("the picture itself only", Exact(), (("num_views", 0),)),
-    "textual inversion": Method("five pictures, the network's own error"),
+    "exact, no start": Method("from the initial word", Exact(), (("num_candidates", 0),)),
+    "start only": Method("textual inversion of the model's own best pictures"),
+    "textual inversion": Method("the same on five pictures that were given"),
 }
 
 
@@ -136,7 +136,8 @@ def measure(
         if test not in seen_before:  # all words begin as the same one
             seen_before[test] = seen_in(default, subject, test, pictures)
         if method.gradient is None:
-            losses, seconds = by_pictures(default, subject, concept, budget)
+            given = name == "textual inversion"
+            losses, seconds = by_pictures(default, subject, concept, budget, given)
         else:
             losses, seconds = by_metric(default, subject, budget)
         seen_after = seen_in(default, subject, test, pictures)
@@ -158,64 +159,65 @@ def by_metric(default: Default, subject: Subject, budget: float) -> tuple[list[f
     """Follow the gradient of the classifier's margin for as many updates as the time allows."""
     goal = Goal(subject.config, default, None, CPU)
     started = time.process_time()
-    noises = choose_noises(subject, goal.objective)
+    begin(subject, goal.objective)
     spent = time.process_time() - started
     size, generator = subject.config.train_batch_size, torch.Generator().manual_seed(0)
 
     def update() -> None:
-        images = subject.draw(*noises.draw(size, generator))
+        noise = torch.randn(size, *subject.model.latent_shape, generator=generator)
+        images = subject.draw(noise, subject.templates[:1] * size)
         goal.objective.loss(images, generator).mean().backward()
 
-    count = updates_within(budget - spent, update)
+    update()
+    count = updates_within(budget - spent, 3, lambda: [update() for _ in range(3)])
     subject.config = replace(subject.config, max_train_steps=count)
     started = time.process_time()
-    history = teach(subject, goal.objective, noises)
+    history = teach(subject, goal.objective)
     return history.losses, spent + time.process_time() - started
 
 
 def by_pictures(
-    default: Default, subject: Subject, concept: str, budget: float
+    default: Default, subject: Subject, concept: str, budget: float, given: bool
 ) -> tuple[list[float], float]:
-    """Textual inversion (arXiv 2208.01618) as diffusers trains it, on five pictures.
+    """Textual inversion for all of the time, and nothing through the sampler.
 
-    The pictures are drawn by the model in the training styles; both classifiers stand for the
-    person who picks them. Neither that nor their encoding is counted.
+    Args:
+        default: the embedded model.
+        subject: the word.
+        concept: what it is to mean.
+        budget: CPU seconds.
+        given: of five pictures, whose making is not counted; else of those that a run starts from.
     """
-    latents, templates = five_pictures(default, subject, concept)
-    schedule, network = subject.model.sampler.denoiser.schedule, subject.model.pipe.unet
-    size = subject.config.train_batch_size
-
-    def loss(generator: torch.Generator) -> Tensor:
-        chosen = torch.randint(len(latents), (size,), generator=generator)
-        t = torch.randint(1000, (size,), generator=generator)
-        alpha, sigma = (
-            f(t.double()).float()[:, None, None, None] for f in (schedule.alpha, schedule.sigma)
-        )
-        noise = torch.randn(latents[chosen].shape, generator=generator)
-        prompts = [templates[i].replace("{}", subject.config.placeholder_token) for i in chosen]
-        cond = subject.word.encode(prompts, guidance=False)
-        velocity = network(alpha * latents[chosen] + sigma * noise, t, **cond).sample
-        return (velocity - (alpha * noise - sigma * latents[chosen])).square().mean()
-
-    count = updates_within(budget, lambda: loss(torch.Generator().manual_seed(0)).backward())
-    config = replace(subject.config, max_train_steps=count)
     started = time.process_time()
-    history = optimize(subject.tensors, loss, config, project=subject.word.project)
-    return history.losses, time.process_time() - started
-
-
-def updates_within(seconds: float, update: Callable[[], None]) -> int:
-    """Return how many updates fit into CPU seconds."""
-    update()
+    if given:
+        examples, spent = five_pictures(default, subject, concept), 0.0
+    else:
+        examples = best_candidates(subject, Goal(subject.config, default, None, CPU).objective)
+        spent = time.process_time() - started
+    start = {name: rows.detach().clone() for name, rows in subject.tensors.items()}
+    invert(subject, examples, 1)
+    count = updates_within(budget - spent, 4, lambda: invert(subject, examples, 4))
+    with torch.no_grad():
+        for name, rows in subject.tensors.items():
+            rows.copy_(start[name])
     started = time.process_time()
-    for _ in range(3):
-        update()
-    return max(1, int(3 * seconds / (time.process_time() - started)))
+    losses = invert(subject, examples, count)
+    return losses, spent + time.process_time() - started
+
+
+def updates_within(seconds: float, count: int, updates: Callable[[], object]) -> int:
+    """Return how many updates fit into CPU seconds, by the time that some take."""
+    started = time.process_time()
+    updates()
+    return max(1, int(count * seconds / (time.process_time() - started)))
 
 
 @torch.no_grad()
-def five_pictures(default: Default, subject: Subject, concept: str) -> tuple[Tensor, list[str]]:
-    """Return the latents of five pictures of a concept, and the prompts that they are of."""
+def five_pictures(default: Default, subject: Subject, concept: str) -> Examples:
+    """Return five pictures of a concept, which the model draws in the training styles.
+
+    Both classifiers stand for the person who picks them.
+    """
     generator = torch.Generator().manual_seed(SEED + 1)
     found: list[Tensor] = []
     templates: list[str] = []
@@ -228,7 +230,7 @@ def five_pictures(default: Default, subject: Subject, concept: str) -> tuple[Ten
             if all(r(image[None]).argmax() == r.index(concept) for r in readers):
                 found.append(image)
                 templates.append(template)
-    return encode_image(subject.model.pipe, torch.stack(found[:5])), templates[:5]
+    return Examples(encode_image(subject.model.pipe, torch.stack(found[:5])), templates[:5])
 
 
 @torch.no_grad()

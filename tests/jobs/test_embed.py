@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -23,10 +24,12 @@ import adjointdpm as adp
 from adjointdpm.assets import ASSETS_VARIABLE
 from adjointdpm.cli import main
 from adjointdpm.jobs.embed import EmbedConfig, run_embed
-from adjointdpm.jobs.embed.noises import Anchors, Noises, find_anchors
+from adjointdpm.jobs.embed.start import Examples, best_candidates, denoising_error, invert
+from adjointdpm.jobs.embed.subject import Subject
 from adjointdpm.objectives import as_objective
 from adjointdpm.report import save_picture
 from adjointdpm.runs import StoppedError
+from adjointdpm.setup import load_model
 
 BUILD: dict[str, Callable[[Path], Any]] = {"SD": build_pipeline, "SDXL": build_sdxl}
 
@@ -59,13 +62,15 @@ def settings(folder: Path, out: Path, **changes: Any) -> EmbedConfig:
         "templates": ["a {}"],
         "initializer_token": "c",
         "num_inference_steps": 2,
-        "num_candidates": 6,
-        "num_anchors": 2,
+        "num_candidates": 3,
+        "num_examples": 2,
+        "inversion_steps": 2,
+        "inversion_batch_size": 2,
         "num_views": 0,
-        "train_batch_size": 8,
-        "max_train_steps": 8,
-        "num_validation_images": 8,
-        "learning_rate": 0.02,
+        "train_batch_size": 4,
+        "max_train_steps": 4,
+        "num_validation_images": 4,
+        "learning_rate": 0.04,
         "device": "cpu",
         "progress_bar": False,
     }
@@ -92,7 +97,7 @@ def test_any_pipeline_learns_from_a_function(saved: Path, variable: Any, tmp_pat
         loaded = adp.formats.load_prompt_embeds(tmp_path / "out").cond
         sampler, decode = adp.from_pipeline(pipe, 2, 2.0)
         noise = torch.randn(
-            8, *adp.latent_shape(pipe)[1:], generator=torch.Generator().manual_seed(1_000_000)
+            4, *adp.latent_shape(pipe)[1:], generator=torch.Generator().manual_seed(1_000_000)
         )
         images = torch.cat([decode(sampler(each[None], **loaded)) for each in noise[:2]])
         assert torch.allclose(images, validation.after[:2], atol=1e-4)
@@ -147,42 +152,54 @@ def test_a_run_goes_on_as_if_it_had_never_stopped(saved: Path, tmp_path: Path) -
         assert torch.equal(load_file(gone_on.file)[name], tensor)
 
 
-def test_noises_are_standard_normal_and_leave_their_anchors_while_pictures_are_good() -> None:
-    generator = torch.Generator().manual_seed(0)
-    anchors = torch.randn(500, 4, 8, 8, generator=generator)
-    noises = Noises((4, 8, 8), ["any"], Anchors(anchors, ["own"] * 500, good=-1.0))
-    bad, good = torch.tensor([-2.0, 0.0, 1.0, 2.0]), torch.tensor([-2.0, -1.0, -3.0, 0.0])
-    reaches, cosines, strays = [], [], []
-    for losses in [bad] * 3 + [good] * 10:
-        noises.widen(losses)
-        drawn, templates = noises.draw(400, generator)
-        strays.append(templates.count("any") / 400)
-        assert drawn.std().item() == pytest.approx(1, abs=0.02)
-        to_anchors = torch.cosine_similarity(
-            drawn[:, None].flatten(2), anchors[None].flatten(2), dim=2
+def taught(folder: Path, out: Path, **changes: Any) -> Subject:
+    config = settings(folder, out, **changes)
+    return Subject(config, load_model(config, torch.device("cpu")))
+
+
+def test_a_word_starts_from_the_best_candidates_and_no_bad_ones(
+    one_encoder: Path, tmp_path: Path
+) -> None:
+    templates = ["a {}", "b {}"]
+    red = as_objective(redness)
+    for asked in (1, 12):
+        subject = taught(
+            one_encoder, tmp_path, templates=templates, num_candidates=9, num_examples=asked
         )
-        cosines.append(to_anchors.amax(1).mean().item())
-        reaches.append(noises.reach.item())
-    assert reaches[:3] == pytest.approx([0.26, 0.22, 0.2])
-    assert reaches[3:] == pytest.approx([0.28 + 0.08 * i for i in range(10)])
-    assert cosines[3:] == sorted(cosines[3:], reverse=True)
-    assert cosines[0] > 0.97
-    assert strays == pytest.approx([0.8 * reach for reach in reaches], abs=0.1)
-    fresh, _ = Noises((4, 8, 8), ["any"]).draw(400, torch.Generator().manual_seed(1))
-    assert torch.equal(fresh, torch.randn(400, 4, 8, 8, generator=torch.Generator().manual_seed(1)))
+        found = best_candidates(subject, red)
+        noise = torch.randn(
+            9, *subject.model.latent_shape, generator=torch.Generator().manual_seed(0)
+        )
+        prompts = [templates[i % 2] for i in range(9)]
+        losses = -redness(subject.draw_many(noise, prompts))
+        order = losses.argsort()
+        good = int((losses <= (losses.min() + losses.median()) / 2).sum())
+        assert 1 < good < 9
+        kept = order[: min(asked, good)]
+        with torch.no_grad():
+            latents = subject.sample(noise, prompts)
+        assert torch.allclose(found.latents, latents[kept], atol=1e-5)
+        assert found.templates == [prompts[i] for i in kept.tolist()]
 
 
-def test_anchors_are_the_best_by_the_objective_and_no_bad_ones() -> None:
-    noise = torch.randn(41, 2)
-    images = torch.linspace(0, 1, 41)[torch.randperm(41)][:, None, None, None].expand(-1, 3, 4, 4)
-    dark = as_objective(lambda images: images.mean((1, 2, 3)), larger_is_better=False)
-    order = images[:, 0, 0, 0].argsort()
-    for asked, found in ((3, 3), (20, 11)):  # of 41 from 0 to 1 the first 11 are up to 0.25
-        templates = [str(i) for i in range(41)]
-        anchors = find_anchors(images, dark, noise, templates, asked, torch.Generator())
-        assert torch.equal(anchors.noise, noise[order[:found]])
-        assert anchors.templates == [templates[i] for i in order[:found]]
-        assert anchors.good == pytest.approx(0.25)
+def test_the_start_follows_the_error_that_diffusers_trains_with(
+    one_encoder: Path, tmp_path: Path
+) -> None:
+    subject = taught(one_encoder, tmp_path, guidance_scale=2.0, inversion_learning_rate=0.05)
+    pipe, generator = subject.model.pipe, torch.Generator().manual_seed(1)
+    clean, noise = (torch.randn(4, *subject.model.latent_shape, generator=generator) for _ in "ab")
+    t = torch.tensor([999, 700, 400, 10])
+    templates = ["a {}", "{}", "b {}", "{} c"]
+    error = denoising_error(subject, clean, noise, t, templates)
+    hidden = subject.encode(templates)["encoder_hidden_states"]
+    scheduler = DDPMScheduler.from_config(pipe.scheduler.config)
+    noisy = scheduler.add_noise(clean, noise, t)
+    answer = pipe.unet(noisy, t, encoder_hidden_states=hidden).sample
+    assert scheduler.config.prediction_type == "v_prediction"
+    target = scheduler.get_velocity(clean, noise, t)
+    assert error.item() == pytest.approx((answer - target).square().mean().item(), rel=1e-5)
+    invert(subject, Examples(clean, templates), 12)
+    assert denoising_error(subject, clean, noise, t, templates) < error
 
 
 @pytest.mark.parametrize(
@@ -192,6 +209,8 @@ def test_anchors_are_the_best_by_the_objective_and_no_bad_ones() -> None:
         ({"target": "rocket", "objective": "a:b"}, "target and objective are objectives both"),
         ({"classifier": "folder"}, "set target"),
         ({"num_views": -1}, "num_views must not be negative"),
+        ({"num_candidates": -1}, "num_candidates must not be negative"),
+        ({"inversion_learning_rate": 0.0}, "inversion_learning_rate must be positive"),
         ({"variable": "style"}, "variable must be one of word, prompt_embeds"),
     ],
 )
@@ -218,7 +237,16 @@ def test_the_command_needs_an_output_folder_only_and_writes_a_report(
     monkeypatch.setenv(ASSETS_VARIABLE, str(write_assets(tmp_path / "assets")))
     out = tmp_path / "out"
     short = ["--max_train_steps", "2", "--num_candidates", "4", "--num_inference_steps", "2"]
-    short += ["--num_validation_images", "2", "--validation_steps", "1", "--device", "cpu"]
+    short += [
+        "--inversion_steps",
+        "2",
+        "--num_validation_images",
+        "2",
+        "--validation_steps",
+        "1",
+        "--device",
+        "cpu",
+    ]
     assert main(["embed", "--output_dir", str(out), *short]) == 0
     told = capsys.readouterr().out
     assert f"The word is {out / 'learned_embeds.safetensors'}" in told
@@ -231,6 +259,9 @@ def test_the_command_needs_an_output_folder_only_and_writes_a_report(
     assert all("the judge calls it" in text for text in texts)
     numbers = json.loads((out / "numbers.json").read_text(encoding="utf-8"))
     assert len(numbers["losses"]) == 2
+    errors = {each["name"]: each["relative_error"] for each in numbers["certificate"]["targets"]}
+    assert {"noise", "encoder_hidden_states"} <= set(errors)
+    assert max(errors.values()) < 1e-6
     assert numbers["templates"] == ["{}, style noto", "{}"]
     assert numbers["validations"][0]["template"] == "{}, flat"
     assert len(list((out / "previews").iterdir())) == 3

@@ -16,6 +16,7 @@ from ..plan import Draws, Plan
 from ..recompute import judge_together
 from ..schedule import Schedule
 from ..sharded import local
+from ..solvers import Reversal
 from .collect import Collect
 from .observer import Observer
 
@@ -125,6 +126,15 @@ class GradientMethod(ABC):
             schedule: the denoiser's.
         """
         return plan
+
+    def reversal(self, plan: Plan, schedule: Schedule) -> Reversal | None:
+        """Return the reversible sampler that runs in place of the plan, if one does.
+
+        Args:
+            plan: of the sampler.
+            schedule: the denoiser's.
+        """
+        return None
 
     def swept_plan(self, plan: Plan, schedule: Schedule) -> Plan:
         """Return the table whose calls the observer is told the products of.

@@ -10,7 +10,7 @@ from ..runs import RunConfig, check_at_least_1
 
 
 @dataclass(frozen=True)
-class ModelConfig(RunConfig):
+class SamplerConfig:
     """The model and its sampler.
 
     Args:
@@ -19,16 +19,33 @@ class ModelConfig(RunConfig):
         num_inference_steps: sampling steps, all of them differentiated.
         guidance_scale: weight of classifier-free guidance.
         memory_budget: bytes that `Exact` may keep graphs in, such as ``1GiB``.
+        certify: measure how right the gradient is; by default on the embedded model only, since it
+            runs in float64 and takes some ten times the calls of a gradient.
     """
 
     pretrained_model_name_or_path: str | Path | None = None
     num_inference_steps: int = 10
     guidance_scale: float = 1.0
     memory_budget: str | None = "1GiB"
+    certify: bool | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_at_least_1(self, "num_inference_steps")
+
+    @property
+    def certifies(self) -> bool:
+        """Whether the gradient is to be certified."""
+        embedded = self.pretrained_model_name_or_path is None
+        return embedded if self.certify is None else self.certify
+
+
+@dataclass(frozen=True)
+class ModelConfig(SamplerConfig, RunConfig):
+    """The settings of a run, and the model that takes part in it."""
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        SamplerConfig.__post_init__(self)
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,11 @@ class EmbedConfig(GoalConfig):
             style of the embedded model in another wording, or the templates again, which then meet
             other noises.
         num_candidates: pictures that are drawn first, with ``initializer_token``; 0 for none.
-        num_anchors: the noises of the best of them, at most so many, are where the first updates
-            begin; later ones move away from them as pictures stay good.
+        num_examples: the best of them, at most so many, are what the word is fitted to first, by
+            textual inversion.
+        inversion_steps: updates of that; 0 for none.
+        inversion_learning_rate: their step size.
+        inversion_batch_size: noised pictures in each of them.
         train_batch_size: pictures in each update.
         num_validation_images: pictures of each prompt in the report, drawn before and after.
         validation_steps: number of updates between two previews; None for none.
@@ -49,8 +52,8 @@ class EmbedConfig(GoalConfig):
 
     output_dir: str | Path = "adjointdpm-embed"
     description: str = "embed"
-    max_train_steps: int = 80
-    learning_rate: float = 0.03
+    max_train_steps: int = 40
+    learning_rate: float = 0.02
     lr_scheduler: ScheduleName = "cosine"
     lr_warmup_steps: int = 5
     adam_beta2: float = 0.95
@@ -63,7 +66,10 @@ class EmbedConfig(GoalConfig):
     num_inference_steps: int = 6
     num_views: int = 4
     num_candidates: int = 144
-    num_anchors: int = 4
+    num_examples: int = 12
+    inversion_steps: int = 150
+    inversion_learning_rate: float = 0.01
+    inversion_batch_size: int = 8
     train_batch_size: int = 4
     num_validation_images: int = 8
     validation_steps: int | None = None
@@ -75,13 +81,19 @@ class EmbedConfig(GoalConfig):
         check_at_least_1(
             self,
             "num_vectors",
-            "num_anchors",
+            "num_examples",
+            "inversion_batch_size",
             "train_batch_size",
             "num_validation_images",
             "validation_steps",
         )
-        if self.num_candidates < 0:
-            raise ValueError(f"num_candidates must not be negative, but is {self.num_candidates}")
+        for name in ("num_candidates", "inversion_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
+        if not self.inversion_learning_rate > 0:
+            raise ValueError(
+                f"inversion_learning_rate must be positive, not {self.inversion_learning_rate}"
+            )
         self._check_templates()
 
     def _check_templates(self) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ...certificate import Certificate
 from ...evaluation import Reading, SuccessRate, success_rate
 from ...runs import History
 from .config import EmbedConfig
@@ -46,6 +47,7 @@ class EmbedResult:
         larger_is_better: the direction of it.
         templates: the prompts of the updates.
         validations: what it was judged on, one for each validation template.
+        certificate: how right the gradient is, where it was measured.
         history: losses and timings.
         seconds: how long all of it took.
         peak_memory: the most bytes that were held.
@@ -58,6 +60,7 @@ class EmbedResult:
     larger_is_better: bool
     templates: list[str]
     validations: list[Validation]
+    certificate: Certificate | None
     history: History
     seconds: float
     peak_memory: int

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ...certificate import Certificate
 from ...gradients import GradientMethod
 from ...objectives import Objective, as_objective
 from ...report import Previews
@@ -21,10 +22,10 @@ from ...runs import (
     run_folder,
     share,
 )
-from ...setup import Goal, load_model, needs_default, require_goal
+from ...setup import Goal, certify_gradient, load_model, needs_default, require_goal
 from .config import EmbedConfig
-from .noises import Noises, find_anchors
 from .results import EmbedResult, Validation
+from .start import best_candidates, invert
 from .subject import Subject
 
 UNSEEN = 1_000_000
@@ -58,10 +59,11 @@ def run_embed(
         model = load_model(config, device, gradient, with_default=needs_default(config, metric))
         goal = Goal(config, model.default, metric, device)
         subject = Subject(config, model)
-        noises = choose_noises(subject, goal.objective)
+        certificate = certify_word(subject, goal) if config.certifies else None
         unseen = _unseen_noise(subject)
         before = _pictures(subject, unseen)
-        history = teach(subject, goal.objective, noises, _previews(subject, unseen[0]))
+        begin(subject, goal.objective)
+        history = teach(subject, goal.objective, _previews(subject, unseen[0]))
         after = _pictures(subject, unseen)
         file = subject.save(folder, {"objective": goal.description, "updates": len(history)})
         pairs = zip(subject.validation_templates, before, after, strict=True)
@@ -84,6 +86,7 @@ def run_embed(
         larger_is_better=goal.larger_is_better,
         templates=subject.templates,
         validations=validations,
+        certificate=certificate,
         history=history,
         seconds=time.perf_counter() - started,
         peak_memory=peak_memory(device),
@@ -91,53 +94,44 @@ def run_embed(
     )
 
 
-def choose_noises(subject: Subject, objective: Objective) -> Noises:
-    """Return the noises of a run, with the best of many as anchors.
+def certify_word(subject: Subject, goal: Goal) -> Certificate:
+    """Compare the gradient, for what the encoders make of the word, with measured derivatives."""
+    model, seed = subject.model, subject.config.seed
+    noise = model.noise(1, torch.Generator().manual_seed(seed))
+    cond = subject.encode(subject.templates[:1])
+    return certify_gradient(model.sampler, model.decode, goal.metric, noise, seed, **cond)
 
-    They are drawn with the word as it starts, so that a run that goes on finds the same.
+
+def begin(subject: Subject, objective: Objective) -> None:
+    """Fit the word to the best pictures that it draws as it is.
+
+    A run that goes on does the same, and then takes the word from its checkpoint.
     """
     config = subject.config
-    if not config.num_candidates:
-        return Noises(subject.model.latent_shape, subject.templates)
-    generator = torch.Generator().manual_seed(config.seed)
-    noise = torch.randn(config.num_candidates, *subject.model.latent_shape, generator=generator)
-    templates = [subject.templates[i % len(subject.templates)] for i in range(len(noise))]
-    drawn = subject.draw_many(noise, templates).to(subject.model.device)
-    anchors = find_anchors(drawn, objective, noise, templates, config.num_anchors, generator)
-    return Noises(subject.model.latent_shape, subject.templates, anchors)
+    if config.num_candidates and config.inversion_steps:
+        invert(subject, best_candidates(subject, objective), config.inversion_steps)
 
 
-def teach(
-    subject: Subject,
-    objective: Objective,
-    noises: Noises,
-    callbacks: Sequence[Callback] = (),
-) -> History:
-    """Optimise the word until the settings' number of updates is made.
+def teach(subject: Subject, objective: Objective, callbacks: Sequence[Callback] = ()) -> History:
+    """Optimise the word through the sampler until the settings' number of updates is made.
 
     Args:
         subject: the pipeline with its word, which is changed in place.
         objective: what to optimise; it may draw random numbers.
-        noises: what the updates draw from.
         callbacks: told of steps and checkpoints.
     """
-    config, size = subject.config, subject.config.train_batch_size
-    losses = torch.empty(0)
+    config, shape = subject.config, subject.model.latent_shape
+    size = config.train_batch_size
 
     def loss(generator: torch.Generator) -> Tensor:
-        nonlocal losses
-        noise, templates = noises.draw(size, generator)
-        images = subject.draw(share(noise), share(templates))
-        each = objective.loss(images, generator)
-        losses = each.detach()
-        return each.mean() + 0 * noises.reach
+        noise = torch.randn(size, *shape, generator=generator)
+        picks = torch.randint(len(subject.templates), (size,), generator=generator).tolist()
+        templates = [subject.templates[i] for i in picks]
+        return objective.loss(subject.draw(share(noise), share(templates)), generator).mean()
 
-    def project() -> None:
-        subject.word.project()
-        noises.widen(losses)
-
-    variables = {**subject.tensors, **noises.tensors}
-    return optimize(variables, loss, config, project=project, callbacks=callbacks)
+    return optimize(
+        subject.tensors, loss, config, project=subject.word.project, callbacks=callbacks
+    )
 
 
 def _previews(subject: Subject, noise: Tensor) -> list[Previews]:

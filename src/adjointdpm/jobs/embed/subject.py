@@ -56,15 +56,27 @@ class Subject:
             noise: (batch, ...) latents, on any device.
             templates: one for each.
         """
-        prompts = [t.replace("{}", self.config.placeholder_token) for t in templates]
+        return self.model.decode(self.sample(noise, templates))
+
+    def sample(self, noise: Tensor, templates: Sequence[str]) -> Tensor:
+        """Return the latents of the same pictures."""
         model = self.model
-        cond = self.word.encode(prompts, guidance=model.guided)
-        return model.decode(model.sampler(noise.to(model.device), **cond))
+        return model.sampler(noise.to(model.device), **self.encode(templates))
+
+    @property
+    def many(self) -> int:
+        """Pictures that are drawn at once where no gradient is taken."""
+        return BATCHES * self.config.train_batch_size
+
+    def encode(self, templates: Sequence[str]) -> dict[str, Any]:
+        """Return the conditioning of templates with the word."""
+        prompts = [t.replace("{}", self.config.placeholder_token) for t in templates]
+        return self.word.encode(prompts, guidance=self.model.guided)
 
     @torch.no_grad()
     def draw_many(self, noise: Tensor, templates: Sequence[str]) -> Tensor:
         """Return the same on the CPU, drawn a few at a time and without a graph."""
-        size = BATCHES * self.config.train_batch_size
+        size = self.many
         parts = range(0, len(noise), size)
         drawn = [self.draw(noise[i : i + size], templates[i : i + size]).cpu() for i in parts]
         return torch.cat(drawn)

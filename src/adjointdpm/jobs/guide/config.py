@@ -31,8 +31,6 @@ class GuideConfig(GoalConfig):
         num_repeats: how often ``steps`` makes each step (time travel).
         guidance_start: share of the steps before ``steps`` begins.
         guidance_end: share of the steps after which it ends.
-        certify: measure how right the gradient is; by default on the embedded model only, since it
-            runs in float64 and takes some ten times the calls of a gradient.
     """
 
     EMBEDDED_TARGET: ClassVar[str | None] = "green apple"
@@ -50,7 +48,6 @@ class GuideConfig(GoalConfig):
     num_repeats: int = 1
     guidance_start: float = 0.0
     guidance_end: float = 1.0
-    certify: bool | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

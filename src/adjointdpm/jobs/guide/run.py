@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from ... import solvers
-from ...certificate import Certificate, certify
+from ...certificate import Certificate
 from ...cost import Cost
 from ...evaluation import Reading, SuccessRate, success_rate
 from ...formats import Noise, save_noise
@@ -29,7 +28,7 @@ from ...runs import (
     run_folder,
 )
 from ...sampler import Sampler
-from ...setup import Goal, Model, load_model, needs_default, require_goal
+from ...setup import Goal, Model, certify_gradient, load_model, needs_default, require_goal
 from ...variables import project_to_typical
 from .config import GuideConfig
 
@@ -107,7 +106,6 @@ def run_guide(
     """
     started = time.perf_counter()
     metric = None if objective is None else as_objective(objective)
-    embedded = config.pretrained_model_name_or_path is None
     require_goal(config, metric)
     device = choose_device(config.device)
     with run_folder(
@@ -116,9 +114,7 @@ def run_guide(
         model = load_model(config, device, with_default=needs_default(config, metric))
         goal = Goal(config, model.default, metric, device)
         guided = _Guided(config, model, goal)
-        certificate = (
-            guided.certify() if (embedded and config.certify is None) or config.certify else None
-        )
+        certificate = guided.certify() if config.certifies else None
         before = guided.ending(model.sampler(guided.noise, **guided.cond).detach())
         predicted = model.sampler.cost(guided.noise.clone().requires_grad_(), **guided.cond)
         history, file = None, None
@@ -244,17 +240,8 @@ class _Guided:
 
     def certify(self) -> Certificate:
         """Compare the gradient for the first noise with central differences of sampling runs."""
-        # The straight-through clamp departs from the derivative on purpose.
-        decode = copy.copy(self._model.decode)
-        decode.clamp = "none"
-        cond = self._model.encode(self._prompts[:1], self._config.negative_prompt)
-        return certify(
-            self._model.sampler,
-            self.noise[:1],
-            nn.Sequential(decode, self._goal.metric),
-            num_directions=2,
-            step=1e-6,
-            derivatives="central",
-            seed=self._config.seed,
-            **cond,
+        model, config = self._model, self._config
+        cond = model.encode(self._prompts[:1], config.negative_prompt)
+        return certify_gradient(
+            model.sampler, model.decode, self._goal.metric, self.noise[:1], config.seed, **cond
         )

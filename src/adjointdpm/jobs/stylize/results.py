@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ...certificate import Certificate
 from ...cost import Cost
 from ...evaluation import Reading, SuccessRate, success_rate
 from ...runs import History
@@ -52,6 +53,7 @@ class StylizeResult:
         comparisons: what came of it.
         num_weights: how many numbers were optimised.
         predicted: what a gradient would take, before the run.
+        certificate: how right the gradient of the style is, where it was measured.
         history: losses and timings.
         seconds: how long all of it took.
         peak_memory: the most bytes that were held.
@@ -67,6 +69,7 @@ class StylizeResult:
     comparisons: list[Comparison]
     num_weights: int
     predicted: Cost
+    certificate: Certificate | None
     history: History
     seconds: float
     peak_memory: int

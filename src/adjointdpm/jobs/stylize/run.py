@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...assets import Default
+from ...certificate import Certificate
 from ...cost import Cost
 from ...evaluation import Reading, read_pictures
 from ...gradients import GradientMethod
@@ -25,7 +26,7 @@ from ...runs import (
     run_folder,
     share,
 )
-from ...setup import load_model
+from ...setup import certify_gradient, load_model
 from .config import StylizeConfig
 from .goal import Stylization, build_goal
 from .model import StylizedModel
@@ -73,6 +74,7 @@ def run_stylize(
         unseen, noise = _unseen(model, list(labels))
         before = model.draw_many(noise, unseen)
         goal, picture = build_goal(config, objective, examples(model, prompts))
+        certificate = certify_style(model, goal, prompts[0]) if config.certifies else None
         predicted = predict_cost(model, prompts)
         history = restyle(model, goal, prompts, _previews(model, unseen, noise))
         after = model.draw_many(noise, unseen)
@@ -87,6 +89,7 @@ def run_stylize(
         comparisons=compare(goal, before, after, unseen, [labels[p] for p in unseen], default),
         num_weights=sum(weight.numel() for weight in model.weights.tensors.values()),
         predicted=predicted,
+        certificate=certificate,
         history=history,
         seconds=time.perf_counter() - started,
         peak_memory=peak_memory(device),
@@ -137,6 +140,14 @@ def predict_cost(model: StylizedModel, prompts: Sequence[str]) -> Cost:
     size = model.config.train_batch_size
     noise = model.model.noise(size, torch.Generator().manual_seed(0))
     return model.model.sampler.cost(noise, **model.encode([prompts[0]] * size))
+
+
+def certify_style(model: StylizedModel, goal: Stylization, prompt: str) -> Certificate:
+    """Compare the gradient of the style, for the weights too, with differences of sampling runs."""
+    loaded, seed = model.model, model.config.seed
+    noise = loaded.noise(1, torch.Generator().manual_seed(seed))
+    cond = model.encode([prompt])
+    return certify_gradient(loaded.sampler, loaded.decode, goal.style, noise, seed, **cond)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""The demo."""
+"""FID and KID of what a pipeline draws, or of a folder of pictures."""
 
 import lazy_loader
 

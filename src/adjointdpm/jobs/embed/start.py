@@ -1,0 +1,117 @@
+"""Where a word begins: textual inversion of the pictures that its first word happens to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ...objectives import Objective
+from ...prediction import output_of
+from ...runs import optimize, share
+from .subject import Subject
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Pictures of what a word is to mean.
+
+    Args:
+        latents: (examples, ...) as the network was trained on them.
+        templates: the prompt of each, with ``{}`` for the word.
+    """
+
+    latents: Tensor
+    templates: Sequence[str]
+
+
+@torch.no_grad()
+def best_candidates(subject: Subject, objective: Objective) -> Examples:
+    """Return the best pictures that the word draws as it is; at least one, and only good ones.
+
+    Good is what is better than half way from the best to the median: for a classifier's margin
+    about what has won.
+
+    Args:
+        subject: the word, and how many candidates to draw.
+        objective: says how good a picture is.
+    """
+    config, model = subject.config, subject.model
+    generator = torch.Generator().manual_seed(config.seed)
+    noise = torch.randn(config.num_candidates, *model.latent_shape, generator=generator)
+    templates = [subject.templates[i % len(subject.templates)] for i in range(len(noise))]
+    found, values = [], []
+    for part in torch.arange(len(noise)).split(subject.many):
+        latents = subject.sample(noise[part], [templates[i] for i in part.tolist()])
+        values.append(objective.loss(model.decode(latents), generator).cpu())
+        found.append(latents.cpu())
+    losses, best = torch.cat(values).sort(stable=True)
+    good = losses <= losses[0] + (losses.median() - losses[0]) / 2
+    kept = best[good][: config.num_examples]
+    return Examples(torch.cat(found)[kept], [templates[i] for i in kept.tolist()])
+
+
+def invert(subject: Subject, examples: Examples, steps: int) -> list[float]:
+    """Fit the word to pictures by the network's own error: textual inversion (arXiv 2208.01618).
+
+    The times are those of the first half of the sampler's calls, where it is decided what a picture
+    shows. Nothing goes through the sampler, so that an update takes a fraction of the time of one
+    that does.
+
+    Args:
+        subject: the word, which is changed in place.
+        examples: the pictures.
+        steps: number of updates.
+
+    Returns:
+        The losses.
+    """
+    sampler, device = subject.model.sampler, subject.model.device
+    calls = sampler.plan.timesteps
+    times = torch.tensor(calls[: (len(calls) + 1) // 2])
+
+    def loss(generator: torch.Generator) -> Tensor:
+        size = subject.config.inversion_batch_size
+        chosen = torch.randint(len(examples.latents), (size,), generator=generator)
+        t = times[torch.randint(len(times), (size,), generator=generator)]
+        clean = examples.latents[chosen]
+        noise = torch.randn(clean.shape, generator=generator)
+        templates = [examples.templates[i] for i in chosen.tolist()]
+        clean, noise, t = (share(each).to(device) for each in (clean, noise, t))
+        return denoising_error(subject, clean, noise, t, share(templates))
+
+    config = replace(
+        subject.config,
+        max_train_steps=steps,
+        learning_rate=subject.config.inversion_learning_rate,
+        description=f"{subject.config.description}: start",
+        checkpointing_steps=None,
+        resume_from_checkpoint=None,
+        report_to=None,
+    )
+    history = optimize(subject.tensors, loss, config, project=subject.word.project)
+    return history.losses
+
+
+def denoising_error(
+    subject: Subject, clean: Tensor, noise: Tensor, t: Tensor, templates: Sequence[str]
+) -> Tensor:
+    """Return the mean squared error of the network's answer for noised pictures, without guidance.
+
+    Args:
+        subject: the word.
+        clean: (batch, ...) latents of pictures.
+        noise: as many standard-normal ones.
+        t: (batch,) times of the network.
+        templates: the prompt of each.
+    """
+    denoiser = subject.model.sampler.denoiser
+    schedule = denoiser.schedule
+    shape = (-1, *[1] * (clean.ndim - 1))
+    alpha, sigma = (f(t).to(clean.dtype).reshape(shape) for f in (schedule.alpha, schedule.sigma))
+    of_clean, of_noise = output_of(denoiser.prediction_type, alpha, sigma)
+    x = alpha * clean + sigma * noise
+    answer = denoiser(x, t, guidance_scale=1.0, **subject.encode(templates))
+    return (answer - (of_clean * clean + of_noise * noise)).square().mean()
