@@ -92,9 +92,10 @@ def output_of(
 ) -> tuple[float | Number, float | Number]:
     """Return ``(a, b)`` such that a perfect network answers ``a x_0 + b eps``."""
     check_prediction_type(prediction_type)
-    return {
+    weights: dict[str, tuple[float | Number, float | Number]] = {
         "epsilon": (0.0, 1.0),
         "sample": (1.0, 0.0),
         "v_prediction": (-sigma, alpha),
         "flow_prediction": (-1.0, 1.0),
-    }[prediction_type]
+    }
+    return weights[prediction_type]
