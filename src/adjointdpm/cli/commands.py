@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..executors import MergeConfig
     from ..jobs.audit import AuditConfig
     from ..jobs.certify import CertifyConfig
     from ..jobs.embed import EmbedConfig
@@ -147,6 +148,14 @@ def _run_fid(config: FidConfig, command_line: str) -> int:
     return 0
 
 
+def _run_merge(config: MergeConfig, command_line: str) -> int:
+    from ..executors import merge_folders
+
+    count = merge_folders(config.folders, config.output_dir)
+    print(f"{count} results of {len(config.folders)} shards are in {config.output_dir}")
+    return 0
+
+
 def _tell(what: str) -> None:
     print(f"{what} ...", file=sys.stderr, flush=True)
 
@@ -181,6 +190,11 @@ COMMANDS = {
         "measure how easily a classifier is fooled by pictures that a diffusion model draws",
         partial(_settings, "jobs.audit", "AuditConfig"),
         _run_audit,
+    ),
+    "merge": Command(
+        "put the folders of the shards of an audit into one",
+        partial(_settings, "executors", "MergeConfig"),
+        _run_merge,
     ),
     "certify": Command(
         "measure how good a gradient is, against plain autograd and measured derivatives",
