@@ -11,6 +11,7 @@ holds already is not measured again.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import multiprocessing
 import os
@@ -26,7 +27,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from gpu import MODELS
+from gpu import MODELS, SCHEDULE
 from scaling_model import (
     Link,
     Training,
@@ -182,9 +183,8 @@ def _sharded_update(rank: int, port: int, steps: int, file: str) -> None:
 
     unet = adp.shard(UNet2DConditionModel(sample_size=8, **MODELS["toy"].config))
     weights = sum(weight.nbytes for weight in unet.parameters())
-    schedule = adp.Schedule.from_config({"_class_name": "DDIMScheduler"})
-    denoiser = adp.Denoiser(_Unet(unet), schedule)
-    sampler = adp.Sampler(denoiser, adp.solvers.build("ddim", schedule, steps))
+    denoiser = adp.Denoiser(_Unet(unet), SCHEDULE)
+    sampler = adp.Sampler(denoiser, adp.solvers.build("ddim", SCHEDULE, steps))
     with Messages() as messages:
         sampler(torch.randn(1, 4, 8, 8), emb=torch.randn(1, 4, 16)).square().mean().backward()
     if rank == 0:
@@ -296,13 +296,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=48)
     parser.add_argument("--max_steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=300)
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS))
     args = parser.parse_args(argv)
     file = args.output_dir / "scaling.json"
     result: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     measured = result.setdefault("measured", {})
     parts: dict[str, Callable[[], Any]] = {
-        "parameters": lambda: {name: parameters(name) for name in args.networks},
+        "parameters": lambda: {name: parameters(name) for name in NETWORKS},
         "sharded": lambda: sharded(STEPS),
         "audit": lambda: audited(args.pictures, args.max_steps),
         "served": lambda: served(measured["audit"]["example"], args.rounds, ASSUMED["capacity"]),
@@ -312,6 +311,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             measured[part] = measure()
             write_text(file, json.dumps(result, indent=1) + "\n")
     result["machine"] = environment(torch.device("cpu"))
+    result["date"] = datetime.date.today().isoformat()
     result["gpu"], result["assumed"] = GPU, ASSUMED
     result["links"] = {name: vars(link) for name, link in LINKS.items()}
     result["on_paper"] = on_paper(measured)

@@ -243,7 +243,7 @@ class Replay:
         # A cached low-precision copy of a weight, made without a graph, would swallow its gradient.
         torch.clear_autocast_cache()
         try:
-            with passed_on(self.wrappers):
+            with passed_on(self.wrappers), self.sharded.freed_after_use():
                 return function()
         finally:
             torch.clear_autocast_cache()
