@@ -66,6 +66,8 @@ class AuditConfig(SamplerConfig, FolderConfig):
         "batch_size",
         "executor",
         "num_workers",
+        "num_shards",
+        "shard_index",
         "certify",
         "memory_budget",
     }
