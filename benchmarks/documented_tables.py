@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "docs" / "benchmarks"
@@ -228,4 +229,32 @@ def told_apart() -> str:
     return _table(
         ["measured on a CPU, the embedded model, 4 steps with guidance", *dtypes],
         ([name, *[cell(dtype, what) for dtype in dtypes]] for what, name in CHANGES.items()),
+    )
+
+
+def explosions(with_form: bool) -> str:
+    """Return how often samplers explode, and the median of their largest errors.
+
+    Args:
+        with_form: of ODE methods in each form, or of exponential integrators.
+    """
+    rows = [row for row in _read("stability")["rows"] if bool(row["form"]) == with_form]
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        key = (row["solver"], row["form"]) if with_form else (row["solver"],)
+        found.setdefault(key, []).append(row)
+
+    def line(key: tuple[str, ...]) -> list[str]:
+        few = [row for row in found[key] if row["budget"] <= 20]
+        exploded = sum(row["largest_error"] > 1 for row in few)
+        medians = [
+            median(row["largest_error"] for row in found[key] if row["budget"] == calls)
+            for calls in (10, 20, 50)
+        ]
+        return [*key, f"{exploded} of {len(few)}", *[f"{m:.2g}" for m in medians]]
+
+    names = ["solver", "form"] if with_form else ["solver"]
+    return _table(
+        [*names, "explodes, up to 20 calls", "error at 10 calls", "at 20", "at 50"],
+        map(line, found),
     )

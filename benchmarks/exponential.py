@@ -85,21 +85,22 @@ class Problem:
         (gradient,) = torch.autograd.grad(self.objective(sample), noise)
         return sample.detach(), gradient
 
-    def plan(self, solver: str, form: str, steps: int, spacing: str) -> adp.Plan:
-        """Return a plan; raises ValueError where the process has no such form."""
-        schedule, prediction_type = self.denoiser.schedule, self.denoiser.prediction_type
-        if form != "x":
-            return adp.solvers.build(
-                solver, schedule, steps, spacing, prediction_type,
-                form=form or None, final_sigmas_type="sigma_min",
-            )  # fmt: skip
-        points = adp.solvers.grid(schedule, steps, spacing, final_sigmas_type="sigma_min")
-        tape = Tape(6 * len(points))
-        plain = _StateForm(schedule)
-        drift = Model(tape, schedule, prediction_type).drift(plain, *points)
-        start = schedule.init_noise_sigma(points[0].t) * tape.noise
-        sample = ODE_SOLVERS[solver](drift, [point.t for point in points], start)
-        return tape.plan(sample, name=f"{solver} in x", prediction_type=prediction_type)
+
+def plan_of(
+    solver: str, form: str, schedule: adp.Schedule, steps: int, spacing: str, prediction_type: str
+) -> adp.Plan:
+    """Return a plan, of the plain ODE too; raises ValueError where a process has no such form."""
+    if form != "x":
+        return adp.solvers.build(
+            solver, schedule, steps, spacing, prediction_type,
+            form=form or None, final_sigmas_type="sigma_min",
+        )  # fmt: skip
+    points = adp.solvers.grid(schedule, steps, spacing, final_sigmas_type="sigma_min")
+    tape = Tape(6 * len(points))
+    drift = Model(tape, schedule, prediction_type).drift(_StateForm(schedule), *points)
+    start = schedule.init_noise_sigma(points[0].t) * tape.noise
+    sample = ODE_SOLVERS[solver](drift, [point.t for point in points], start)
+    return tape.plan(sample, name=f"{solver} in x", prediction_type=prediction_type)
 
 
 def on_mixture(
@@ -142,20 +143,26 @@ def apart(found: Tensor, reference: Tensor) -> float:
 
 def measure(problem: Problem, calls: list[int]) -> Iterator[dict[str, Any]]:
     """Yield one row for each sampler and number of calls."""
-    sample, gradient = problem.run(problem.plan("rk4", "flow", problem.many, problem.spacings[0]))
+
+    def plan(solver: str, form: str, steps: int, spacing: str) -> adp.Plan:
+        denoiser = problem.denoiser
+        prediction_type = denoiser.prediction_type
+        return plan_of(solver, form, denoiser.schedule, steps, spacing, prediction_type)
+
+    sample, gradient = problem.run(plan("rk4", "flow", problem.many, problem.spacings[0]))
     for (solver, form), spacing, count in product(SAMPLERS, problem.spacings, calls):
         steps = count // CALLS_A_STEP.get(solver, 1)
         if steps < 1:
             continue
         try:
-            plan = problem.plan(solver, form, steps, spacing)
-            found = problem.run(plan)
+            chosen = plan(solver, form, steps, spacing)
+            found = problem.run(chosen)
         except (ValueError, ZeroDivisionError):
             continue  # infinite at the start of rectified flow
         except FloatingPointError:
             found = torch.full_like(sample, torch.inf), torch.full_like(gradient, torch.inf)
         yield {
-            "solver": solver, "form": form, "spacing": spacing, "calls": plan.num_calls,
+            "solver": solver, "form": form, "spacing": spacing, "calls": chosen.num_calls,
             "budget": count, "sample_error": apart(found[0], sample),
             "gradient_error": apart(found[1], gradient),
         }  # fmt: skip
