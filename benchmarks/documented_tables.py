@@ -258,3 +258,39 @@ def explosions(with_form: bool) -> str:
         [*names, "explodes, up to 20 calls", "error at 10 calls", "at 20", "at 50"],
         map(line, found),
     )
+
+
+def errors_by_form(network: str, process: str, calls: int) -> str:
+    """Return the errors of solvers in each form, at their better spacing.
+
+    Args:
+        network: as exponential.json names it.
+        process: likewise.
+        calls: the most network calls, give or take a tenth.
+    """
+    best: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in _read("exponential")["rows"]:
+        # Adams methods start with Runge-Kutta steps, which take calls of their own.
+        if (row["network"], row["process"]) != (network, process) or row["calls"] > 1.1 * calls:
+            continue
+        key = row["solver"], row["form"]
+        known = best.get(key)
+        if known is None or (-row["budget"], row["sample_error"]) < (
+            -known["budget"],
+            known["sample_error"],
+        ):
+            best[key] = row
+
+    def cell(solver: str, form: str) -> str:
+        row = best.get((solver, form))
+        return f"{row['sample_error']:.2g} / {row['gradient_error']:.2g}" if row else ""
+
+    with_form = list(dict.fromkeys(solver for solver, form in best if form))
+    own = [solver for solver, form in best if not form]
+    return _table(
+        ["solver", "x", "noise", "flow", "its own"],
+        [
+            *([s, *[cell(s, form) for form in ("x", "noise", "flow")], ""] for s in with_form),
+            *([s, "", "", "", cell(s, "")] for s in own),
+        ],
+    )

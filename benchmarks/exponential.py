@@ -8,8 +8,8 @@ Each solver runs on the plain ODE in x and the network's time, and on forms with
 show the one with the smaller error of the sample. The
 reference is the solution of the ODE by many steps; the gradient is the exact one of the discrete
 sampler, `Exact`, and its error is how far that is from the gradient of the solution. All runs end
-at the last noise level that the process knows. Results go to exponential.json, exponential.png and
-exponential_table.md in the output directory.
+at the last noise level that the process knows. Results go to exponential.json and exponential.png
+in the output directory.
 """
 
 from __future__ import annotations
@@ -186,31 +186,6 @@ def problems(networks: list[str]) -> Iterator[tuple[str, str, Problem]]:
         yield "VP scaled linear", "embedded model", embedded()
 
 
-def table(rows: list[dict[str, Any]], budget: int) -> str:
-    """Return the errors at one number of calls, a process in each column."""
-    columns = list(dict.fromkeys((row["network"], row["process"]) for row in rows))
-    lines = [
-        f"**{budget} network calls**, relative error of sample / gradient\n",
-        "| solver | form | " + " | ".join(f"{n}, {p}" for n, p in columns) + " |",
-        "|---" * (2 + len(columns)) + "|",
-    ]
-    for solver, form in SAMPLERS:
-        cells = []
-        for column in columns:
-            found = [
-                row for row in rows
-                if (row["network"], row["process"]) == column and row["budget"] == budget
-                and (row["solver"], row["form"]) == (solver, form)
-            ]  # fmt: skip
-            cells.append(
-                f"{found[0]['sample_error']:.0e} / {found[0]['gradient_error']:.0e}"
-                if found
-                else ""
-            )
-        lines.append(f"| {solver} | {form} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -271,8 +246,6 @@ def main(arguments: list[str] | None = None) -> None:
     lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
     head = json.dumps(content, indent=1).removesuffix("\n}")
     path.write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n')
-    tables = "\n".join(table(best(rows), budget) for budget in (10, 20, 50))
-    (options.output_dir / "exponential_table.md").write_text(tables)
     plot(best(rows), options.output_dir / "exponential.png")
 
 

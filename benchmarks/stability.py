@@ -56,6 +56,20 @@ def exact_gains(schedule: adp.Schedule) -> np.ndarray:
     return start * np.sqrt((b**2 * WIDTHS**2 + r**2) / (a**2 * WIDTHS**2 + s**2))
 
 
+def largest_plan(
+    solver: str, form: str, schedule: adp.Schedule, spacing: str, calls: int
+) -> adp.Plan | None:
+    """Return the plan with the most steps within some calls; None where there is no such form."""
+    for steps in range(calls // CALLS_A_STEP.get(solver, 1), 0, -1):
+        try:
+            plan = plan_of(solver, form, schedule, steps, spacing, "v_prediction")
+        except (ValueError, ZeroDivisionError):
+            return None  # infinite at the start
+        if plan.num_calls <= calls:
+            return plan
+    return None
+
+
 def measure() -> Iterator[dict[str, Any]]:
     """Yield a row for every process, spacing, sampler and number of calls."""
     for process, (schedule, spacings) in PROCESSES.items():
@@ -63,11 +77,9 @@ def measure() -> Iterator[dict[str, Any]]:
         for spacing in spacings:
             for solver, form in SAMPLERS:
                 for calls in CALLS:
-                    steps = calls // CALLS_A_STEP.get(solver, 1)
-                    try:
-                        plan = plan_of(solver, form, schedule, steps, spacing, "v_prediction")
-                    except (ValueError, ZeroDivisionError):
-                        continue  # no steps, or a form that is infinite at the start
+                    plan = largest_plan(solver, form, schedule, spacing, calls)
+                    if plan is None:
+                        continue
                     off = np.abs(gains(plan, schedule) - exact)
                     worst = int(off.argmax())
                     yield {
