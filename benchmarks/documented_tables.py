@@ -294,3 +294,47 @@ def errors_by_form(network: str, process: str, calls: int) -> str:
             *([s, "", "", "", cell(s, "")] for s in own),
         ],
     )
+
+
+def by_steps_on_terrain(solver: str = "ddim") -> str:
+    """Return how good gradient methods are on somebody else's network, by number of steps."""
+    rows = [row for row in _read("terrain")["rows"] if row["solver"] == solver]
+    steps = sorted({row["num_inference_steps"] for row in rows})
+
+    def cell(method: str, count: int) -> str:
+        for row in rows:
+            if (row["method"], row["num_inference_steps"]) == (method, count):
+                text = f"{row['cosine_noise']:.3f} / {row['error_noise']:.2g}"
+                estimate = row.get("estimate")
+                return text if estimate is None else f"{text} ({estimate:.2g})"
+        return ""
+
+    return _table(
+        ["method", *[f"N = {count}" for count in steps]],
+        (
+            [f"`{method}`", *[cell(method, count) for count in steps]]
+            for method in dict.fromkeys(row["method"] for row in rows)
+        ),
+    )
+
+
+def sample_quality() -> str:
+    """Return FID and KID by solver, network calls and feature network."""
+
+    def interval(found: dict[str, float]) -> str:
+        return f"{found['value']:.3g} ± {found['half_width']:.1g}"
+
+    return _table(
+        ["solver", "calls", "features", "samples", "FID", "KID × 1000"],
+        (
+            [
+                row["solver"],
+                str(row["calls"]),
+                f"{row['feature_network']}, {row['num_features']}",
+                str(row["num_images"]),
+                interval(row["fid"]),
+                interval(row["kid_x_1000"]),
+            ]
+            for row in _read("quality")["rows"]
+        ),
+    )
