@@ -60,8 +60,6 @@ class AuditConfig(SamplerConfig, FolderConfig):
         num_workers: how many there are.
         num_shards: of how many machines this is one, each with an ``output_dir`` of its own.
         shard_index: which of them, from 0.
-        certify: measure how right the gradient is; by default on the embedded model only, since it
-            runs in float64 and takes some ten times the calls of a gradient.
     """
 
     MAY_CHANGE: ClassVar[frozenset[str]] = FolderConfig.MAY_CHANGE | {
@@ -100,7 +98,6 @@ class AuditConfig(SamplerConfig, FolderConfig):
     num_workers: int = 1
     num_shards: int = 1
     shard_index: int = 0
-    certify: bool | None = None
 
     def __post_init__(self) -> None:
         FolderConfig.__post_init__(self)

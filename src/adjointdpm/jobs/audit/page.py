@@ -208,15 +208,16 @@ def _sets(summary: Summary) -> list[list[str]]:
         "their starts, to the same pictures": summary.starts_to_others,
     }
     return [
-        [
-            name,
-            f"{1000 * found.kid:.2f} ± {1000 * found.kid_std:.2f}",
-            f"{found.fid:.2f}",
-            " and ".join(map(str, found.num_pictures)),
-        ]
+        [name, _kid(found), f"{found.fid:.2f}", " and ".join(map(str, found.num_pictures))]
         for name, found in named.items()
         if found is not None
     ]
+
+
+def _kid(found: SetDistance) -> str:
+    assert found.kid is not None
+    assert found.kid_std is not None
+    return f"{1000 * found.kid:.2f} ± {1000 * found.kid_std:.2f}"
 
 
 def _cost(result: AuditResult) -> list[list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 
-from ...certificate import Certificate, certify
+from ...certificate import Certificate
 from ...cost import Cost
 from ...executors import Result, Worker, WorkerFactory, execute, shard
 from ...gradients import GradientMethod
 from ...objectives import ClassifierMargin, ImageClassifier
 from ...runs import choose_device, environment, peak_memory, run_folder
-from ...setup import Model, load_model
+from ...setup import Model, certify_gradient, load_model
 from ...storage import JsonLines
 from .config import AuditConfig
 from .items import audit_items
@@ -160,20 +158,10 @@ def _predicted(config: AuditConfig, model: Model, items: list[dict[str, Any]]) -
 def _certificate(
     config: AuditConfig, model: Model, panel: Panel, item: dict[str, Any]
 ) -> Certificate | None:
-    """Compare the gradient for the first item with central differences of sampling runs."""
-    embedded = config.pretrained_model_name_or_path is None and config.classifier == "classifier"
-    if not (embedded if config.certify is None else config.certify):
+    """Return how right the gradient for the first item is, where the settings ask for it."""
+    if not config.certifies:
         return None
-    # The straight-through clamp departs from the derivative on purpose, and so does rounding.
-    decode = copy.copy(model.decode)
-    decode.clamp = "none"
-    return certify(
-        model.sampler,
-        model.noise(1, torch.Generator().manual_seed(item["seed"])),
-        nn.Sequential(decode, ClassifierMargin(panel.classifier, item["label"])),
-        num_directions=2,
-        step=1e-6,
-        derivatives="central",
-        seed=config.seed,
-        **model.encode([item["prompt"]], config.negative_prompt),
-    )
+    noise = model.noise(1, torch.Generator().manual_seed(item["seed"]))
+    metric = ClassifierMargin(panel.classifier, item["label"])
+    cond = model.encode([item["prompt"]], config.negative_prompt)
+    return certify_gradient(model.sampler, model.decode, metric, noise, config.seed, **cond)
