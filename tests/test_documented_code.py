@@ -236,6 +236,19 @@ def test_formats(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert (tmp_path / "lora" / "pytorch_lora_weights.safetensors").is_file()
 
 
+def test_fid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("photos", "drawn"):
+        (tmp_path / folder).mkdir()
+        for i in range(4):
+            color = (40 * i, 200, len(folder) * i)
+            Image.new("RGB", (8, 8), color).save(tmp_path / folder / f"{i}.png")
+    (code,) = blocks("docs/jobs/fid.md")
+    names: dict[str, Any] = {}
+    run(code, names, "fid.md")
+    assert names["result"].distance.num_pictures == (4, 4)
+
+
 def test_guide(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first, own, load, loop = blocks("docs/jobs/guide.md")
