@@ -86,7 +86,7 @@ def from_sample(prediction_type: str, alpha: Any, sigma: Any) -> Linear:
     return Linear(-x_weight * inverse, inverse)
 
 
-def output_of(prediction_type: str, alpha: float, sigma: float) -> tuple[float, float]:
+def output_of(prediction_type: str, alpha: Any, sigma: Any) -> tuple[Any, Any]:
     """Return ``(a, b)`` such that a perfect network answers ``a x_0 + b eps``."""
     check_prediction_type(prediction_type)
     return {
