@@ -12,7 +12,7 @@ OLDEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/torch==\1/p' pyprojec
 # One process a core, each with one thread; a file of tests stays in one process.
 PYTEST := python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: setup demo test test-shuffled test-newest test-oldest lint lock clean
+.PHONY: setup demo test test-shuffled test-newest test-oldest docs package lint lock clean
 
 setup: $(VENV)/.installed
 
@@ -51,6 +51,21 @@ lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation, as build/site/index.html; a warning is an error. The tutorial is run for it.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# What is published: the archives, and the wheel alone in an environment of its own, without extras.
+package: setup
+	rm -rf build/dist build/wheel
+	$(BIN)/python -c 'from setuptools import build_meta as b; b.build_sdist("build/dist")'
+	mkdir build/wheel && tar -xzf build/dist/*.tar.gz -C build/wheel --strip-components 1
+	cd build/wheel && $(CURDIR)/$(BIN)/python -c \
+		'from setuptools import build_meta as b; b.build_wheel("../dist")'
+	$(call fresh_venv,build/installed)
+	build/installed/bin/python -m pip install --quiet build/dist/*.whl "$(TORCH)"
+	cd build/installed && bin/adjointdpm demo --output_dir demo --max_train_steps 2
 
 # The locks name every package but torch, whose build is the machine's choice.
 COMPILE = build/uv/bin/uv pip compile pyproject.toml --extra dev --upgrade --universal \

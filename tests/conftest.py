@@ -18,6 +18,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    # Many tests take few steps, of networks that nobody trained.
+    config.addinivalue_line("filterwarnings", "ignore:ContinuousAdjoint took:UserWarning")
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
     torch.manual_seed(0)

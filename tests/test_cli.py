@@ -10,7 +10,6 @@ from dataclasses import fields
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tiny_pipeline import write_assets
 
 import adjointdpm as adp
@@ -18,7 +17,7 @@ from adjointdpm.assets import ASSETS_VARIABLE
 from adjointdpm.cli.arguments import parse
 from adjointdpm.cli.commands import COMMANDS, Command
 from adjointdpm.cli.main import main
-from adjointdpm.jobs.demo import DemoConfig
+from adjointdpm.jobs.embed import EmbedConfig
 from adjointdpm.runs import RunConfig, optimize, run_folder
 
 
@@ -101,7 +100,7 @@ def test_error_is_one_line(capsys, tmp_path, monkeypatch):
     ("typed", "message"),
     [
         (["demo", "--sed", "4"], "did you mean seed?"),
-        (["demo", "--noise_targets", "taxi"], "did you mean noise_target,"),
+        (["demo", "--guide_targets", "taxi"], "did you mean guide_target,"),
         (["demo", "--see", "4"], "unrecognized arguments: --see 4"),  # nothing is abbreviated
         (["demo", "--seed", "x"], 'key "seed": Expected a'),
         (["certify", "--method", "magic"], "Literal['exact', 'backprop'"),
@@ -121,12 +120,12 @@ def test_settings_from_a_file(tmp_path, capsys):
     file = tmp_path / "run.yaml"
     file.write_text("seed: 5\nguidance_scale: 3\nmemory_budget: null\n")
     typed = ["--config", str(file), "--seed", "6", "--progress_bar", "false"]
-    config = parse("adjointdpm demo", "The demo.", DemoConfig, typed)
-    assert config == DemoConfig(seed=6, guidance_scale=3.0, memory_budget=None, progress_bar=False)
+    config = parse("adjointdpm embed", "A word.", EmbedConfig, typed)
+    assert config == EmbedConfig(seed=6, guidance_scale=3.0, memory_budget=None, progress_bar=False)
     for text, message in (("sed: 5", "did you mean seed?"), ("seed: five", "Got value: five")):
         file.write_text(text)
         with pytest.raises(SystemExit):
-            main(["demo", "--config", str(file)])
+            main(["embed", "--config", str(file)])
         assert message in capsys.readouterr().err
 
 
@@ -141,97 +140,6 @@ def test_every_setting_is_an_argument_with_help(command, capsys):
     for field in fields(config):
         assert re.search(rf"--{field.name} [^\n]*\n? +\S", shown), field.name
     assert parse("x", "x", config, [f"--{f.name}" for f in fields(config) if f.type == "bool"])
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        (["--device", "abacus"], "device 'abacus' is not known"),
-        (["--max_train_steps", "0"], "max_train_steps must be at least 1"),
-        (["--noise_target", "rockett"], "did you mean rocket"),
-        (["--num_inference_steps", "0"], "num_inference_steps must be at least 1"),
-        (["--seed", str(2**70)], "seed must be between 0 and"),
-        (["--batch_size", "0"], "batch_size must be at least 1"),
-        (["--output_dir", "/dev/null/x"], "/dev/null is a file"),
-        (["--output_dir", "/dev/null/x", "--device", "abacus"], "device 'abacus'"),
-    ],
-)
-def test_wrong_settings_are_named(capsys, tmp_path, monkeypatch, tiny_assets, flags, message):
-    """And nothing is written or removed before they are."""
-    monkeypatch.setenv(ASSETS_VARIABLE, str(tiny_assets))
-    earlier = tmp_path / "earlier"
-    with run_folder(earlier, "demo") as folder:
-        (folder / "report.html").write_text("x")
-    targets = ["--noise_target", "rocket", "--embedding_target", "cactus"]
-    typed = ["--output_dir", str(earlier), "--overwrite_output_dir", *targets, *flags]
-    assert main(["demo", *typed]) == 1
-    assert message in capsys.readouterr().err
-    assert sorted(path.name for path in earlier.iterdir()) == ["report.html", "run.json"]
-
-
-def test_demo_writes_a_report(capsys, tmp_path, monkeypatch, tiny_assets):
-    monkeypatch.setenv(ASSETS_VARIABLE, str(tiny_assets))
-    out = tmp_path / "out"
-    arguments = ["demo", "--output_dir", str(out), "--max_train_steps", "3"]
-    arguments += ["--noise_prompt", "apple", "--embedding_prompt", "c", "--device", "cpu"]
-    arguments += ["--noise_target", "rocket", "--embedding_target", "cactus"]
-    arguments += ["--num_inference_steps", "3", "--guidance_scale", "2"]
-    assert main(arguments) == 0
-    assert str(out / "report.html") in capsys.readouterr().out
-
-    page = (out / "report.html").read_text(encoding="utf-8")
-    assert "adjointdpm demo --output_dir" in page
-    # It opens offline: nothing in it is fetched from anywhere.
-    for target in re.findall(r'(?:src|href)="([^"]*)"', page):
-        assert target.startswith(("data:", "#")) or (out / target).is_file(), target
-    assert page.count("data:image/png") == 2 * 4 + 4 * 4
-    assert "<svg" in page
-
-    numbers = json.loads((out / "numbers.json").read_text(encoding="utf-8"))
-    assert len(numbers["noise"]["losses"]) == len(numbers["embedding"]["seconds"]) == 3
-    (target,) = numbers["certificate"]["targets"]
-    assert target["computed"] == pytest.approx(target["measured"], rel=1e-5)
-    assert numbers["peak_memory_bytes"] > 0
-    for name in ("noise.png", "noise-1-before.png", "embedding-4-after.png", "loss.svg"):
-        assert (out / name).stat().st_size > 0
-    noise = load_file(out / "noise.safetensors")["noise"]
-    assert noise.flatten(1).norm(dim=1).tolist() == pytest.approx([256**0.5] * 2, rel=1e-5)
-    assert load_file(out / "embedding.safetensors")["encoder_hidden_states"].shape == (1, 8, 16)
-    assert adp.formats.load_noise(out / "noise.safetensors").prompt == [
-        "apple, style noto",
-        "apple, style flat",
-    ]
-    assert adp.formats.load_prompt_embeds(out / "embedding.safetensors").guidance_scale == 2.0
-
-    # Every picture says what it shows, to whoever does not see it.
-    texts = re.findall(r'<img [^>]*alt="([^"]*)"', page)
-    assert len(texts) == len(set(texts)) == page.count("<img")
-    assert sum("the judge calls it" in text for text in texts) == 2 * (2 + 4)
-    assert re.search(r'<svg [^>]*role="img" aria-label="The loss at each update: noise from', page)
-    modes = {path.stat().st_mode & 0o777 for path in out.iterdir()}
-    assert modes == {(tiny_assets / "concepts.json").stat().st_mode & 0o777}
-
-    # A second run is not mixed with the first.
-    before = sorted(path.name for path in out.iterdir())
-    assert main(arguments) == 1
-    assert "holds an earlier run; name another folder, or set overwrite" in capsys.readouterr().err
-    assert sorted(path.name for path in out.iterdir()) == before
-    (out / "stale.png").touch()
-    assert main([*arguments, "--overwrite_output_dir"]) == 0
-    assert sorted(path.name for path in out.iterdir()) == before
-
-
-def test_an_interrupted_demo_leaves_no_empty_folder(tmp_path, monkeypatch, tiny_assets, capsys):
-    monkeypatch.setenv(ASSETS_VARIABLE, str(tiny_assets))
-
-    def interrupted(*arguments):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("adjointdpm.jobs.demo.run.certify_gradient", interrupted)
-    typed = ["--noise_target", "rocket", "--embedding_target", "cactus"]
-    assert main(["demo", "--output_dir", str(tmp_path / "a" / "b"), *typed]) == 130
-    assert "stopped" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
 
 
 def test_a_stopped_run_says_how_to_go_on(tmp_path, monkeypatch, capfd):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from itertools import product
 from typing import Any
 
 import diffusers
@@ -12,7 +14,17 @@ from networks import SmallNetwork, relative_error
 from observers import Notes
 from torch import Tensor
 
-from adjointdpm import ContinuousAdjoint, Denoiser, Exact, Plan, Sampler, Schedule, solvers
+from adjointdpm import (
+    ContinuousAdjoint,
+    Denoiser,
+    Exact,
+    GradientMethod,
+    Plan,
+    Sampler,
+    Schedule,
+    solvers,
+)
+from adjointdpm.gradients import InaccurateGradientWarning
 
 MIXTURE = GaussianMixture()
 
@@ -201,6 +213,68 @@ def test_schedulers_of_diffusers(num_steps: int | None) -> None:
         cosine = torch.cosine_similarity(gradient.flatten(), reference.flatten(), dim=0)
         assert cosine > (0.99 if num_steps != 1 else -1)
         assert gradient.isfinite().all()
+
+
+SHARP = GaussianMixture(stds=torch.tensor([0.1, 0.2, 0.15], dtype=torch.float64))
+"""Its directions have little variance, as those of pictures: the last steps decide all."""
+REVERSE = (
+    ContinuousAdjoint(),
+    ContinuousAdjoint("euler"),
+    ContinuousAdjoint("ab2", form="noise"),
+    ContinuousAdjoint(num_steps=6),
+    ContinuousAdjoint(trajectory="resolved"),
+)
+
+
+def _few_steps(
+    solver: str, steps: int, mixture: GaussianMixture, method: GradientMethod, notes: Notes
+) -> list[Tensor]:
+    schedule = PROCESSES["scaled_linear"]
+    plan = solvers.build(solver, schedule, steps, prediction_type="v_prediction")
+    denoiser = Denoiser(mixture.network(schedule, "v_prediction"), schedule, "v_prediction")
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(8, mixture.dim, dtype=torch.float64, generator=generator).requires_grad_()
+    means = mixture.means.clone().requires_grad_()
+    sample = Sampler(denoiser, plan, method, observer=notes)(noise, means=means)
+    return list(torch.autograd.grad((sample**2).sum() + sample.sin().sum(), [noise, means]))
+
+
+@pytest.mark.parametrize("solver", ["ddim", "dpmpp_2m", "heun"])
+def test_it_knows_its_error_at_few_steps(solver: str) -> None:
+    """The estimate has the size of the error, up to all of the gradient, and rises with it."""
+    pairs = []
+    for steps, mixture in product((8, 24), (MIXTURE, SHARP)):
+        exact = _few_steps(solver, steps, mixture, Exact(), Notes())
+        for method in REVERSE:
+            notes = Notes()
+            found = _few_steps(solver, steps, mixture, method, notes)
+            error = max(relative_error(g, e) for g, e in zip(found, exact, strict=True))
+            (estimate,) = notes.error_estimates
+            assert min(error, 1) < 6 * estimate + 0.02
+            if mixture is MIXTURE:
+                assert estimate < 6 * error + 0.3
+            pairs.append((min(error, 1), estimate))
+    ranks = torch.tensor(pairs).argsort(0).argsort(0).double()
+    assert torch.corrcoef(ranks.T)[0, 1] > 0.7
+
+
+@pytest.mark.parametrize("form", ["flow", "angle", "noise"])
+def test_the_estimate_falls_with_the_error_in_every_form(form: Any) -> None:
+    """It is of first order where the sampler is, and the sweep's own grid is that of the run."""
+    estimates = []
+    for steps in (30, 60):
+        notes = Notes()
+        _few_steps("ddim", steps, MIXTURE, ContinuousAdjoint(form=form), notes)
+        estimates += notes.error_estimates
+    assert 1.7 < estimates[0] / estimates[1] < 2.4
+
+
+def test_it_warns_of_a_large_error_and_of_no_other() -> None:
+    with pytest.warns(InaccurateGradientWarning, match=r"8 reverse steps for 8 network calls"):
+        _few_steps("ddim", 8, SHARP, ContinuousAdjoint("euler"), Notes())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        _few_steps("ddim", 20, MIXTURE, ContinuousAdjoint(), Notes())
 
 
 def test_memory_of_the_resolved_trajectory_is_the_sample_alone() -> None:

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_pipeline import LABELS, write_assets
+from tiny_pipeline import LABELS, WORDLESS, write_assets
 
 import adjointdpm as adp
 from adjointdpm.assets import ASSETS_VARIABLE, assets_folder
-from adjointdpm.jobs.demo.run import DemoConfig
+from adjointdpm.tour import TourConfig
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -53,7 +53,7 @@ def test_embedded_model_is_frozen_and_agrees_on_words(default):
     assert {p.dtype for p in parameters} == {torch.float32}
     labels = [concept.label for concept in default.concepts.concepts]
     assert default.classifier.labels == default.judge.labels == labels
-    assert {DemoConfig.noise_target, DemoConfig.embedding_target} <= set(labels)
+    assert {TourConfig.guide_target, TourConfig.embed_target} <= set(labels)
     assert len(default.concepts.wordless) == 12
 
 
@@ -71,7 +71,7 @@ def test_another_folder(tmp_path, monkeypatch):
     loaded = adp.load_default(folder)
     assert loaded.folder == folder
     assert loaded.classifier.labels == LABELS
-    assert [concept.label for concept in loaded.concepts.wordless] == LABELS[1:]
+    assert [concept.label for concept in loaded.concepts.wordless] == WORDLESS
     monkeypatch.setenv(ASSETS_VARIABLE, str(tmp_path))
     with pytest.raises(FileNotFoundError, match=f"unset {ASSETS_VARIABLE}"):
         adp.load_default()

@@ -20,9 +20,18 @@ from tiny_pipeline import build_pipeline
 from torch import nn
 
 import adjointdpm as adp
+from benchmarks.documented import ROOT, documents
 
-ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+TUTORIAL_IN_SMALL = {
+    "num_inference_steps=10, guidance_scale=2.0)": "num_inference_steps=2, guidance_scale=2.0)",
+    "pipe, 10, 2.0": "pipe, 2, 2.0",
+    "number=4": "number=1",
+    "range(8)": "range(1)",
+    "CoarseAdjoint(7)": "CoarseAdjoint(2)",
+}
 
 
 def blocks(document: str) -> list[str]:
@@ -64,7 +73,7 @@ def ordinary(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
 def test_readme(ordinary: bool, folder: Path) -> None:
     code = "\n".join(blocks("README.md"))
     assert code.count("range(20)") == 1
-    assert code.count("num_inference_steps=25") == 2
+    assert code.count("num_inference_steps=25") == 1
     code = code.replace("range(20)", "range(2)")
     code = shorter(code)
     # The emoji model's classifier judges the tiny pipeline's pictures as well.
@@ -76,7 +85,38 @@ def test_readme(ordinary: bool, folder: Path) -> None:
         run(code, names, "README.md")
     assert any("adp.freeze" in str(each.message) for each in told) == ordinary
     assert names["noise"].grad.any()
+
+
+def test_own_network() -> None:
+    [code] = blocks("docs/own-network.md")
+    names: dict[str, Any] = {}
+    run(shorter(code), names, "own-network.md")
+    assert names["noise"].grad.any()
     assert names["embeds"].grad.any()
+
+
+def test_start_page() -> None:
+    [code] = blocks("docs/index.md")
+    names = {"noise": torch.randn(1, 4, 16, 16)}
+    run(shorter(code), names, "index.md")
+    assert names["images"].shape == (1, 3, 64, 64)
+
+
+def test_tutorial(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In small; the site is built from the whole."""
+    monkeypatch.chdir(tmp_path)
+    code = "\n".join(blocks("docs/tutorial.md"))
+    for whole, small in TUTORIAL_IN_SMALL.items():
+        assert whole in code
+        code = code.replace(whole, small)
+    names: dict[str, Any] = {}
+    run(code, names, "tutorial.md")
+    assert not names["after"].equal(names["before"])
+
+
+def test_every_page_with_code_is_run() -> None:
+    pages = {str(page.relative_to(ROOT)) for page in documents() if BLOCK.search(page.read_text())}
+    assert pages == {"README.md", *re.findall(r'"(docs/[\w/-]+\.md)"', Path(__file__).read_text())}
 
 
 def parts_of(pipe: Any) -> dict[str, Any]:
@@ -134,7 +174,9 @@ def shorter(code: str) -> str:
     return code.replace("num_inference_steps=25", "num_inference_steps=3")
 
 
-@pytest.mark.parametrize("document", ["docs/gradients.md", "docs/solvers.md"])
+@pytest.mark.parametrize(
+    "document", ["docs/gradients.md", "docs/solvers.md", "docs/which-method.md"]
+)
 def test_methods_and_solvers(folder: Path, document: str) -> None:
     pipe = adp.load_pipeline(folder)
     names = parts_of(pipe)

@@ -84,15 +84,15 @@ def build_pipeline(folder: Path, scheduler=None, **unet_config) -> StableDiffusi
 
 
 LABELS = ["apple", "rocket", "pineapple", "cactus", "octopus"]
-WORDLESS = LABELS[1:]
+WORDLESS = LABELS[3:]
 
 
 def write_classifier(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
     config = ResNetConfig(
         embedding_size=4,
-        hidden_sizes=[4, 8],
-        depths=[1, 1],
+        hidden_sizes=[4, 4, 8, 8],
+        depths=[1, 1, 1, 1],
         layer_type="basic",
         id2label=dict(enumerate(LABELS)),
         label2id={label: i for i, label in enumerate(LABELS)},

@@ -17,9 +17,11 @@ from .gradients import (
     Truncated,
 )
 from .guided import StepGuidance, guided_sample
+from .inversion import Inversion, invert
 from .path import Trajectory
 from .per_step import PerStep
 from .pipelines import (
+    ImageInversion,
     ImageToImageSampler,
     add_lora,
     differentiable,
@@ -27,8 +29,10 @@ from .pipelines import (
     encode_prompt,
     freeze,
     from_pipeline,
+    invert_images,
     latent_shape,
     load_pipeline,
+    shard,
     trainable,
 )
 from .plan import CounterNoise, Plan
@@ -46,7 +50,9 @@ __all__ = [
     "Denoiser",
     "Exact",
     "GradientMethod",
+    "ImageInversion",
     "ImageToImageSampler",
+    "Inversion",
     "Observer",
     "PerStep",
     "Plan",
@@ -68,12 +74,15 @@ __all__ = [
     "from_pipeline",
     "gradients",
     "guided_sample",
+    "invert",
+    "invert_images",
     "latent_shape",
     "load_default",
     "load_pipeline",
     "objectives",
     "pipelines",
     "sample_each",
+    "shard",
     "solvers",
     "trainable",
 ]

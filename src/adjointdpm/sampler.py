@@ -143,7 +143,7 @@ class Sampler(nn.Module):
             ValueError: a wrong shape or dtype, or a tensor that requires grad and can get none.
             FloatingPointError: a value that is not finite, with the step where it arose.
         """
-        run = self._run(noise, generator, draws, guidance_scale, cond, collect)
+        run = self.prepare(noise, generator, draws, guidance_scale, cond, collect)
         try:
             return self.gradient.sample(run) if collect is None else self.gradient.collect(run)
         except FloatingPointError as error:
@@ -207,9 +207,9 @@ class Sampler(nn.Module):
         >>> cost.forward_calls, cost.products
         (10, 0)
         """
-        return predict(self.gradient, self._run(noise, generator, draws, guidance_scale, cond))
+        return predict(self.gradient, self.prepare(noise, generator, draws, guidance_scale, cond))
 
-    def _run(
+    def prepare(
         self,
         noise: Tensor,
         generator: Generator | None,
@@ -218,7 +218,7 @@ class Sampler(nn.Module):
         cond: dict[str, Any],
         collect: Collect | None = None,
     ) -> Run:
-        """Check what is given to the sampler, and return it together."""
+        """Check what is given to the sampler, and return it together; arguments as in `forward`."""
         _check_latent("noise", noise)
         if noise.ndim < 2 or noise.numel() == 0:
             raise ValueError(

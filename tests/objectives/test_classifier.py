@@ -61,3 +61,20 @@ def test_a_margin_that_is_enough_has_no_gradient(classifier):
     assert won.any()
     assert not won.all()
     assert torch.equal(images.grad.flatten(1).any(1), ~won)
+
+
+def test_pictures_in_another_range_are_refused(classifier):
+    images = torch.rand(2, 3, 16, 16)
+    for wrong in (2 * images - 1, 255 * images):
+        with pytest.raises(ValueError, match=r"must have values in \[0, 1\]"):
+            classifier(wrong)
+    assert classifier.bounds == (0.0, 1.0)
+    assert classifier(images * 1.2 - 0.1).shape == (2, len(LABELS))
+
+
+def test_labels_must_fit_the_logits(classifier):
+    few = ImageClassifier(classifier.model, classifier.preprocessing, LABELS[1:])
+    with pytest.raises(ValueError, match="has 4 labels"):
+        few(torch.rand(2, 3, 16, 16))
+    with pytest.raises(ValueError, match="pass labels"):
+        ImageClassifier(torch.nn.Flatten())

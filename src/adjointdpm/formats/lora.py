@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from ..sharded import as_saved
 from ..storage import replacing
 from .model_card import Artefact, write_model_card
 from .provenance import Provenance
@@ -35,7 +36,8 @@ def save_lora(
 
     Args:
         pipe: a pipeline with adapters on its UNet, transformer or text encoders; see `add_lora`.
-            They may be compiled, or wrapped in ``DistributedDataParallel`` (save on one rank).
+            They may be compiled, or wrapped in ``DistributedDataParallel`` (save on one rank), or
+            sharded (call this in every process, with a folder for each).
         folder: also gets a model card.
         adapter_name: which, where there are several.
         provenance: that of ``pipe`` by default.
@@ -56,7 +58,8 @@ def save_lora(
     adapted = _adapted(pipe, adapter_name)
     arguments: dict[str, Any] = {}
     for name, (module, adapter) in adapted.items():
-        state = get_peft_model_state_dict(module, adapter_name=adapter)
+        with as_saved(module):
+            state = get_peft_model_state_dict(module, adapter_name=adapter)
         # Of parts that are compiled on their own, within a module that is not.
         state = {key.replace("_orig_mod.", ""): weight for key, weight in state.items()}
         arguments[f"{name}_lora_layers"] = state

@@ -26,8 +26,8 @@ from ..per_step import refuse_gradient_by_step
 from ..plan import Plan, transpose
 from ..schedule import Schedule
 from ..solvers import SOLVERS, build_on
+from .accuracy import InaccurateGradientWarning
 from .interpolated import (
-    InaccurateGradientWarning,
     InterpolatedSweep,
     SparseSweep,
     ends_clean,

@@ -24,6 +24,8 @@ from ..form import ANGLE, FLOW, Form, FormName, Point, SamplingOde
 from ..per_step import refuse_gradient_by_step
 from ..plan import Draws, execute
 from ..solvers import ODE_SOLVERS, PAIRS, integrate
+from .accuracy import OwnWeights, judge
+from .interpolated import flow_weights
 from .method import FiniteCheck, GradientMethod, Run
 from .sweep import Sweep, Totals, Trajectory, attach, solution_points
 
@@ -143,7 +145,8 @@ class ContinuousAdjointSweep(Sweep):
             prediction_type = self.run.denoiser.prediction_type
             trajectory = Trajectory(self._points, self._recorded, sample, prediction_type)
         state = torch.stack([adjoint] if trajectory is not None else [sample, adjoint])
-        solve = _Solve(self, Totals(self.network.targets), trajectory, points)
+        own = self._own_weights()
+        solve = _Solve(self, Totals(self.network.targets), trajectory, points, own)
         if points[0].sigma == 0:
             state = solve.opening_step(state, points[0], points[1])
             points = points[1:]
@@ -151,9 +154,21 @@ class ContinuousAdjointSweep(Sweep):
             run = solve.fixed if self._method.rtol is None else solve.adaptive
             state = run(state, points, self._form)
         solve.observe(points[-1], state)
-        if self.run.observer is not None and trajectory is None:
+        missed = None
+        if trajectory is None:
             start = self.run.noise.detach() * float(self.run.plan.table[0, 0])
-            self.run.observer.on_round_trip(float((state[0] - start).norm() / start.norm()))
+            missed = (state[0] - start).norm() / start.norm()
+            if self.run.observer is not None:
+                self.run.observer.on_round_trip(float(missed))
+        if own is not None:
+            ends = (self._points[0], state[-1]), (self._points[-1], adjoint)
+            estimate = own.estimate(*(FLOW.scale(point) * a for point, a in ends))
+            judge(
+                self.run,
+                estimate if missed is None else estimate + missed,
+                f"ContinuousAdjoint took {len(self._reverse_points()) - 1} reverse steps for "
+                f"{self.run.plan.num_calls} network calls, which are",
+            )
         noise = state[-1] * float(self.run.plan.table[0, 0])
         self._totals = solve.totals
         return noise if noise_needed else None, None
@@ -162,6 +177,15 @@ class ContinuousAdjointSweep(Sweep):
         """Return the weighted sums of the products."""
         totals, self._totals = self._totals, Totals([])
         return totals.values
+
+    def _own_weights(self) -> OwnWeights | None:
+        """Return what estimates the error; nothing where a tolerance chooses the steps."""
+        run = self.run
+        if self._method.rtol is not None or not (run.check_finite or run.observer is not None):
+            return None
+        schedule = run.denoiser.schedule
+        taus = [FLOW.tau(point) for point in Point.all_at(schedule, run.plan.timesteps)]
+        return OwnWeights(taus, flow_weights(run.plan, schedule).tolist())
 
     def _reverse_points(self) -> list[Point]:
         """Return the points of the reverse sweep, from the sample's end to the noise's."""
@@ -190,6 +214,7 @@ class _Solve:
         totals: gradients of conditioning and weights.
         trajectory: where the state comes from; None to solve it too.
         points: of the reverse sweep, whose network times are known exactly.
+        own: takes note of the slopes at the steps, in the flow form.
     """
 
     def __init__(
@@ -198,8 +223,9 @@ class _Solve:
         totals: Totals,
         trajectory: Trajectory | None,
         points: Sequence[Point],
+        own: OwnWeights | None,
     ) -> None:
-        self.totals = totals
+        self.totals, self._own = totals, own
         self._network, self._run, self._method = sweep.network, sweep.run, sweep._method
         self._trajectory, self._points = trajectory, points
 
@@ -231,6 +257,7 @@ class _Solve:
         self.observe(start, state)
         u = _to_form(FLOW, start, state)
         slope, gradients = self.slope(FLOW, end, u)
+        self._note(FLOW, end, u[-1], slope[-1])
         self.totals.add(gradients, weight=-h)
         return _from_form(FLOW, end, u + h * slope)
 
@@ -245,6 +272,8 @@ class _Solve:
             if k in starts:
                 self._observe_form(form, tau, u)
             slope, gradients = drift(u, tau)
+            if k in starts:
+                self._note(form, self._ode(form).point(tau), u[-1], slope[-1])
             self.totals.add(gradients, weight=-float(plan.sample[1 + k]))
             check.record(k, slope[-1])
             return slope
@@ -282,6 +311,18 @@ class _Solve:
                 if attempt.end != end:
                     self._observe_form(form, attempt.end, u * units)
         return _from_form(form, points[-1], u * units)
+
+    def _note(self, form: Form, point: Point, adjoint: Tensor, slope: Tensor) -> None:
+        """Take note of a slope, as it is in the flow form."""
+        if self._own is None:
+            return
+        if form != FLOW:
+            (a, b), (flow_a, flow_b) = (self._ode(each).weights(point) for each in (form, FLOW))
+            ratio = FLOW.scale(point) / form.scale(point)
+            pulled = -slope / form.scale(point) - a * adjoint
+            slope = -FLOW.scale(point) * ratio * (flow_a * adjoint + flow_b / b * pulled)
+            adjoint = ratio * adjoint
+        self._own.add(FLOW.tau(point), slope, adjoint)
 
     def _ode(self, form: Form) -> SamplingOde:
         denoiser = self._run.denoiser

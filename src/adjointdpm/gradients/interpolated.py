@@ -21,7 +21,6 @@ between them is off by as much (`InterpolationError`).
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -32,19 +31,13 @@ from ..form import Point
 from ..plan import Plan, Transposed
 from ..prediction import Linear
 from ..schedule import Schedule
+from .accuracy import judge
 from .exact import ExactSweep
 from .method import Run
 from .sweep import FLOW, solution_points
 
-WARN_ABOVE = 0.2
-"""The estimated error of a gradient, relative to its norm, above which the user is told."""
-
 IRREGULAR = 4.0
 """How many times the step in the flow form's time the weight of a call may be, or the inverse."""
-
-
-class InaccurateGradientWarning(UserWarning):
-    """A gradient method found, from its own run, that its error is large."""
 
 
 class SparseSweep(ExactSweep):
@@ -135,26 +128,13 @@ class InterpolatedSweep(SparseSweep):
         """Run the transposed program, and judge it by the products that were taken."""
         self._error = InterpolationError(self._interpolated)
         found = super().backward(adjoint, noise_needed, draws_needed)
-        self._judge(self._error.estimate())
+        judge(
+            self.run,
+            self._error.estimate(),
+            f"CoarseAdjoint took {len(self._calls)} products for {self.run.plan.num_calls} network "
+            "calls, which are",
+        )
         return found
-
-    def _judge(self, estimate: Tensor) -> None:
-        """Tell the observer of the estimated error, and warn of a large one."""
-        run = self.run
-        if run.noise.is_meta or not (run.check_finite or run.observer is not None):
-            return
-        error = float(estimate)
-        if run.observer is not None:
-            run.observer.on_error_estimate(error)
-        if not error <= WARN_ABOVE:
-            size = f"about {error:.1g} of its norm" if error < 1 else "as much as its norm or more"
-            warnings.warn(
-                f"CoarseAdjoint took {len(self._calls)} products for {run.plan.num_calls} network "
-                f"calls, which are too few here: by what they tell, the gradient is off by {size}. "
-                "Take more products, or Exact()",
-                InaccurateGradientWarning,
-                stacklevel=2,
-            )
 
     def transpose(
         self, adjoint: Tensor, noise_needed: bool
@@ -251,7 +231,7 @@ class InterpolationError:
         """Return the error relative to the norm of the gradient, as a tensor."""
         total = torch.zeros_like(self._sizes[0])
         for i, (node, size) in enumerate(zip(self._nodes, self._sizes, strict=True)):
-            end = self._nodes[i + 1] if i + 1 < len(self._nodes) else 0
+            end = self._nodes[i + 1] if i + 1 < len(self._nodes) else -1
             between = np.arange(end + 1, node)
             weight = float(self._weights[between].sum())
             if len(self._nodes) == 1:

@@ -15,6 +15,8 @@ from ..denoiser import Denoiser
 from ..plan import Draws, Plan
 from ..recompute import judge_together
 from ..schedule import Schedule
+from ..sharded import local
+from ..solvers import Reversal
 from .collect import Collect
 from .observer import Observer
 
@@ -125,6 +127,15 @@ class GradientMethod(ABC):
         """
         return plan
 
+    def reversal(self, plan: Plan, schedule: Schedule) -> Reversal | None:
+        """Return the reversible sampler that runs in place of the plan, if one does.
+
+        Args:
+            plan: of the sampler.
+            schedule: the denoiser's.
+        """
+        return None
+
     def swept_plan(self, plan: Plan, schedule: Schedule) -> Plan:
         """Return the table whose calls the observer is told the products of.
 
@@ -152,7 +163,7 @@ class FiniteGradients:
 
     def numbers(self) -> Tensor | None:
         """Return the norms, on the device."""
-        tensors = [g for _, g in self._found()]
+        tensors = [local(g) for _, g in self._found()]
         if not tensors:
             return None
         return torch.stack([n.to(tensors[0].device).float() for n in torch._foreach_norm(tensors)])

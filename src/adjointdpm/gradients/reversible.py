@@ -91,9 +91,10 @@ class Reversible(GradientMethod):
 
     def reference_plan(self, plan: Plan, schedule: Schedule) -> Plan:
         """Return the table of the reversible sampler that takes the place of a plan."""
-        return self._reversal(plan, schedule).plan()
+        return self.reversal(plan, schedule).plan()
 
-    def _reversal(self, plan: Plan, schedule: Schedule) -> Reversal:
+    def reversal(self, plan: Plan, schedule: Schedule) -> Reversal:
+        """Return the reversible sampler that takes the place of a plan."""
         points = solution_points(plan, schedule)
         assert plan.prediction_type is not None, "solution_points refuses such a plan"
         return reversal(
@@ -109,7 +110,7 @@ class Reversible(GradientMethod):
     def sample(self, run: Run) -> Tensor:
         """Return the sample, with this method as its one autograd node."""
         refuse_transforms()
-        sweep = ReversibleSweep(run, self, self._reversal(run.plan, run.denoiser.schedule))
+        sweep = ReversibleSweep(run, self, self.reversal(run.plan, run.denoiser.schedule))
         if torch.is_grad_enabled():
             return attach(sweep)
         return sweep.walk(sweep.network.run_without_graph)[0]
@@ -122,11 +123,7 @@ class ReversibleSweep(Sweep):
         # Reconstructed inputs are as good as the round trip, and so are the answers to them.
         super().__init__(run, reversal.timesteps, tolerance=10 * method.tolerance)
         self._method, self._reversal = method, reversal
-        calls = [part.num_calls for part in reversal.parts]
-        self._steps = [
-            Step(first, part.program)
-            for first, part in zip(accumulate(calls, initial=0), reversal.parts, strict=False)
-        ]
+        self._steps = steps_of(reversal)
         # With states in the network's precision, rounding on the way back would change its inputs.
         self._dtype = torch.float32 if run.noise.device.type == "mps" else torch.float64
         self._end: Pair | None = None
@@ -144,24 +141,18 @@ class ReversibleSweep(Sweep):
         """Run the sampler; return the sample and the last pair of states."""
         check = FiniteCheck("the output", self._reversal.timesteps, self.run.check_finite)
 
-        def apply(step: Step, state: Tensor) -> Tensor:
-            def call(i: int, x: Tensor) -> Tensor:
-                output = network(step.first + i, x.to(self.run.noise.dtype))
-                check.record(step.first + i, output)
-                return output.to(self._dtype)
+        def call(k: int, x: Tensor) -> Tensor:
+            output = network(k, x.to(self.run.noise.dtype))
+            check.record(k, output)
+            return output.to(self._dtype)
 
-            return execute(step.program, call, state, no_draws)
-
-        pair = [self._start(), self._start()]
-        for shear, step in zip(self._reversal.shears, self._steps, strict=False):
-            change = apply(step, pair[1 - shear.target])
-            pair[shear.target] = shear.weight * pair[shear.target] + change
+        pair = walk(self._reversal, call, self._start())
         sample = pair[self._reversal.newest]
         if self._reversal.closing is not None:
-            sample = apply(self._steps[-1], sample)
+            sample = run_step(self._steps[-1], call, sample)
         check.raise_if_not_finite()
         # A copy: the pair is where the walk back starts, and the sample is the user's to change.
-        return sample.to(self.run.noise.dtype, copy=True), (pair[0], pair[1])
+        return sample.to(self.run.noise.dtype, copy=True), pair
 
     def _start(self) -> Tensor:
         return self._reversal.scale * self.run.noise.detach().to(self._dtype)
@@ -219,6 +210,42 @@ class ReversibleSweep(Sweep):
             )
 
 
+def steps_of(reversal: Reversal) -> list[Step]:
+    """Return the shears' increments and the closing step, each with its place in the whole run."""
+    calls = [part.num_calls for part in reversal.parts]
+    firsts = accumulate(calls, initial=0)
+    return [Step(first, part.program) for first, part in zip(firsts, reversal.parts, strict=False)]
+
+
+def run_step(step: Step, call: Call, state: Tensor) -> Tensor:
+    """Return where a step without draws ends.
+
+    Args:
+        step: the step.
+        call: the network, by the number of the call in the whole run.
+        state: where it starts.
+    """
+    return execute(step.program, lambda i, x: call(step.first + i, x), state, no_draws)
+
+
+def walk(reversal: Reversal, call: Call, start: Tensor) -> Pair:
+    """Return the pair of states at the end of all shears, both of which start alike."""
+    pair = [start, start]
+    for shear, step in zip(reversal.shears, steps_of(reversal), strict=False):
+        change = run_step(step, call, pair[1 - shear.target])
+        pair[shear.target] = shear.weight * pair[shear.target] + change
+    return pair[0], pair[1]
+
+
+def walk_back(reversal: Reversal, call: Call, end: Pair) -> Pair:
+    """Return the pair of states from which all shears lead to a pair: the inverse of `walk`."""
+    pair = list(end)
+    for shear, step in reversed(list(zip(reversal.shears, steps_of(reversal), strict=False))):
+        change = run_step(step, call, pair[1 - shear.target])
+        pair[shear.target] = (pair[shear.target] - change) / shear.weight
+    return pair[0], pair[1]
+
+
 def no_draws(number: int) -> Tensor:
-    """Refuse: reversible samplers are deterministic."""
-    raise AssertionError("a reversible sampler draws no noise")
+    """Refuse: these steps are deterministic."""
+    raise AssertionError("a deterministic step draws no noise")

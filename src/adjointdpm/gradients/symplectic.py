@@ -45,6 +45,9 @@ class Symplectic(GradientMethod):
         return attach(SymplecticSweep(run))
 
 
+EXACT = "Use Exact(), which differentiates every plan"
+
+
 class SymplecticSweep(Sweep):
     """The forward pass that stores the starts of steps, and the pair's sweep back over them."""
 
@@ -91,11 +94,13 @@ class SymplecticSweep(Sweep):
         return noise_adjoint, torch.stack(draws) if draws_needed else None
 
 
-def one_step_parts(plan: Plan) -> list[Step]:
+def one_step_parts(plan: Plan, who: str = "Symplectic", instead: str = EXACT) -> list[Step]:
     """Cut a plan where the input of a network call is all that later rows know of the past.
 
     Args:
         plan: the table of a one-step method.
+        who: needs it, for messages.
+        instead: what to do about another plan, for messages.
 
     Raises:
         ValueError: a part has more calls than a step has: the method remembers earlier steps.
@@ -127,10 +132,9 @@ def one_step_parts(plan: Plan) -> list[Step]:
         steps_within = sum(start <= k < end for k in plan.step_starts or ())
         if end - start > CALLS_PER_STEP and steps_within > 1:
             raise ValueError(
-                f"Symplectic needs a one-step (Runge-Kutta) plan, but {plan.name} uses outputs of "
-                f"earlier steps: network calls {start} to {end - 1} cannot be cut into steps. Use "
-                "Exact(), which differentiates every plan, or a plan of ddim, heun, midpoint, "
-                "ralston, bs3, rk4 or dopri5"
+                f"{who} needs a one-step (Runge-Kutta) plan, but {plan.name} uses outputs of "
+                f"earlier steps: network calls {start} to {end - 1} cannot be cut into steps. "
+                f"{instead}, or a plan of ddim, heun, midpoint, ralston, bs3, rk4 or dopri5"
             )
     return [Step(start, _part(program, start, end)) for start, end in pairwise(bounds)]
 

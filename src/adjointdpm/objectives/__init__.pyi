@@ -10,7 +10,7 @@ from .classifier import (
 )
 from .clip import ImageSimilarity, ImageTextModel, TextSimilarity
 from .derived import Thresholded, Transformed
-from .loading import load_objective
+from .loading import load_by_name, load_objective
 from .objective import Objective, as_objective
 from .perceptual import PerceptualDistance, feature_distance
 from .similarity import PictureDistance, StructuralSimilarity
@@ -42,5 +42,6 @@ __all__ = [
     "feature_distance",
     "find_label",
     "load_aesthetic_head",
+    "load_by_name",
     "load_objective",
 ]

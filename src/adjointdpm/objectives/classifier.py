@@ -2,33 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..features import Preprocessing
 from ..formats import refuse_pickled_weights
+from ..recompute import is_transformed
 from .objective import Objective
 
 
 class ImageClassifier(nn.Module):
-    """An image classifier of transformers that takes pictures in [0, 1], differentiably.
+    """Any image classifier, differentiably, on pictures in [0, 1].
 
     Args:
-        model: a model whose output has ``.logits`` and whose config has ``id2label``.
-        preprocessing: how pictures become the model's input.
+        model: takes what ``preprocessing`` returns, and gives logits (batch, classes) or an object
+            with ``.logits``.
+        preprocessing: how pictures become the model's input; None if the model takes them as they
+            are.
+        labels: the names of the classes, by index; by default those of ``model.config.id2label``.
+
+    Raises:
+        ValueError: nothing names the classes.
+
+    >>> classifier = ImageClassifier(nn.Flatten(), labels=["red", "green", "blue"])
+    >>> picture = torch.tensor([0.1, 0.2, 0.9]).reshape(1, 3, 1, 1)
+    >>> classifier.labels[classifier(picture).argmax()]
+    'blue'
     """
+
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
+    """The smallest and the largest value of a pixel, of every classifier."""
 
     model: Any
 
-    def __init__(self, model: nn.Module, preprocessing: Preprocessing) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        preprocessing: Callable[[Tensor], Tensor] | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
+        self._unseen = True
         self.preprocessing = preprocessing
+        self._labels = _labels_of(model) if labels is None else list(labels)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ImageClassifier:
@@ -48,8 +70,7 @@ class ImageClassifier(nn.Module):
     @property
     def labels(self) -> list[str]:
         """The names of the classes, by index."""
-        names = self.model.config.id2label
-        return [names[i] for i in sorted(names)]
+        return list(self._labels)
 
     def index(self, target: str | int) -> int:
         """Return the index of a class given by its name or index.
@@ -57,11 +78,53 @@ class ImageClassifier(nn.Module):
         Raises:
             ValueError: there is no such class; the message names similar ones.
         """
-        return find_label(self.labels, target)
+        return find_label(self._labels, target)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logits, (batch, classes), of pictures (batch, 3, height, width) in [0, 1]."""
-        return self.model(self.preprocessing(images)).logits
+        """Return the logits, (batch, classes), of pictures (batch, 3, height, width) in [0, 1].
+
+        Views of pictures may overshoot a little. On accelerators, where the host would wait for
+        the answer, only the first batch is looked at.
+
+        Raises:
+            ValueError: pictures in another range, or logits that are not one a label.
+        """
+        self._check_range(images)
+        answer = self.model(images if self.preprocessing is None else self.preprocessing(images))
+        logits: Tensor = getattr(answer, "logits", answer)
+        if logits.shape != (len(images), len(self._labels)):
+            raise ValueError(
+                f"the classifier answered {len(images)} pictures with logits of shape "
+                f"{tuple(logits.shape)}, but has {len(self._labels)} labels: they must be "
+                f"({len(images)}, {len(self._labels)})"
+            )
+        return logits
+
+    def _check_range(self, images: Tensor) -> None:
+        on_host = images.device.type == "cpu"
+        if not (on_host or self._unseen) or images.is_meta or torch.compiler.is_compiling():
+            return
+        if is_transformed() or images.numel() == 0:
+            return
+        self._unseen = False
+        low, high = (float(value) for value in images.detach().aminmax())
+        # Half a range outside is more than noise and interpolation do.
+        if low < -0.5 or high > 1.5:
+            raise ValueError(
+                f"pictures must have values in [0, 1], but these have values from {low:.3g} to "
+                f"{high:.3g}; pictures in [-1, 1] become (images + 1) / 2, those in [0, 255] "
+                "images / 255"
+            )
+
+
+def _labels_of(model: nn.Module) -> list[str]:
+    names = getattr(getattr(model, "config", None), "id2label", None)
+    if not names:
+        raise ValueError(
+            f"nothing says what the classes of {type(model).__name__} are called: pass labels, "
+            "the names by index"
+        )
+    return [names[i] for i in sorted(names)]
 
 
 def find_label(labels: Sequence[str], target: str | int) -> int:
@@ -72,7 +135,8 @@ def find_label(labels: Sequence[str], target: str | int) -> int:
         target: the class.
 
     Raises:
-        ValueError: there is no such class; the message names similar ones.
+        ValueError: there is no such class (the message names similar ones), or several have the
+            name, as "crane" in ImageNet.
     """
     if isinstance(target, int):
         if not 0 <= target < len(labels):
@@ -84,7 +148,13 @@ def find_label(labels: Sequence[str], target: str | int) -> int:
             f"the classifier has no class {target!r}; did you mean {', '.join(similar)}? "
             f"(it has {len(labels)} classes in all)"
         )
-    return labels.index(target)
+    found = [i for i, label in enumerate(labels) if label == target]
+    if len(found) > 1:
+        raise ValueError(
+            f"{len(found)} classes are called {target!r}: give the index of the one that is meant, "
+            + " or ".join(map(str, found))
+        )
+    return found[0]
 
 
 class _ClassifierObjective(Objective):

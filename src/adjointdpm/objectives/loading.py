@@ -1,4 +1,4 @@
-"""A user's own objective by its name."""
+"""What a user wrote, by its name: an objective, or anything else."""
 
 from __future__ import annotations
 
@@ -32,10 +32,30 @@ def load_objective(spec: str, larger_is_better: bool | None = None) -> Objective
         ValueError: the module or the name does not exist, or the direction is not said.
         TypeError: what is named cannot be called, or its class needs arguments.
     """
+    found = load_by_name(spec)
+    if isinstance(found, type):
+        found = _instance(found, spec)
+    if not callable(found):
+        raise TypeError(
+            f"{spec} is a {type(found).__name__} and cannot be called: name a function from "
+            "pictures (batch, 3, height, width) in [0, 1] to one number each"
+        )
+    return as_objective(found, larger_is_better)
+
+
+def load_by_name(spec: str) -> Any:
+    """Return what ``package.module:name`` stands for.
+
+    Args:
+        spec: as `load_objective` takes it.
+
+    Raises:
+        ValueError: the module or the name does not exist.
+    """
     module_name, colon, name = spec.partition(":")
     if not (colon and module_name and name):
         raise ValueError(
-            f"{spec!r} names no objective: write module:name, such as my_metrics:sharpness"
+            f"{spec!r} names nothing of yours: write module:name, such as my_metrics:sharpness"
         )
     found: Any = _import(module_name, spec)
     for part in name.split("."):
@@ -45,14 +65,7 @@ def load_objective(spec: str, larger_is_better: bool | None = None) -> Objective
             where = getattr(found, "__file__", None) or module_name
             raise ValueError(f"{spec}: there is no {part!r} in {where}{hint}")
         found = getattr(found, part)
-    if isinstance(found, type):
-        found = _instance(found, spec)
-    if not callable(found):
-        raise TypeError(
-            f"{spec} is a {type(found).__name__} and cannot be called: name a function from "
-            "pictures (batch, 3, height, width) in [0, 1] to one number each"
-        )
-    return as_objective(found, larger_is_better)
+    return found
 
 
 def _import(module_name: str, spec: str) -> ModuleType:

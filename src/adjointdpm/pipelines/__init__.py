@@ -3,16 +3,20 @@
 from .adapt import encode_image, encode_prompt, from_pipeline, latent_shape
 from .differentiable import differentiable
 from .image_to_image import ImageToImageSampler
+from .inverting import ImageInversion, invert_images
 from .loading import load_pipeline
 from .lora import ATTENTION, add_lora
 from .offloading import check_offload
 from .quiet import quieten_libraries
 from .registry import FAMILIES
+from .schedulers import scheduler_of
+from .sharding import shard
 from .trained import freeze, trainable
 
 __all__ = [
     "ATTENTION",
     "FAMILIES",
+    "ImageInversion",
     "ImageToImageSampler",
     "add_lora",
     "check_offload",
@@ -21,8 +25,11 @@ __all__ = [
     "encode_prompt",
     "freeze",
     "from_pipeline",
+    "invert_images",
     "latent_shape",
     "load_pipeline",
     "quieten_libraries",
+    "scheduler_of",
+    "shard",
     "trainable",
 ]

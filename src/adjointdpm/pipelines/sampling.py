@@ -80,7 +80,9 @@ def _takes(function: Callable[..., Any], argument: str) -> bool:
 
 def _clipping(scheduler: Any) -> dict[str, Any]:
     """Return the clipping of x_0 that a scheduler's config asks for, as settings of `Denoiser`."""
-    config = scheduler.config
+    # A config that was another scheduler's may hold settings that the class does not know.
+    own = inspect.signature(type(scheduler).__init__).parameters
+    config = {name: value for name, value in scheduler.config.items() if name in own}
     names: tuple[str, ...] = ()
     if type(scheduler).__name__.startswith("CogVideoX"):  # their steps leave the settings unread
         return {}
@@ -92,7 +94,7 @@ def _clipping(scheduler: Any) -> dict[str, Any]:
 
 
 def _would_clip(scheduler: Any) -> bool:
-    return bool(scheduler.config.get("thresholding") or scheduler.config.get("clip_sample"))
+    return bool(_clipping(scheduler))
 
 
 def _without_clipping(scheduler: Any) -> Any:

@@ -19,13 +19,15 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from ..sharded import reshard
 from .environment import Drawing, Environment, drawing_alone, is_compiled
 from .fingerprint import Comparison, Fingerprints, RerunError, coarsest, tolerance_of
 from .guard import Guard
 from .reach import num_nodes_made, reached_from
 from .settings import Settings
+from .sharding import ShardedWeights
 from .tensors import Places, StandIns, in_their_places, versions
-from .wrappers import parallel_wrappers, passed_on, refuse_caches, refuse_sharded_weights
+from .wrappers import parallel_wrappers, passed_on, refuse_caches
 
 _LOCKS: WeakKeyDictionary[nn.Module, Any] = WeakKeyDictionary()
 _LOCKS_LOCK = threading.Lock()
@@ -79,13 +81,15 @@ class Replay:
         self, owner: nn.Module, *, same_environment: bool = True, moves: bool = False
     ) -> None:
         refuse_caches(owner)
-        refuse_sharded_weights(owner)
+        reshard(owner)
         self.guard = Guard()
         self.owner = owner
         self._same_environment = same_environment
         self._moves = moves
         self._settings = Settings(owner)
         self._places = Places(owner)
+        self.sharded = ShardedWeights(owner, self._places.weights)
+        self._places.leave_alone(self.sharded.places)
         weights, self._buffers = self._places.tensors()
         self._weights = StandIns(weights)
         self._guard_weights()
@@ -271,7 +275,9 @@ class Replay:
             yield
 
     def _versions(self, weights: StandIns) -> list[tuple[int, torch.dtype]]:
-        return [] if self._moves else versions([*weights.originals, *self._buffers])
+        if self._moves:
+            return []
+        return versions([*weights.originals, *self._buffers, *self.sharded.tensors])
 
     @contextmanager
     def undisturbed(self) -> Iterator[None]:
@@ -286,8 +292,9 @@ class Replay:
         """Return the names of weights and buffers that were written into, or cast, since a call."""
         if self._moves:
             return []
-        tensors = [*record.weights.originals, *self._buffers]
-        names = [place.name for place in (*self._places.weights, *self._places.buffers)]
+        tensors = [*record.weights.originals, *self._buffers, *self.sharded.tensors]
+        places = (*self._places.weights, *self._places.buffers, *self.sharded.places)
+        names = [place.name for place in places]
         now, own = versions(tensors), len(record.weights.originals)
         changing = {own + i for i in self._changing or ()}
         return [

@@ -55,6 +55,11 @@ class Places:
         for prefix, part in owner.named_modules():
             self.weights += _other_places(part, prefix, known)
 
+    def leave_alone(self, places: Sequence[Place]) -> None:
+        """Take no tensor out of the places of some weights, which somebody else exchanges."""
+        others = {id(place) for place in places}
+        self.weights = [place for place in self.weights if id(place) not in others]
+
     def tensors(self) -> tuple[list[Tensor], list[Tensor]]:
         """Return the weights and the buffers that are there now."""
         return [p.holder[p.key] for p in self.weights], [p.holder[p.key] for p in self.buffers]

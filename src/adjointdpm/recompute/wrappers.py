@@ -30,17 +30,6 @@ def refuse_moving_weights(owner: nn.Module) -> None:
         )
 
 
-def refuse_sharded_weights(owner: nn.Module) -> None:
-    """Raise if weights are sharded by FSDP within the module: they are there in its calls only."""
-    for name, weight in owner.named_parameters():
-        if type(weight).__name__ == "DTensor" or hasattr(weight, "device_mesh"):
-            raise ValueError(
-                f"the weight {name} is sharded by fully_shard around a part of the network, so "
-                "that it is gathered and freed call by call. Wrap the sampler instead: "
-                "fully_shard(sampler), and nothing within it"
-            )
-
-
 def refuse_caches(owner: nn.Module, name: str | None = None) -> None:
     """Raise if parts of a diffusers model reuse what they computed in earlier calls.
 

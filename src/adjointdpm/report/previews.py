@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..runs import Callback, Step, Tracker
+from ..runs import Callback, Step, Tracker, is_main_process
 from .pictures import contact_sheet, save_picture
 
 FOLDER = "previews"
@@ -48,6 +48,8 @@ class Previews(Callback):
         gpus = [torch.cuda.current_device()] if torch.cuda.is_available() else []
         with torch.random.fork_rng(gpus), torch.no_grad():
             images = self.draw().float().clamp(0, 1).cpu()
+        if not is_main_process():
+            return
         save_picture(self.folder / f"step-{number:06d}.png", contact_sheet([images]), self.enlarge)
         pixels = images.mul(255).round().to(torch.uint8).permute(0, 2, 3, 1)
         tracker.log_images("previews", pixels.numpy(), number)

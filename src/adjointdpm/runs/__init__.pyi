@@ -3,6 +3,7 @@
 from .callbacks import Callback, Step
 from .checkpoint import History
 from .config import (
+    FolderConfig,
     OptimizeConfig,
     RunConfig,
     ScheduleName,
@@ -19,6 +20,7 @@ from .trackers import Tracker
 
 __all__ = [
     "Callback",
+    "FolderConfig",
     "History",
     "OptimizeConfig",
     "RunConfig",

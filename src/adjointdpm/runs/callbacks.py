@@ -30,7 +30,11 @@ class Step:
 
 
 class Callback:
-    """Is told what happens; override what is of interest. Only the main process calls it."""
+    """Is told what happens; override what is of interest.
+
+    In every process, since what draws with a sharded network needs all of them. What writes has to
+    ask `is_main_process`; trackers log in that one alone, and `on_save` is called there alone.
+    """
 
     def on_start(self, steps: int, tracker: Tracker) -> None:
         """The loop begins, after a number of steps that were made before."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..sharded import is_sharded
 from ..storage import read_tensors, remove_folder, replacing_folder, write_tensors
 from .config import LATEST, OptimizeConfig
 from .optimizers import optimizer_state, set_optimizer_state
-from .processes import all_gather, is_main_process, process_index
+from .processes import (
+    agreed,
+    all_gather,
+    is_main_process,
+    process_index,
+    wait_for_processes,
+)
 from .random_states import random_states, set_random_states
+from .shards import checksums, read_shards, spread_like, write_shards
 
 KIND = "checkpoint"
 STATE_FILE = "state.safetensors"
+SHARDS = "shards"
+"""The folder of the tensors that are spread over processes."""
 PREFIX = "checkpoint-"
 RANDOM = "random/"
 
@@ -45,7 +56,7 @@ class Checkpoint:
 
     Args:
         folder: where it lies.
-        tensors: variables, moments and random states, by name.
+        tensors: variables, moments and random states, by name, but for what lies in shards.
         fields: the rest.
     """
 
@@ -55,12 +66,44 @@ class Checkpoint:
 
     @classmethod
     def read(cls, folder: Path) -> Checkpoint:
-        """Read a checkpoint.
+        """Read a checkpoint; to be called in every process.
 
         Raises:
             ValueError: it is damaged.
         """
-        return cls(folder, *read_tensors(folder / STATE_FILE, KIND))
+        tensors, fields = read_tensors(folder / STATE_FILE, KIND)
+        files = fields.get("files", {})
+        found = checksums(folder / SHARDS, list(files))
+        if damaged := [name for name in files if found[name] != files[name]]:
+            raise ValueError(
+                f"{folder / SHARDS / damaged[0]} is damaged or missing: it does not match the "
+                "checksum that was written with it"
+            )
+        return cls(folder, tensors, fields)
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of all tensors, those in shards too."""
+        sharded = {name: tuple(shape) for name, shape in self.fields.get("sharded", {}).items()}
+        return {name: tuple(tensor.shape) for name, tensor in self.tensors.items()} | sharded
+
+    def spread(self, variables: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return all tensors of variables, spread over processes as these are now.
+
+        Args:
+            variables: those of the run, by name.
+        """
+        # Names may have dots in them; keys do not.
+        like = {entry: entry.split(".", 1)[1] for entry in self.fields.get("sharded", {})}
+        sharded = {entry: torch.empty_like(variables[name]) for entry, name in like.items()}
+        if sharded:
+            read_shards(self.folder / SHARDS, sharded)
+        for entry, value in self.tensors.items():
+            if not entry.startswith(RANDOM):
+                variable = variables[entry.split(".", 1)[1]]
+                alike = value.shape == variable.shape and value.ndim > 0
+                sharded[entry] = spread_like(value, variable) if alike else value
+        return sharded
 
 
 @dataclass(frozen=True)
@@ -97,7 +140,9 @@ class RunState:
             tensors[f"variable.{name}"] = tensor
             kept, numbers[name] = optimizer_state(self.optimizer, tensor)
             tensors |= {f"{key}.{name}": value for key, value in kept.items()}
+        sharded = {entry: tensor for entry, tensor in tensors.items() if is_sharded(tensor)}
         fields = {
+            "sharded": {entry: list(tensor.shape) for entry, tensor in sharded.items()},
             "optimizer": config.optimizer,
             "losses": self.history.losses,
             "seconds": self.history.seconds,
@@ -105,13 +150,15 @@ class RunState:
             "scaler": self.scaler.state_dict(),
         }
         folder = Path(str(config.output_dir)) / f"{PREFIX}{len(self.history)}"
-        if is_main_process():
-            with replacing_folder(folder) as partial:
-                write_tensors(partial / STATE_FILE, KIND, tensors, fields)
+        with _filled_together(folder) as partial:
+            files = write_shards(partial / SHARDS, sharded) if sharded else {}
+            if is_main_process():
+                own = {entry: tensors[entry] for entry in tensors.keys() - sharded.keys()}
+                write_tensors(partial / STATE_FILE, KIND, own, {**fields, "files": files})
                 add(partial)
-            if config.checkpoints_total_limit is not None:
-                for old in find_checkpoints(folder.parent)[config.checkpoints_total_limit :]:
-                    remove_folder(old)
+        if is_main_process() and config.checkpoints_total_limit is not None:
+            for old in find_checkpoints(folder.parent)[config.checkpoints_total_limit :]:
+                remove_folder(old)
         return folder
 
     def restore(self, checkpoint: Checkpoint, config: OptimizeConfig) -> None:
@@ -123,10 +170,9 @@ class RunState:
         tensors, fields = checkpoint.tensors, checkpoint.fields
         self._check_same_run(checkpoint, config)
         moments: dict[str, dict[str, Tensor]] = {name: {} for name in self.variables}
-        for entry, value in tensors.items():
-            if not entry.startswith(RANDOM):
-                key, name = entry.split(".", 1)  # names may have dots in them; keys do not
-                moments[name][key] = value
+        for entry, value in checkpoint.spread(self.variables).items():
+            key, name = entry.split(".", 1)
+            moments[name][key] = value
         for name, tensor in self.variables.items():
             with torch.no_grad():
                 tensor.copy_(moments[name].pop("variable"))
@@ -151,8 +197,8 @@ class RunState:
     def _check_same_run(self, checkpoint: Checkpoint, config: OptimizeConfig) -> None:
         shapes = {name: tuple(tensor.shape) for name, tensor in self.variables.items()}
         saved = {
-            entry.removeprefix("variable."): tuple(tensor.shape)
-            for entry, tensor in checkpoint.tensors.items()
+            entry.removeprefix("variable."): shape
+            for entry, shape in checkpoint.shapes.items()
             if entry.startswith("variable.")
         }
         if shapes != saved:
@@ -166,6 +212,19 @@ class RunState:
                 f"{checkpoint.folder} was written with optimizer={theirs!r}; this run has "
                 f"{config.optimizer!r}, which cannot go on from the moments of the other"
             )
+
+
+@contextmanager
+def _filled_together(folder: Path) -> Iterator[Path]:
+    """Give all processes one folder to fill, which gets its name once all is in it."""
+    if is_main_process():
+        with replacing_folder(folder) as partial:
+            agreed(str(partial.resolve()))
+            yield partial
+            wait_for_processes()
+    else:
+        yield Path(agreed(""))
+        wait_for_processes()
 
 
 def find_checkpoints(output_dir: str | Path) -> list[Path]:

@@ -125,24 +125,24 @@ class OptimizeConfig:
 
 
 @dataclass(frozen=True)
-class RunConfig(OptimizeConfig):
-    """Settings of a job that is one run, in a folder of its own; jobs add theirs in a subclass.
+class FolderConfig:
+    """Settings of whatever writes into a folder of its own.
 
     Args:
+        seed: seeds all that is drawn, from 0 to 2**32 - 1.
         output_dir: folder of all that the run writes: new, empty, or that of the run to go on with.
         overwrite_output_dir: remove the earlier run that ``output_dir`` holds.
+        resume_from_checkpoint: ``latest`` to go on with the run in ``output_dir``, if there is one.
         device: ``cpu`` or ``cuda``; by default a GPU if there is one.
+        progress_bar: whether to show a progress bar.
+        description: label of the progress bar.
     """
 
     MAY_CHANGE: ClassVar[frozenset[str]] = frozenset(
         {
-            "max_train_steps",
             "output_dir",
             "overwrite_output_dir",
-            "checkpointing_steps",
-            "checkpoints_total_limit",
             "resume_from_checkpoint",
-            "report_to",
             "progress_bar",
             "description",
             "device",
@@ -150,17 +150,43 @@ class RunConfig(OptimizeConfig):
     )
     """Settings that may be others when the run goes on."""
 
+    seed: int = 0
     output_dir: str | Path = "adjointdpm-run"
     overwrite_output_dir: bool = False
+    resume_from_checkpoint: str | Path | None = None
     device: str | None = None
+    progress_bar: bool = True
+    description: str = "run"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        check_seed(self.seed)
         if self.overwrite_output_dir and self.resume_from_checkpoint == LATEST:
             raise ValueError(
                 "overwrite_output_dir would remove the checkpoints that resume_from_checkpoint "
                 "latest goes on from; set one of them"
             )
+
+
+@dataclass(frozen=True)
+class RunConfig(OptimizeConfig, FolderConfig):
+    """Settings of a job that is one loop, in a folder of its own; jobs add theirs in a subclass.
+
+    Args:
+        output_dir: folder of all that the run writes: new, empty, or that of the run to go on with.
+    """
+
+    MAY_CHANGE: ClassVar[frozenset[str]] = FolderConfig.MAY_CHANGE | {
+        "max_train_steps",
+        "checkpointing_steps",
+        "checkpoints_total_limit",
+        "report_to",
+    }
+
+    output_dir: str | Path = "adjointdpm-run"
+
+    def __post_init__(self) -> None:
+        OptimizeConfig.__post_init__(self)
+        FolderConfig.__post_init__(self)
 
 
 def check_seed(seed: int) -> None:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ..storage import remove_partial
-from .config import RunConfig
+from .config import FolderConfig
 from .processes import is_main_process, join_processes, wait_for_processes
 from .record import MARKER, SETTINGS, is_own_run, write_record
 from .trackers import check_tracker
@@ -26,7 +26,7 @@ def run_folder(
     *,
     overwrite: bool = False,
     room: int = ROOM,
-    config: RunConfig | None = None,
+    config: FolderConfig | None = None,
 ) -> Iterator[Path]:
     """Give a run a folder of its own for the length of the block.
 
@@ -66,12 +66,12 @@ def run_folder(
 
 @contextmanager
 def _own_folder(
-    folder: Path, job: str, overwrite: bool, room: int, config: RunConfig | None
+    folder: Path, job: str, overwrite: bool, room: int, config: FolderConfig | None
 ) -> Iterator[Path]:
     if config is not None:
         overwrite = overwrite or config.overwrite_output_dir
-        if config.report_to is not None:
-            check_tracker(config.report_to)
+        if (tracker := getattr(config, "report_to", None)) is not None:
+            check_tracker(tracker)
     _check_is_folder(folder)
     goes_on = is_own_run(folder, job, config)
     if not goes_on:

@@ -11,11 +11,18 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ..sharded import is_sharded, num_shards
 from .callbacks import Callback, Step
 from .checkpoint import History, RunState, find_checkpoints, resume
 from .config import OptimizeConfig
 from .interruption import StopRequest, stop_request, stopped
-from .processes import broadcast, is_main_process, join_processes, wait_for_processes
+from .processes import (
+    broadcast,
+    is_main_process,
+    join_processes,
+    num_processes,
+    wait_for_processes,
+)
 from .trackers import Tracker, start_tracker
 from .update import Loss, NotFiniteError, Updater
 
@@ -56,8 +63,8 @@ def optimize(
         StoppedError: Ctrl-C or SIGTERM; the step was finished and a checkpoint written. This is a
             ``KeyboardInterrupt``. Without ``output_dir`` a signal does what it always does.
     """
-    _check_leaves(variables)
     join_processes()
+    _check_leaves(variables)
     updater = Updater(variables, loss, config, project)
     generator = torch.Generator().manual_seed(config.seed)
     state = RunState(variables, updater.optimizer, generator, History(), updater.scaler)
@@ -65,10 +72,9 @@ def optimize(
     broadcast(variables.values())
     steps = len(state.history)
     tracker = start_tracker(config, steps) if is_main_process() else Tracker()
-    told = callbacks if is_main_process() else ()
-    loop = _Loop(updater, state, config, resumed, tracker, told, on_step)
+    loop = _Loop(updater, state, config, resumed, tracker, callbacks, on_step)
     try:
-        for callback in told:
+        for callback in callbacks:
             callback.on_start(steps, tracker)
         with stop_request(config.output_dir) as request:
             loop.run(request)
@@ -162,6 +168,11 @@ def _check_leaves(variables: Mapping[str, Tensor]) -> None:
     if not variables:
         raise ValueError("there is nothing to optimise: variables is empty")
     for name, tensor in variables.items():
+        if is_sharded(tensor) and num_shards(tensor) != num_processes():
+            raise ValueError(
+                f"{name} is spread over {num_shards(tensor)} of {num_processes()} processes, so "
+                "that its gradient would not be the mean over all: shard over all of them"
+            )
         if not tensor.is_leaf or not tensor.requires_grad:
             raise ValueError(
                 f"{name} cannot be optimised: it must be a leaf tensor that requires grad, such as "

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..sharded import is_sharded
 from .config import OptimizerName
 
 
@@ -52,7 +53,16 @@ def build_optimizer(
         raise ValueError(f"optimizer must be adam, adamw or adamw8bit, not {name!r}")
     decay = {} if weight_decay is None else {"weight_decay": weight_decay}
     arguments: dict[str, Any] = {"lr": learning_rate, "betas": betas, "eps": eps, **decay}
-    return classes[name](list(parameters), **arguments)
+    # An update of many tensors at once takes them all sharded, or none.
+    return classes[name]([{"params": same} for same in by_kind(parameters)], **arguments)
+
+
+def by_kind(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Return the tensors that are sharded and those that are not, without empty lists."""
+    found: dict[bool, list[Tensor]] = {}
+    for tensor in tensors:
+        found.setdefault(is_sharded(tensor), []).append(tensor)
+    return list(found.values())
 
 
 def optimizer_state(

@@ -16,6 +16,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ..sharded import is_sharded
+
+LONGEST = 4096
+"""Bytes of a text that processes agree on: those of a path."""
+
 Batch = TypeVar("Batch", Tensor, Sequence)
 
 
@@ -78,16 +83,29 @@ def wait_for_processes() -> None:
 
 
 def broadcast(tensors: Iterable[Tensor]) -> None:
-    """Give every process the values that tensors have in the first."""
+    """Give every process the values that tensors have in the first; sharded ones stay."""
     if num_processes() > 1:
         for tensor in tensors:
-            dist.broadcast(tensor.detach(), src=0)
+            if not is_sharded(tensor):
+                dist.broadcast(tensor.detach(), src=0)
+
+
+def agreed(text: str) -> str:
+    """Return what a text is in the first process."""
+    if num_processes() == 1:
+        return text
+    letters = torch.frombuffer(bytearray(text.encode().ljust(LONGEST)), dtype=torch.uint8)
+    return bytes(all_gather(letters)[0].tolist()).decode().rstrip()
 
 
 def average(tensors: Sequence[Tensor]) -> None:
-    """Replace tensors by their means over all processes, in few messages."""
+    """Replace tensors by their means over all processes, in few messages.
+
+    Gradients of sharded weights stay: FSDP has averaged them as they arrived.
+    """
     if num_processes() == 1:
         return
+    tensors = [tensor for tensor in tensors if not is_sharded(tensor)]
 
     def kind(tensor: Tensor) -> str:
         return f"{tensor.device} {tensor.dtype}"

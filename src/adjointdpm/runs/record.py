@@ -10,7 +10,7 @@ from typing import Any
 
 from ..storage import write_text
 from ..version import __version__
-from .config import LATEST, RunConfig
+from .config import LATEST, FolderConfig
 from .machine import versions
 
 MARKER = "run.json"
@@ -19,7 +19,7 @@ SETTINGS = "config.json"
 """The settings once more, as ``--config`` reads them back."""
 
 
-def write_record(folder: Path, job: str, config: RunConfig | None) -> None:
+def write_record(folder: Path, job: str, config: FolderConfig | None) -> None:
     """Write whose a folder is.
 
     Args:
@@ -36,12 +36,12 @@ def write_record(folder: Path, job: str, config: RunConfig | None) -> None:
         write_text(folder / SETTINGS, _text(settings(config)))
 
 
-def settings(config: RunConfig) -> dict[str, Any]:
+def settings(config: FolderConfig) -> dict[str, Any]:
     """Return settings as JSON holds them."""
     return json.loads(json.dumps(asdict(config), default=str))
 
 
-def is_own_run(folder: Path, job: str, config: RunConfig | None) -> bool:
+def is_own_run(folder: Path, job: str, config: FolderConfig | None) -> bool:
     """Return whether a folder holds the run that the settings go on with.
 
     Args:
@@ -73,7 +73,7 @@ def is_own_run(folder: Path, job: str, config: RunConfig | None) -> bool:
     return True
 
 
-def _goes_on_in(folder: Path, config: RunConfig) -> bool:
+def _goes_on_in(folder: Path, config: FolderConfig) -> bool:
     """Return whether the checkpoint to go on from lies in the folder."""
     wanted = config.resume_from_checkpoint
     return wanted == LATEST or (
@@ -81,7 +81,7 @@ def _goes_on_in(folder: Path, config: RunConfig) -> bool:
     )
 
 
-def _check_settings(folder: Path, earlier: dict[str, Any], config: RunConfig) -> None:
+def _check_settings(folder: Path, earlier: dict[str, Any], config: FolderConfig) -> None:
     now = settings(config)
     changed = [
         f"{name} was {earlier[name]!r} and is {now[name]!r}"

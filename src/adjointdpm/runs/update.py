@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from ..sharded import whole
 from .config import OptimizeConfig
-from .optimizers import build_optimizer
+from .optimizers import build_optimizer, by_kind
 from .processes import average
 from .schedules import learning_rate_schedule
 
@@ -23,6 +24,12 @@ AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 class NotFiniteError(FloatingPointError):
     """A loss or a gradient that no update may be made with."""
+
+
+def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Return the length of all gradients together, some of which may be sharded."""
+    norms = [whole(get_total_norm(same)) for same in by_kind(gradients)]
+    return norms[0] if len(norms) == 1 else get_total_norm(norms)
 
 
 @dataclass(frozen=True)
@@ -98,12 +105,13 @@ class Updater:
         average([*self._gradients().values(), values])
         self.scaler.unscale_(self.optimizer)  # after all processes know of an overflow in one
         gradients = self._gradients()
-        norm = get_total_norm(list(gradients.values()))
+        norm = total_norm(list(gradients.values()))
         # The one synchronisation of the step; the scaler of fp16 makes another.
         value, stop, size = torch.cat([values, norm.to(values).reshape(1)]).tolist()
         self._check_finite(value, size)
         if self.config.max_grad_norm is not None:
-            clip_grads_with_norm_(self.variables.values(), self.config.max_grad_norm, norm)
+            for same in by_kind(self.variables.values()):
+                clip_grads_with_norm_(same, self.config.max_grad_norm, norm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.project is not None:
@@ -144,7 +152,8 @@ class Updater:
         scaling = self.scaler.is_enabled() and not math.isfinite(norm)
         if math.isfinite(norm) or (scaling and self.scaler.get_scale() > 1):
             return
-        spoilt = [name for name, g in self._gradients().items() if not g.norm().isfinite()]
+        norms = {name: whole(g.norm()) for name, g in self._gradients().items()}
+        spoilt = [name for name, size in norms.items() if not size.isfinite()]
         raise NotFiniteError(
             f"the gradient of {', '.join(spoilt)} is not finite (the loss is {loss})"
         )

@@ -1,7 +1,7 @@
 """What jobs have in common: the model and the goal, made from their settings."""
 
 from .certified import certify_gradient
-from .config import GoalConfig, ModelConfig
+from .config import GoalConfig, ModelConfig, SamplerConfig
 from .goal import Goal, needs_default, require_goal
 from .model import Model, load_model
 
@@ -10,6 +10,7 @@ __all__ = [
     "GoalConfig",
     "Model",
     "ModelConfig",
+    "SamplerConfig",
     "certify_gradient",
     "load_model",
     "needs_default",

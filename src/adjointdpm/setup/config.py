@@ -10,7 +10,7 @@ from ..runs import RunConfig, check_at_least_1
 
 
 @dataclass(frozen=True)
-class ModelConfig(RunConfig):
+class SamplerConfig:
     """The model and its sampler.
 
     Args:
@@ -30,7 +30,6 @@ class ModelConfig(RunConfig):
     certify: bool | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_at_least_1(self, "num_inference_steps")
 
     @property
@@ -38,6 +37,15 @@ class ModelConfig(RunConfig):
         """Whether the gradient is to be certified."""
         embedded = self.pretrained_model_name_or_path is None
         return embedded if self.certify is None else self.certify
+
+
+@dataclass(frozen=True)
+class ModelConfig(SamplerConfig, RunConfig):
+    """The settings of a run, and the model that takes part in it."""
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        SamplerConfig.__post_init__(self)
 
 
 @dataclass(frozen=True)

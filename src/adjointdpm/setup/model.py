@@ -14,7 +14,7 @@ from ..formats import Provenance
 from ..gradients import Exact, GradientMethod
 from ..pipelines import encode_prompt, freeze, from_pipeline, latent_shape, load_pipeline
 from ..sampler import Sampler
-from .config import ModelConfig
+from .config import SamplerConfig
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Model:
 
 
 def load_model(
-    config: ModelConfig,
+    config: SamplerConfig,
     device: torch.device,
     gradient: GradientMethod | None = None,
     *,

@@ -1,23 +1,5 @@
 """Files that are written whole or not at all, and read only if they are what was written."""
 
-from .replacing import (
-    remove_folder,
-    remove_partial,
-    replacing,
-    replacing_folder,
-    write_bytes,
-    write_text,
-)
-from .tensors import METADATA_KEY, read_tensors, write_tensors
+import lazy_loader
 
-__all__ = [
-    "METADATA_KEY",
-    "read_tensors",
-    "remove_folder",
-    "remove_partial",
-    "replacing",
-    "replacing_folder",
-    "write_bytes",
-    "write_tensors",
-    "write_text",
-]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

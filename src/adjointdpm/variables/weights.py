@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ..formats import Artefact, Provenance, save_lora, write_model_card
-from ..pipelines import ATTENTION, add_lora, trainable
+from ..pipelines import ATTENTION, add_lora, shard, trainable
+from ..sharded import as_saved, is_sharded, reshard
 from ..storage import replacing_folder
 
 
@@ -21,20 +22,24 @@ class PipelineWeights:
     Args:
         pipe: a pipeline of diffusers, whose weights are changed.
         names: of its parts; see `adjointdpm.trainable`.
+        fully_shard: spread the weights over the processes; see `adjointdpm.shard`.
     """
 
-    def __init__(self, pipe: Any, names: Sequence[str]) -> None:
+    def __init__(self, pipe: Any, names: Sequence[str], *, fully_shard: bool = False) -> None:
         self.pipe, self.names = pipe, tuple(names)
-        self._hold(trainable(pipe, *names))
+        trainable(pipe, *names)
+        self._hold(fully_shard)
 
-    def _hold(self, weights: Sequence[nn.Parameter]) -> None:
-        chosen = {id(weight) for weight in weights}
+    def _hold(self, fully_shard: bool) -> None:
+        """Take what requires grad for the weights to optimise."""
+        if fully_shard:
+            shard(self.pipe)
         self.tensors: dict[str, Tensor] = {
             f"{part}.{name}": weight
             for part, module in self.pipe.components.items()
             if isinstance(module, nn.Module)
             for name, weight in module.named_parameters()
-            if id(weight) in chosen
+            if weight.requires_grad
         }
         self._start = {name: weight.detach().clone() for name, weight in self.tensors.items()}
 
@@ -44,15 +49,28 @@ class PipelineWeights:
 
         Without a graph, since one that is made with these weights would be run again with others.
         """
-        now = {name: weight.data for name, weight in self.tensors.items()}
+        # FSDP gathers from the memory of sharded weights, so that theirs is written into.
+        now = {
+            name: weight.detach().clone() if is_sharded(weight) else weight.data
+            for name, weight in self.tensors.items()
+        }
         try:
-            for name, weight in self.tensors.items():
-                weight.data = self._start[name]
+            self._set(self._start)
             with torch.no_grad():
                 yield
         finally:
-            for name, weight in self.tensors.items():
-                weight.data = now[name]
+            self._set(now)
+
+    @torch.no_grad()
+    def _set(self, values: Mapping[str, Tensor]) -> None:
+        for name, weight in self.tensors.items():
+            if is_sharded(weight):
+                weight.copy_(values[name])
+            else:
+                weight.data = values[name]
+        for module in self.pipe.components.values():
+            if isinstance(module, nn.Module):
+                reshard(module)
 
     def save(
         self,
@@ -75,7 +93,7 @@ class PipelineWeights:
         lines = []
         for component in components:
             module = getattr(self.pipe, component)
-            with replacing_folder(Path(folder) / component) as partial:
+            with replacing_folder(Path(folder) / component) as partial, as_saved(module):
                 module.save_pretrained(partial)
             loaded = f'type(pipe.{component}).from_pretrained("{component}")'
             lines.append(f"pipe.{component} = {loaded}")
@@ -100,6 +118,7 @@ class Adapter(PipelineWeights):
         lora_alpha: likewise.
         target_modules: likewise.
         seed: of the half of the adapter that is random at the start.
+        fully_shard: as for the others.
     """
 
     def __init__(
@@ -110,12 +129,13 @@ class Adapter(PipelineWeights):
         lora_alpha: float | None = None,
         target_modules: Sequence[str] = ATTENTION,
         seed: int = 0,
+        fully_shard: bool = False,
     ) -> None:
         self.pipe = pipe
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            weights = add_lora(pipe, rank, lora_alpha=lora_alpha, target_modules=target_modules)
-        self._hold(weights)
+            add_lora(pipe, rank, lora_alpha=lora_alpha, target_modules=target_modules)
+        self._hold(fully_shard)
 
     def save(
         self,

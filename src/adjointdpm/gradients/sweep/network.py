@@ -159,7 +159,8 @@ class Network:
         self.cond = [self._arguments[i] for i in self._differentiable]
         """Tensors of the conditioning that require a gradient, as the caller passed them."""
         weights = self._replay.weights
-        self.parameters = weights.differentiated
+        sharded = self._replay.sharded.differentiated
+        self.parameters = [*weights.differentiated, *sharded]
         """Weights that require a gradient, as they are found on the modules."""
         self._leaves = [tensor.detach().requires_grad_() for tensor in self.cond]
         for i, leaf in zip(self._differentiable, self._leaves, strict=True):
@@ -173,7 +174,7 @@ class Network:
             self.cond.append(times)
             self._leaves.append(self._times)
             self._given_names.append("'timesteps' of the plan")
-        self.targets = [*self._leaves, *weights.leaves]
+        self.targets = [*self._leaves, *weights.leaves, *sharded]
         """The leaves whose gradients `pull_back` adds up: of the conditioning, then of weights."""
         self._records: dict[int, Record] = {}
         self._calls: dict[int, int] = {}
@@ -389,8 +390,15 @@ class Network:
         """Take note that the run is over.
 
         Raises:
-            ValueError: no call used a tensor of the conditioning that requires grad.
+            ValueError: no call used a tensor of the conditioning that requires grad, or sharded
+                weights are to be trained in float16.
         """
+        if self._scaled and self._replay.sharded.differentiated:
+            raise ValueError(
+                "sharded weights cannot be trained in float16: adjoints are scaled call by call, "
+                "by each process as it needs, while FSDP sums gradients up over the processes. Run "
+                "the network in bfloat16 or float32"
+            )
         if self._unreached and not self.compiled:
             self._refuse_unused(self._unreached)
         constants = [x for x in self._arguments if isinstance(x, Tensor) and not x.requires_grad]
@@ -419,7 +427,7 @@ class Network:
             return
         reached = reached_from(*outputs).leaves
         self._replay.searched[nodes] = len(reached)
-        for leaf in strangers(reached, [x, *self.targets]):
+        for leaf in strangers(reached, [x, *self.targets, *self._replay.sharded.gathered]):
             raise ValueError(
                 f"the network uses (in call {k}) a tensor of shape {tuple(leaf.shape)} that "
                 "requires grad but is neither a weight of it nor passed to the sampler, so it "

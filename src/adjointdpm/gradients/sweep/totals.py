@@ -55,6 +55,7 @@ class Arrivals:
         self._sums: list[Tensor | None] = [None] * len(leaves)
         self._handles: list[Any] = []
         self._scaled = scaled
+        self._before = [leaf.grad for leaf in leaves]  # sharded weights are leaves themselves
         self.exponent: Tensor | None = None
         """The power of two of the pass that is on its way."""
         for i, leaf in enumerate(leaves):
@@ -83,8 +84,10 @@ class Arrivals:
         return sums
 
     def close(self) -> None:
-        """Let go of the leaves."""
+        """Let go of the leaves, and leave them the gradients that they had."""
         self.take()
+        for leaf, gradient in zip(self._leaves, self._before, strict=True):
+            leaf.grad = gradient
         for handle in self._handles:
             handle.remove()
         self._handles = []

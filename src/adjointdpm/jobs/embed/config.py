@@ -42,9 +42,12 @@ class EmbedConfig(GoalConfig):
         train_batch_size: pictures in each update.
         num_validation_images: pictures of each prompt in the report, drawn before and after.
         validation_steps: number of updates between two previews; None for none.
+        fully_shard: spread the weights of the UNet or transformer over the processes that
+            ``torchrun`` or ``accelerate launch`` started (FSDP2), for a model too large for a card.
         device: ``cpu`` or ``cuda``; by default a GPU if there is one.
     """
 
+    MAY_CHANGE: ClassVar[frozenset[str]] = GoalConfig.MAY_CHANGE | {"fully_shard"}
     EMBEDDED_TARGET: ClassVar[str | None] = "pineapple"
 
     output_dir: str | Path = "adjointdpm-embed"
@@ -70,6 +73,7 @@ class EmbedConfig(GoalConfig):
     train_batch_size: int = 4
     num_validation_images: int = 8
     validation_steps: int | None = None
+    fully_shard: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -42,21 +42,25 @@ def write_embed_report(result: EmbedResult, command: str) -> Path:
     for when in ("before", "after"):
         sheet = contact_sheet([getattr(each, when) for each in result.validations])
         save_picture(folder / f"{when}.png", sheet, enlarge=2)
-    losses = result.history.losses
+    page = embed_page(result, command)
+    write_text(folder / "loss.svg", page.curves[0])
+    return write_run_page(folder, "embed", page, _numbers(result, command), result=result)
+
+
+def embed_page(result: EmbedResult, command: str) -> RunPage:
+    """Return what the report shows.
+
+    Args:
+        result: what became of the word.
+        command: how the job was called.
+    """
+    config, losses = result.config, result.history.losses
     curve = curves_svg(
         {"loss": losses},
         xlabel="update",
         ylabel="loss",
         description=f"The loss of each update, from {losses[0]:.2f} to {losses[-1]:.2f}.",
     )
-    write_text(folder / "loss.svg", curve)
-    return write_run_page(
-        folder, "embed", _page(result, curve, command), _numbers(result, command), result=result
-    )
-
-
-def _page(result: EmbedResult, curve: str, command: str) -> RunPage:
-    config = result.config
     better = "larger" if result.larger_is_better else "smaller"
     facts = [
         Fact(

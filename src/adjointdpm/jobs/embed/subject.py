@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...assets import Concepts
+from ...pipelines import shard
 from ...setup import Model
 from ...variables import PromptConditioning, Word
 from .config import EmbedConfig
@@ -40,6 +41,8 @@ class Subject:
             prompt = self.templates[0].replace("{}", start)
             self.word = PromptConditioning(model.pipe, prompt, guidance=model.guided)
             self.templates = self.validation_templates = self.templates[:1]
+        if config.fully_shard:
+            shard(model.pipe)
 
     @property
     def tensors(self) -> dict[str, Tensor]:

@@ -50,11 +50,17 @@ def write_guide_report(result: GuideResult, command: str) -> Path:
     sheet = contact_sheet([result.before.images, result.after.images])
     save_picture(folder / "pictures.png", sheet, enlarge)
     return write_run_page(
-        folder, "guide", _page(result, command), _numbers(result, command), result=result
+        folder, "guide", guide_page(result, command), _numbers(result, command), result=result
     )
 
 
-def _page(result: GuideResult, command: str) -> RunPage:
+def guide_page(result: GuideResult, command: str) -> RunPage:
+    """Return what the report shows.
+
+    Args:
+        result: what became of the samples.
+        command: how the job was called.
+    """
     by_noise = result.config.method == "noise"
     curve = curves_svg(
         {"loss": result.losses},

@@ -2,7 +2,7 @@
 
 from .config import StylizeConfig
 from .goal import Stylization
-from .page import write_stylize_report
+from .page import stylize_page, write_stylize_report
 from .results import StylizeResult
 from .run import run_stylize
 
@@ -11,5 +11,6 @@ __all__ = [
     "StylizeConfig",
     "StylizeResult",
     "run_stylize",
+    "stylize_page",
     "write_stylize_report",
 ]

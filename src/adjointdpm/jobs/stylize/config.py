@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from ...runs import ScheduleName, check_at_least_1
 from ...setup import ModelConfig
@@ -45,7 +46,11 @@ class StylizeConfig(ModelConfig):
         train_batch_size: pictures in each update.
         num_validation_images: pictures of the report, drawn before and after.
         validation_steps: number of updates between two previews; None for none.
+        fully_shard: spread the weights of the UNet or transformer over the processes that
+            ``torchrun`` or ``accelerate launch`` started (FSDP2), for a model too large for a card.
     """
+
+    MAY_CHANGE: ClassVar[frozenset[str]] = ModelConfig.MAY_CHANGE | {"fully_shard"}
 
     output_dir: str | Path = "adjointdpm-stylize"
     description: str = "stylize"
@@ -70,6 +75,7 @@ class StylizeConfig(ModelConfig):
     train_batch_size: int = 4
     num_validation_images: int = 16
     validation_steps: int | None = None
+    fully_shard: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

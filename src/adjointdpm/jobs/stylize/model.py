@@ -38,9 +38,12 @@ class StylizedModel:
                 lora_alpha=config.lora_alpha,
                 target_modules=config.target_modules or TARGETS,
                 seed=config.seed,
+                fully_shard=config.fully_shard,
             )
         else:
-            self.weights = PipelineWeights(model.pipe, config.trainable)
+            self.weights = PipelineWeights(
+                model.pipe, config.trainable, fully_shard=config.fully_shard
+            )
 
     def draw(self, noise: Tensor, prompts: Sequence[str]) -> Tensor:
         """Return pictures (batch, 3, height, width) in [0, 1].

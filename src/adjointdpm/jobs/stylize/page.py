@@ -46,7 +46,7 @@ def write_stylize_report(result: StylizeResult, command: str) -> Path:
     if result.style_picture is not None:
         save_picture(folder / STYLE, result.style_picture, _enlarge(result))
     return write_run_page(
-        folder, "stylize", _page(result, command), _numbers(result, command), result=result
+        folder, "stylize", stylize_page(result, command), _numbers(result, command), result=result
     )
 
 
@@ -62,7 +62,13 @@ def _enlarge(result: StylizeResult) -> int:
     return max(1, 256 // result.comparisons[0].before.shape[2])
 
 
-def _page(result: StylizeResult, command: str) -> RunPage:
+def stylize_page(result: StylizeResult, command: str) -> RunPage:
+    """Return what the report shows.
+
+    Args:
+        result: what became of the model.
+        command: how the job was called.
+    """
     curve = curves_svg(
         {"loss": result.history.losses},
         xlabel="update",

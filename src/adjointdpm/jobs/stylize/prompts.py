@@ -59,6 +59,8 @@ def choose_prompts(
             for style in styles
         }
     prompts = config.prompts or seen
+    if not prompts:
+        raise ValueError("this model has too few words to train on: set prompts")
     validation = config.validation_prompts or [p for p in unseen if p not in prompts]
     if not validation:
         raise ValueError(

@@ -1,0 +1,27 @@
+"""Attacks on classifiers: where points may go, what is climbed, by which steps, and in batches."""
+
+from .attack import Attack
+from .batch import AttackBatch, Ended, Evaluation, Iterate
+from .choices import LossName, NormName, RuleName
+from .losses import LOSSES, margin
+from .rules import Adam, AutoPgd, FixedStep, StepRule, build_rule
+from .threat import Threat
+
+__all__ = [
+    "LOSSES",
+    "Adam",
+    "Attack",
+    "AttackBatch",
+    "AutoPgd",
+    "Ended",
+    "Evaluation",
+    "FixedStep",
+    "Iterate",
+    "LossName",
+    "NormName",
+    "RuleName",
+    "StepRule",
+    "Threat",
+    "build_rule",
+    "margin",
+]

@@ -1,0 +1,21 @@
+"""Auditing a classifier: how easily pictures that a diffusion model draws fool it."""
+
+from .config import AuditConfig
+from .items import audit_items
+from .page import write_audit_report
+from .run import AuditResult, run_audit
+from .summary import Summary, summarize
+from .worker import AuditWorker, Panel, build_worker
+
+__all__ = [
+    "AuditConfig",
+    "AuditResult",
+    "AuditWorker",
+    "Panel",
+    "Summary",
+    "audit_items",
+    "build_worker",
+    "run_audit",
+    "summarize",
+    "write_audit_report",
+]

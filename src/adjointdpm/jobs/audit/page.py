@@ -1,0 +1,278 @@
+"""The report of the job `audit`: a page with a gallery, and the numbers for a machine to read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from ...evaluation import SetDistance, SuccessRate
+from ...report import (
+    Fact,
+    RunPage,
+    WrittenFile,
+    curves_svg,
+    data_uri,
+    duration,
+    percent,
+    size,
+    write_run_page,
+)
+from .run import AuditResult
+from .summary import Summary, is_fooled, read_picture, still_seen
+
+MOST_SHOWN = 400
+"""Items in the gallery; all of them are in ``results.jsonl``."""
+SMALL = 128
+"""Pictures up to this width are within the page; larger ones stay files beside it."""
+
+LOAD_NOISE = """\
+import json
+import adjointdpm as adp
+
+results = [json.loads(line) for line in open("results.jsonl")]
+saved = adp.formats.load_noise(results[0]["noise"])  # of an item that was fooled
+images = pipe(saved.prompt, latents=saved.noise, num_inference_steps=saved.num_inference_steps,
+              guidance_scale=saved.guidance_scale).images"""
+
+DISTANCE_NAMES = {
+    "linf": "noise, largest change of an entry",
+    "l2": "noise, length of the change",
+    "ssim": "picture, SSIM (1 is the same)",
+    "perceptual": "picture, distance of features (0 to 4)",
+    "pixel_l2": "picture, length of the change",
+}
+
+
+@dataclass(frozen=True)
+class Card:
+    """An item in the gallery.
+
+    Args:
+        kind: what became of it, as the gallery sorts it.
+        verdict: the same in words.
+        label: its true class.
+        prompt: what it is of.
+        seed: of its noise.
+        pictures: source, alternative text and lines below, of the start and the strongest.
+        margin: by how much the true class is ahead in the strongest picture.
+        ssim: of the strongest picture and the start.
+        evaluations: how many sampling runs with a gradient it took.
+    """
+
+    kind: str
+    verdict: str
+    label: str
+    prompt: str
+    seed: int
+    pictures: list[tuple[str, str, list[str]]]
+    margin: float
+    ssim: float
+    evaluations: int
+
+
+def write_audit_report(result: AuditResult, command: str) -> Path:
+    """Write ``report.html`` and ``numbers.json``.
+
+    Args:
+        result: what came of the audit.
+        command: how it was called.
+
+    Returns:
+        The page.
+    """
+    folder = Path(result.config.output_dir)
+    whole = [r for r in result.results if "error" not in r]
+    cards = [_card(r, folder, result.judged) for r in whole[:MOST_SHOWN]]
+    order = {"seen": 0, "fooled": 1, "held": 2, "wrong": 3, "broken": 4}
+    cards.sort(key=lambda card: (order[card.kind], card.margin))
+    numbers = {
+        "command": command,
+        "config": asdict(result.config),
+        **asdict(result.summary),
+        "predicted": asdict(result.predicted),
+        "certificate": None if result.certificate is None else asdict(result.certificate),
+        "seconds": result.seconds,
+        "peak_memory_bytes": result.peak_memory,
+        "environment": result.environment,
+    }
+    return write_run_page(
+        folder,
+        "audit",
+        _page(result, command),
+        numbers,
+        result=result,
+        summary=result.summary,
+        cards=cards,
+        left_out=len(whole) - len(cards),
+        rates=_rates(result.summary),
+        distances=_distances(result.summary),
+        sets=_sets(result.summary),
+        cost=_cost(result),
+        small=bool(cards) and cards[0].pictures[0][0].startswith("data:"),
+    )
+
+
+def _page(result: AuditResult, command: str) -> RunPage:
+    config = result.config
+    files = [
+        WrittenFile("results.jsonl", "one line an item: seeds, answers, distances, cost"),
+        WrittenFile("pictures/", "the pictures that were judged, before and after"),
+    ]
+    if any(r.get("noise") for r in result.results):
+        files.append(WrittenFile("noises/", "the noises that fool, for the pipeline", LOAD_NOISE))
+    curve = _curve(result)
+    return RunPage(
+        title="An audit of a classifier",
+        command=command,
+        settings=asdict(config),
+        environment=result.environment,
+        facts=_facts(result),
+        curves=[curve] if curve else [],
+        certificate=result.certificate,
+        files=files,
+    )
+
+
+def _facts(result: AuditResult) -> list[Fact]:
+    summary = result.summary
+    shown = [
+        (summary.accuracy, "pictures as they are drawn that the classifier gets right"),
+        (summary.fooled, "of those, fooled inside the bounds"),
+        (summary.fooled_and_seen, "fooled while the judge still sees the true class"),
+    ]
+    facts = [
+        Fact(f"{rate.successes} of {rate.trials}", f"{meaning} ({_interval(rate)})")
+        for rate, meaning in shown
+        if rate is not None and (result.judged or rate is not summary.fooled_and_seen)
+    ]
+    taken = f"in all; at most {size(result.peak_memory)} of memory"
+    return [*facts, Fact(duration(result.seconds), taken)]
+
+
+def _interval(rate: SuccessRate) -> str:
+    return f"{rate.confidence:.0%} interval {100 * rate.low:.0f} to {100 * rate.high:.0f} %"
+
+
+def _curve(result: AuditResult) -> str | None:
+    """Return the plot of how many are fooled by how many sampling runs."""
+    attacked = [
+        r
+        for r in result.results
+        if "error" not in r and r["start"]["answer"] == r["label"] and r["status"] != "not finite"
+    ]
+    when = [r["best"]["evaluation"] for r in attacked if is_fooled(r, "best")]
+    if not when or not result.config.stop_at_success:
+        return None
+    last = max(r["evaluations"] for r in attacked)
+    shares = [100 * sum(w <= k for w in when) / len(attacked) for k in range(last)]
+    return curves_svg(
+        {"fooled": shares},
+        xlabel="steps of an item",
+        ylabel="fooled, %",
+        description=f"How many are fooled by how many steps, up to {shares[-1]:.0f} %.",
+    )
+
+
+def _rates(summary: Summary) -> list[list[str]]:
+    named = {
+        "right about pictures as they are drawn": summary.accuracy,
+        "fooled at the last noise": summary.fooled_last,
+        "fooled at the strongest noise": summary.fooled,
+        "fooled while the judge sees the true class": summary.fooled_and_seen,
+        "of the fooled, the judge still sees the true class": summary.seen,
+    }
+    named |= {f"of the fooled, fool {name} too": rate for name, rate in summary.transfer.items()}
+    return [
+        [name, f"{rate.successes} of {rate.trials}", percent(rate.rate), _interval(rate)]
+        for name, rate in named.items()
+        if rate is not None
+    ]
+
+
+def _distances(summary: Summary) -> list[list[str]]:
+    rows = {DISTANCE_NAMES[name]: spread for name, spread in summary.distances.items()}
+    if summary.evaluations is not None:
+        rows["sampling runs with a gradient"] = summary.evaluations
+    return [
+        [name, *(f"{value:.3g}" for value in (row.low, row.median, row.high))]
+        for name, row in rows.items()
+    ]
+
+
+def _sets(summary: Summary) -> list[list[str]]:
+    named: dict[str, SetDistance | None] = {
+        "fooled, to their own starts": summary.to_starts,
+        "fooled, to pictures of other items": summary.to_others,
+        "their starts, to the same pictures": summary.starts_to_others,
+    }
+    return [
+        [name, _kid(found), f"{found.fid:.2f}", " and ".join(map(str, found.num_pictures))]
+        for name, found in named.items()
+        if found is not None
+    ]
+
+
+def _kid(found: SetDistance) -> str:
+    assert found.kid is not None
+    assert found.kid_std is not None
+    return f"{1000 * found.kid:.2f} ± {1000 * found.kid_std:.2f}"
+
+
+def _cost(result: AuditResult) -> list[list[str]]:
+    predicted, summary = result.predicted, result.summary
+    calls = predicted.forward_calls + predicted.recomputed_calls + predicted.products
+    evaluations = sum(r.get("evaluations", 0) for r in result.results)
+    return [
+        ["sampling runs with a gradient, of all items", f"{evaluations}"],
+        ["network calls and products of one, predicted", f"{calls}"],
+        ["network calls and products of all items", f"{summary.network_calls}"],
+        ["an update of a whole batch, predicted", duration(predicted.seconds)],
+        ["time of all items, each its share of a batch", duration(summary.item_seconds)],
+        ["time in all", duration(result.seconds)],
+        ["gradients that were zero", f"{summary.zero_gradients}"],
+    ]
+
+
+def _card(result: Mapping[str, Any], folder: Path, judged: bool) -> Card:
+    wrong = result["start"]["answer"] != result["label"]
+    if result["status"] == "not finite":
+        kind, verdict = "broken", "numbers that are not finite"
+    elif wrong:
+        kind, verdict = "wrong", "wrong from the start"
+    elif not is_fooled(result, "best"):
+        kind, verdict = "held", "not fooled"
+    elif judged and still_seen(result):
+        kind, verdict = "seen", "fooled, and the judge still sees it"
+    else:
+        kind, verdict = "fooled", "fooled" if not judged else "fooled, but it became another thing"
+    return Card(
+        kind=kind,
+        verdict=verdict,
+        label=result["label"],
+        prompt=result["prompt"],
+        seed=result["seed"],
+        pictures=[
+            _shown(result, which, folder) for which in ("start", *(() if wrong else ("best",)))
+        ],
+        margin=result["best"]["margin"],
+        ssim=1.0 if result["best"]["ssim"] is None else result["best"]["ssim"],
+        evaluations=result["evaluations"],
+    )
+
+
+def _shown(result: Mapping[str, Any], which: str, folder: Path) -> tuple[str, str, list[str]]:
+    reading = result[which]
+    image = read_picture(folder / reading["picture"])
+    source = data_uri(image) if image.shape[2] <= SMALL else reading["picture"]
+    when = "as it is drawn" if which == "start" else "after the attack"
+    alt = (
+        f"{result['prompt']}, seed {result['seed']}, {when}: the classifier says "
+        f"“{reading['answer']}”"
+    )
+    lines = [f"{reading['answer']} {percent(reading['confidence'])}"]
+    if reading["judge"] is not None:
+        alt += f", the judge “{reading['judge']}”"
+        lines.append(f"judge: {reading['judge']}")
+    return source, alt, lines

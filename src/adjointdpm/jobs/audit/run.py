@@ -1,0 +1,167 @@
+"""An audit from its settings to its results."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ...certificate import Certificate
+from ...cost import Cost
+from ...executors import Result, Worker, WorkerFactory, execute, shard
+from ...gradients import GradientMethod
+from ...objectives import ClassifierMargin, ImageClassifier
+from ...runs import choose_device, environment, peak_memory, run_folder
+from ...setup import Model, certify_gradient, load_model
+from ...storage import JsonLines
+from .config import AuditConfig
+from .items import audit_items
+from .panel import Panel
+from .summary import Summary, summarize
+from .worker import AuditWorker, settings_of
+
+RESULTS = "results.jsonl"
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """What came of an audit.
+
+    Args:
+        config: the settings.
+        results: one an item, in the order of the items; also in ``results.jsonl``.
+        summary: the rates, distances and costs.
+        predicted: the cost of one gradient through the sampler for a whole batch, before the run.
+        certificate: how right the gradient is, where it was measured.
+        judged: whether a judge looked on.
+        seconds: how long this run took; one that went on counts from there.
+        peak_memory: the most bytes that were held.
+        environment: versions and machine.
+    """
+
+    config: AuditConfig
+    results: list[dict[str, Any]]
+    summary: Summary
+    predicted: Cost
+    certificate: Certificate | None
+    judged: bool
+    seconds: float
+    peak_memory: int
+    environment: dict[str, str]
+
+
+def run_audit(
+    config: AuditConfig,
+    classifier: ImageClassifier | None = None,
+    *,
+    gradient: GradientMethod | None = None,
+) -> AuditResult:
+    """Audit a classifier; write pictures, noises and ``results.jsonl`` into the folder.
+
+    Args:
+        config: settings.
+        classifier: what is audited, in place of the one that the settings name.
+        gradient: the gradient method; `Exact` within the memory budget by default.
+
+    Raises:
+        ValueError: settings or files that do not fit together; a classifier that does not know a
+            label; a classifier or gradient that was passed, with actors of Ray.
+        OSError: the folder cannot be used; see `run_folder`.
+    """
+    started = time.perf_counter()
+    if config.executor == "ray" and not (classifier is None and gradient is None):
+        raise ValueError(
+            "with executor ray, classifier and gradient are built elsewhere: name the classifier "
+            "in the settings, and leave gradient out"
+        )
+    items = audit_items(config)
+    targeted = any(item["target"] is not None for item in items)
+    items = [dict(item) for item in shard(items, config.num_shards, config.shard_index)]
+    device = choose_device(config.device)
+    with run_folder(config.output_dir, "audit", config=config) as folder:
+        model = load_model(config, device, gradient)
+        panel = Panel.load(config, device, classifier)
+        panel.check(items)
+        certificate = _certificate(config, model, panel, items[0])
+        predicted = _predicted(config, model, items)
+        make: Callable[[], Worker] = partial(AuditWorker, config, model, panel, targeted)
+        if config.executor == "ray":
+            settings = {"settings": settings_of(config), "targeted": targeted}
+            make = WorkerFactory("adjointdpm.jobs.audit:build_worker", settings)
+        _work(config, folder, items, make)
+        with JsonLines(folder / RESULTS) as record:
+            by_name = {result["id"]: result for result in record}
+        results = [by_name[item["id"]] for item in items]
+        summary = summarize(results, folder, panel.network)
+    return AuditResult(
+        config=config,
+        results=results,
+        summary=summary,
+        predicted=predicted,
+        certificate=certificate,
+        judged=panel.judge is not None,
+        seconds=time.perf_counter() - started,
+        peak_memory=peak_memory(device),
+        environment=environment(device),
+    )
+
+
+def _work(
+    config: AuditConfig,
+    folder: Path,
+    items: list[dict[str, Any]],
+    make: Callable[[], Worker],
+) -> None:
+    """Work on the items that have no result yet."""
+    fooled = 0
+    with (
+        JsonLines(folder / RESULTS) as record,
+        tqdm(
+            total=len(items),
+            initial=len(record),
+            desc=config.description,
+            disable=not config.progress_bar,
+            unit="picture",
+        ) as bar,
+    ):
+
+        def told(result: Result) -> None:
+            nonlocal fooled
+            fooled += result.get("status") == "fooled"
+            bar.set_postfix(fooled=fooled, refresh=False)
+            bar.update()
+
+        execute(
+            items,
+            make,
+            record,
+            executor=config.executor,
+            num_workers=config.num_workers,
+            on_result=told,
+        )
+
+
+def _predicted(config: AuditConfig, model: Model, items: list[dict[str, Any]]) -> Cost:
+    """Return what one update of a whole batch will take, of the sampler."""
+    count = min(config.batch_size, len(items))
+    noise = model.noise(count, torch.Generator().manual_seed(config.seed))
+    cond = model.encode([item["prompt"] for item in items[:count]], config.negative_prompt)
+    return model.sampler.cost(noise.requires_grad_(), **cond)
+
+
+def _certificate(
+    config: AuditConfig, model: Model, panel: Panel, item: dict[str, Any]
+) -> Certificate | None:
+    """Return how right the gradient for the first item is, where the settings ask for it."""
+    if not config.certifies:
+        return None
+    noise = model.noise(1, torch.Generator().manual_seed(item["seed"]))
+    metric = ClassifierMargin(panel.classifier, item["label"])
+    cond = model.encode([item["prompt"]], config.negative_prompt)
+    return certify_gradient(model.sampler, model.decode, metric, noise, config.seed, **cond)

@@ -1,0 +1,65 @@
+"""The page of the tour: a few pictures of each job, and the way to its report."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from ..report import Fact, RunPage, contact_sheet, duration, render_page, save_picture, size
+from ..storage import write_text
+from .run import Tour
+
+SHOWN = 4
+"""Rows of pictures of each job."""
+
+
+def write_tour_page(tour: Tour, command: str) -> Path:
+    """Write ``report.html``, ``pictures.png`` and ``numbers.json`` above the folders of the jobs.
+
+    Args:
+        tour: what was found.
+        command: how it was called.
+
+    Returns:
+        The page.
+    """
+    folder = Path(tour.config.output_dir)
+    rows = [
+        torch.stack([row.pictures[end].image for row in stop.page.pictures[:SHOWN]])
+        for stop in tour.stops
+        for end in (0, -1)
+    ]
+    save_picture(folder / "pictures.png", contact_sheet(rows), enlarge=2)
+    numbers = {
+        "command": command,
+        "config": asdict(tour.config),
+        "jobs": {
+            stop.name: {
+                "command": stop.command,
+                "seconds": stop.seconds,
+                "facts": {fact.meaning: fact.value for fact in stop.page.facts},
+            }
+            for stop in tour.stops
+        },
+        "seconds": tour.seconds,
+        "peak_memory_bytes": tour.peak_memory,
+        "environment": tour.environment,
+    }
+    text = json.dumps(numbers, indent=2, ensure_ascii=False, default=str)
+    write_text(folder / "numbers.json", text + "\n")
+    page = RunPage(
+        title="AdjointDPM: gradients through a whole sampling run",
+        command=command,
+        settings=asdict(tour.config),
+        environment=tour.environment,
+        facts=[
+            *[stop.page.facts[0] for stop in tour.stops],
+            Fact(duration(tour.seconds), f"in all; at most {size(tour.peak_memory)} of memory"),
+        ],
+    )
+    html = render_page("tour", "page.html", page=page, stops=tour.stops, shown=SHOWN)
+    write_text(folder / "report.html", html)
+    return folder / "report.html"

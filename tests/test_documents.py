@@ -1,0 +1,168 @@
+"""README and the pages of docs/: links lead somewhere, numbers are those of the files."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+import adjointdpm
+from adjointdpm.cli.arguments import parse
+from adjointdpm.cli.commands import COMMANDS
+from benchmarks.documented import RESULTS, ROOT, VALUE, documents, names, renewed, unmarked
+
+PAGES = documents()
+ALL = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "training/README.md"))]
+
+MADE_WITH_THE_SITE = {
+    ROOT / "docs" / name for name in ("changelog.md", "contributing.md", "tutorial.ipynb")
+}
+"""Pages that a build of the site adds, see docs/_hooks/site.py."""
+
+WRITTEN = {
+    "docs/benchmarks/embed.md",
+    "docs/benchmarks/gradients_table.md",
+    "docs/pipelines.md",
+}
+"""Whole pages that a program writes, with its numbers."""
+
+NOT_YET = {"docs/formats.md", "docs/jobs/embed.md", "docs/jobs/stylize.md"}
+"""Pages on which numbers with units are still typed. None is to be added."""
+
+NO_MACHINE_OR_DATE = {
+    "coarse",
+    "coarse_steps",
+    "core",
+    "cost",
+    "cost_weights",
+    "embed",
+    "fid_agreement",
+    "gradients",
+    "non_smooth_0",
+    "non_smooth_1",
+    "reruns_sd15",
+    "reruns_toy",
+    "rounding",
+    "stylize",
+}
+"""Results from before files said on what machine and when. None is to be added."""
+
+LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+?)(?: \{.*\})?$", re.MULTILINE)
+FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+
+
+def _id(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def _anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub and the site make them."""
+    texts = HEADING.findall(FENCE.sub("", page.read_text()))
+    plain = (re.sub(r"[^\w\s-]", "", text).strip().lower() for text in texts)
+    return {re.sub(r"\s", "-", text) for text in plain}
+
+
+@pytest.mark.parametrize("page", ALL, ids=_id)
+def test_links(page: Path) -> None:
+    for image, text, target in LINK.findall(FENCE.sub("", page.read_text())):
+        assert text, f"{target} has no text to read out"
+        parts = urlsplit(target)
+        if parts.scheme:
+            assert parts.scheme == "https", target
+            assert "." in parts.netloc, target
+            continue
+        found = (page.parent / parts.path).resolve() if parts.path else page
+        if found in MADE_WITH_THE_SITE:
+            continue
+        assert found.exists(), target
+        assert not image or found.suffix in (".png", ".svg"), target
+        if parts.fragment:
+            assert parts.fragment in _anchors(found), target
+
+
+def test_the_page_of_a_package_index_needs_nothing_beside_it() -> None:
+    text = (ROOT / "PACKAGE.md").read_text()
+    assert all(target.startswith("https://") for _, _, target in LINK.findall(text))
+    [loop] = [block for _, language, block in FENCE.findall(text) if language == "python"]
+    assert loop in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_id)
+def test_numbers_are_those_of_the_files(page: Path) -> None:
+    text = page.read_text()
+    assert renewed(text, names()) == text, "run python -m benchmarks.documented"
+    for mark in VALUE.finditer(text):
+        begins_a_line = text[: mark.start()].rsplit("\n", 1)[-1].strip() == ""
+        stands_alone = mark[4].startswith("\n") or not mark[4]
+        assert stands_alone or not begins_a_line, f"{mark[1]} begins a line, and would be a block"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_id)
+def test_no_measured_number_is_typed(page: Path) -> None:
+    if _id(page) not in WRITTEN | NOT_YET:
+        assert not unmarked(page.read_text()), "mark them, see benchmarks/documented.py"
+
+
+def test_marks_are_understood_and_mistakes_are_seen() -> None:
+    known = {"run": {"seconds": 1.25}}
+    right = '<!-- value run["seconds"] as .1f -->1.2<!-- / --> s'
+    assert renewed(right.replace("1.2<", "7<"), known) == right
+    with pytest.raises(ValueError, match="KeyError"):
+        renewed('<!-- value run["minutes"] --><!-- / -->', known)
+    assert unmarked(right) == []
+    assert unmarked("took 3.4 s, 20 % or 2× of 5 GiB, `7 s`, <!-- given -->95 %<!-- / -->") == [
+        "3.4 s",
+        "20 %",
+        "2×",
+        "5 GiB",
+    ]
+
+
+@pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
+def test_results_say_where_and_when(path: Path) -> None:
+    results = json.loads(path.read_text())
+    says = isinstance(results, dict) and {"machine", "date"} <= {
+        *results,
+        *results.get("settings", {}),
+    }
+    assert says or path.stem in NO_MACHINE_OR_DATE
+
+
+def test_every_public_name_is_on_an_api_page() -> None:
+    text = "\n".join(page.read_text() for page in (ROOT / "docs/api").glob("*.md"))
+    shown = re.findall(r"^::: adjointdpm\.(\w+)$", text, re.MULTILINE)
+    modules = {"formats", "gradients", "objectives", "pipelines", "solvers"}
+    assert sorted([*shown, *modules, "__version__"]) == sorted(adjointdpm.__all__)
+
+
+COMMAND_LINES = [
+    (page, line)
+    for page in ALL
+    for _, language, block in FENCE.findall(page.read_text())
+    if language in ("", "sh", "bash")
+    for line in block.replace("\\\n", " ").splitlines()
+    if line.startswith(("adjointdpm ", "make ", "python "))
+]
+
+
+@pytest.mark.parametrize(("page", "line"), COMMAND_LINES, ids=lambda it: str(it)[-60:])
+def test_commands_exist(
+    page: Path, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, first, *rest = shlex.split(line, comments=True)
+    if program == "make":
+        targets = (ROOT / "Makefile").read_text()
+        assert re.search(rf"^{first}:", targets, re.MULTILINE), line
+    elif program == "python":
+        module = first if first != "-m" else rest[0].replace(".", "/") + ".py"
+        assert (ROOT / module).is_file(), line
+    elif not first.startswith("--"):
+        monkeypatch.chdir(tmp_path)
+        for picture in (word for word in rest if word.endswith(".png")):
+            Path(picture).touch()
+        parse(f"adjointdpm {first}", "", COMMANDS[first].config(), rest)
