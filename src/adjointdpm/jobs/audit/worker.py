@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...attacks import Attack, AttackBatch, Ended, Evaluation, Iterate, Threat, build_rule
 from ...executors import Item, Result
@@ -47,7 +46,6 @@ class _Taken:
 
     item: Item
     start: Tensor | None = None
-    network_calls: int = 0
     seconds: float = 0.0
 
 
@@ -69,6 +67,8 @@ class AuditWorker:
         self._folder = Path(config.output_dir)
         self._prompts: list[str] = []
         self._cond: dict[str, Any] = {}
+        self.calls_of_one = 0
+        """Network calls and products of one sampling run with its gradient."""
 
     @property
     def capacity(self) -> int:
@@ -88,11 +88,9 @@ class AuditWorker:
             self._take(item)
         taken: list[_Taken] = self._batch.items
         started = time.perf_counter()
-        with counted(self.model) as calls:
-            ended = self._batch.advance(self._look)
+        ended = self._batch.advance(self._look)
         seconds = (time.perf_counter() - started) / max(len(taken), 1)
         for one in taken:
-            one.network_calls += calls[0]
             one.seconds += seconds
         return [self._result(one) for one in ended]
 
@@ -112,6 +110,9 @@ class AuditWorker:
         generators = None
         if model.sampler.plan.num_draws:
             generators = [_generator(one.item["seed"], model.device) for one in taken]
+        if not self.calls_of_one:
+            cost = model.sampler.cost(points, **self._cond)
+            self.calls_of_one = cost.forward_calls + cost.recomputed_calls + cost.products
         latents = model.sampler(points, generator=generators, **self._cond)
         images = quantize(model.decode(latents))
         for one, image in zip(taken, images.detach(), strict=True):
@@ -138,7 +139,7 @@ class AuditWorker:
             "status": ended.status,
             "evaluations": ended.evaluations,
             "zero_gradients": ended.zero_gradients,
-            "network_calls": taken.network_calls,
+            "network_calls": ended.evaluations * self.calls_of_one,
             "seconds": taken.seconds,
             "start": start,
             "last": last,
@@ -205,23 +206,6 @@ def settings_of(config: AuditConfig) -> dict[str, Any]:
         name: str(value) if isinstance(value, Path) else value
         for name, value in asdict(config).items()
     }
-
-
-@contextmanager
-def counted(model: Model) -> Iterator[list[int]]:
-    """Count network calls of a block; one with a graph counts twice, for its product."""
-    calls = [0]
-
-    def count(*_: Any) -> None:
-        calls[0] += 1 + torch.is_grad_enabled()
-
-    network = model.sampler.denoiser.network
-    assert isinstance(network, nn.Module)
-    handle = network.register_forward_hook(count)
-    try:
-        yield calls
-    finally:
-        handle.remove()
 
 
 def _generator(seed: int, device: torch.device) -> torch.Generator:
