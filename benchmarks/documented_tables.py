@@ -179,6 +179,8 @@ WAYS = {
 def ways_to_guide() -> str:
     """Return what becomes of pictures that are led to a goal, by the way."""
 
+    seen = "judge sees the target (95 % interval)"
+
     def cells(row: dict[str, Any]) -> list[str]:
         low, high = (100 * end for end in row["interval"])
         return [
@@ -190,16 +192,49 @@ def ways_to_guide() -> str:
         ]
 
     return _table(
-        [
-            "way",
-            "calls",
-            "judge sees the target (95 % interval)",
-            "metric",
-            "KID to the prompt",
-            "CPU s",
-        ],
+        ["way", "calls", seen, "metric", "KID to the prompt", "CPU s"],
         ([name, *cells(_read("guide")["rows"][way])] for way, name in WAYS.items()),
     )
+
+
+STYLES = {
+    "brick, adapter, 0.7": "brick/sampler/0.7",
+    "brick, adapter, 1": "brick/sampler/1",
+    "coffee, adapter, 0.8": "coffee/sampler/0.8",
+    "coffee, adapter, 0.9": "coffee/sampler/0.9",
+    "coffee, adapter, 1": "coffee/sampler/1",
+    "tissue (`ihc`), adapter, 0.8": "ihc/sampler/0.8",
+    "tissue (`ihc`), adapter, 1": "ihc/sampler/1",
+    "brick, neural style, 1": "brick/neural/1",
+    "coffee, neural style, 1": "coffee/neural/1",
+    "tissue, neural style, 1": "ihc/neural/1",
+    "brick, fine-tuned": "brick/finetuned",
+}
+"""What stylize.json calls a run, by what the table does."""
+
+
+def _styles(first: str, runs: dict[str, str]) -> str:
+    def cells(row: dict[str, Any]) -> list[str]:
+        changes = [f"{-row[name]['reduction']:+.0%}" for name in ("classifier", "vgg16-hed")]
+        low, high = row["still_recognised_low"], row["still_recognised_high"]
+        kept = f"{row['still_recognised']} of {row['recognised_before']} ({low:.0%} to {high:.0%})"
+        return [*(change.replace("-", "\N{MINUS SIGN}") for change in changes), kept]
+
+    return _table(
+        [first, "Gram distance, optimised", "Gram distance, VGG16", "still recognised"],
+        ([name, *cells(_read("stylize")[run])] for name, run in runs.items()),
+    )
+
+
+def styles() -> str:
+    """Return what becomes of style and content, by picture and way."""
+    return _styles("", STYLES)
+
+
+def styles_by_weight() -> str:
+    """Return what becomes of style and content for the brick, by content weight."""
+    weights = ("0.3", "0.6", "0.7", "0.8", "1", "2")
+    return _styles("brick, `content_weight`", {w: f"brick/sampler/{w}" for w in weights})
 
 
 def worst_prediction(what: str) -> float:
@@ -228,4 +263,74 @@ def told_apart() -> str:
     return _table(
         ["measured on a CPU, the embedded model, 4 steps with guidance", *dtypes],
         ([name, *[cell(dtype, what) for dtype in dtypes]] for what, name in CHANGES.items()),
+    )
+
+
+def _continuous(**keys: Any) -> dict[str, Any]:
+    """Return the one row of continuous.json with these keys."""
+    [row] = [row for row in _read("continuous")["rows"] if keys.items() <= row.items()]
+    return row
+
+
+def _errors(row: dict[str, Any]) -> str:
+    """Write the relative errors of noise, embedding and weights."""
+    if "refused" in row:
+        return "refused"
+    return " / ".join(f"{error['relative_error']:.2g}" for error in row["errors"].values())
+
+
+FORMS = ("flow", "angle", "noise", "data")
+REVERSE_SOLVERS = (
+    "heun, own grid",
+    "heun, 25 steps",
+    "heun, 12 steps",
+    "ab2, own grid",
+    "ab2, 25 steps",
+    "euler, own grid",
+    "euler, 25 steps",
+    "bs3, rtol=1e-2",
+    "dopri5, rtol=1e-2",
+)
+"""Settings of continuous.json, in the order of the table."""
+
+
+def by_form() -> str:
+    """Return the errors of `ContinuousAdjoint`, by solver and form."""
+
+    def cells(setting: str) -> list[str]:
+        rows = [_continuous(setting=setting, form=form) for form in FORMS]
+        return [f"{_errors(row)} ({row.get('reverse_calls', '')})" for row in rows]
+
+    return _table(["reverse solver", *FORMS], ([name, *cells(name)] for name in REVERSE_SOLVERS))
+
+
+def by_truncation() -> str:
+    """Return the cosines of `Truncated`, by calls and mode."""
+
+    def cells(setting: str) -> list[str]:
+        errors = _continuous(setting=setting)["errors"]
+        return [f"{error['cosine']:.2f}" for error in errors.values()]
+
+    settings = [f"last={k}, {mode}" for k in (5, 25) for mode in ("detach_steps", "detach_outputs")]
+    return _table(
+        ["cosine, N = 50", "noise", "embedding", "weights"],
+        ([setting, *cells(setting)] for setting in settings),
+    )
+
+
+def of_the_ode() -> str:
+    """Return how far the gradient of the ODE is from that of the sampler, by steps."""
+    steps = (10, 20, 50, 100)
+    return _table(
+        ["sampler", *[f"{n} steps" for n in steps]],
+        (
+            [
+                name,
+                *[
+                    _errors(_continuous(setting="default", scheduler=name, num_inference_steps=n))
+                    for n in steps
+                ],
+            ]
+            for name in ("DDIM", "DPM-Solver++")
+        ),
     )

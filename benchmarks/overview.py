@@ -41,7 +41,7 @@ class Products(adp.Observer):
 
 
 def show(axes: Axes, picture: Tensor, title: str, **style: Any) -> None:
-    axes.imshow(picture.detach(), **style)
+    axes.imshow(picture.detach().numpy(), **style)
     axes.set_title(title, fontsize=22)
     axes.set(**CLEAN)
 

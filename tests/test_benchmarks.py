@@ -209,3 +209,29 @@ def test_styles_that_are_there_are_not_computed_again(
     stylize.main(arguments)
     assert (tmp_path / "results.json").read_text() == first
     assert Image.open(tmp_path / "curve.png").height == 2 * 64 + 2
+
+
+def test_the_picture_of_the_start_page_is_drawn(tmp_path: Path) -> None:
+    import overview
+    from PIL import Image
+
+    overview.main(["--toy", "--output_dir", str(tmp_path)])
+    rows = json.loads((tmp_path / "benchmarks" / "overview.json").read_text())["rows"]
+    assert rows[-1]["probability"] > rows[0]["probability"]
+    assert Image.open(tmp_path / "overview.png").width > 1000
+
+
+def test_the_gradient_of_the_ode_nears_that_of_the_sampler() -> None:
+    import continuous
+
+    problem = continuous.toy(0)
+    chosen = {"scheduler": "DDIM", "setting": "default"}
+    rows = [
+        continuous.measure(problem, key, method)
+        for key, method in continuous.settings()
+        if chosen.items() <= key.items() and key["num_inference_steps"] < 100
+    ]
+    errors = [row["errors"]["noise"]["relative_error"] for row in rows]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < errors[0] / 3
+    assert all(row["reverse_calls"] == 2 * row["num_inference_steps"] - 1 for row in rows)

@@ -197,6 +197,14 @@ def test_it_warns_of_a_large_error_and_of_no_other() -> None:
         _mixture_gradients(plan, schedule, CoarseAdjoint(10), mixture=SHARP)
 
 
+@pytest.mark.parametrize("steps", [2, 3, 8])
+def test_one_product_is_known_to_be_too_few(steps: int) -> None:
+    schedule, notes = PROCESSES["vp"], Notes()
+    plan = solvers.build("ddim", schedule, steps, prediction_type="v_prediction")
+    _mixture_gradients(plan, schedule, CoarseAdjoint(1), mixture=SHARP, observer=notes)
+    assert notes.error_estimates[0] > 0.2
+
+
 def test_all_products_have_no_error_to_tell_of() -> None:
     schedule, notes = PROCESSES["vp"], Notes()
     plan = solvers.build("ddim", schedule, 8, prediction_type="v_prediction")

@@ -17,7 +17,6 @@ from mkdocs.structure.pages import Page
 from nbclient import NotebookClient
 from nbconvert import MarkdownExporter
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
-from traitlets.config import Config
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "adjointdpm"
@@ -102,9 +101,13 @@ def executed(markdown: str) -> Any:
         return nbformat.read(kept, as_version=4)
     notebook = jupytext.reads(markdown, fmt="md")
     CACHE.mkdir(parents=True, exist_ok=True)
-    quiet = Config({"KernelManager": {"transport": "ipc"}})
-    client = NotebookClient(notebook, kernel_name="python3", timeout=600, config=quiet)
-    client.execute(cwd=str(CACHE))
+    NotebookClient(
+        notebook,
+        kernel_name="python3",
+        startup_timeout=600,
+        timeout=600,
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+    ).execute(cwd=str(CACHE))
     for cell in notebook.cells:
         if "outputs" in cell:
             cell.outputs = [out for out in cell.outputs if out.get("name") != "stderr"]

@@ -17,9 +17,11 @@ from .gradients import (
     Truncated,
 )
 from .guided import StepGuidance, guided_sample
+from .inversion import Inversion, invert
 from .path import Trajectory
 from .per_step import PerStep
 from .pipelines import (
+    ImageInversion,
     ImageToImageSampler,
     add_lora,
     differentiable,
@@ -27,6 +29,7 @@ from .pipelines import (
     encode_prompt,
     freeze,
     from_pipeline,
+    invert_images,
     latent_shape,
     load_pipeline,
     shard,
@@ -47,7 +50,9 @@ __all__ = [
     "Denoiser",
     "Exact",
     "GradientMethod",
+    "ImageInversion",
     "ImageToImageSampler",
+    "Inversion",
     "Observer",
     "PerStep",
     "Plan",
@@ -69,6 +74,8 @@ __all__ = [
     "from_pipeline",
     "gradients",
     "guided_sample",
+    "invert",
+    "invert_images",
     "latent_shape",
     "load_default",
     "load_pipeline",

@@ -62,15 +62,15 @@ def settings(folder: Path, out: Path, **changes: Any) -> EmbedConfig:
         "templates": ["a {}"],
         "initializer_token": "c",
         "num_inference_steps": 2,
-        "num_candidates": 6,
+        "num_candidates": 3,
         "num_examples": 2,
         "inversion_steps": 2,
         "inversion_batch_size": 2,
         "num_views": 0,
-        "train_batch_size": 8,
-        "max_train_steps": 8,
-        "num_validation_images": 8,
-        "learning_rate": 0.02,
+        "train_batch_size": 4,
+        "max_train_steps": 4,
+        "num_validation_images": 4,
+        "learning_rate": 0.04,
         "device": "cpu",
         "progress_bar": False,
     }
@@ -97,7 +97,7 @@ def test_any_pipeline_learns_from_a_function(saved: Path, variable: Any, tmp_pat
         loaded = adp.formats.load_prompt_embeds(tmp_path / "out").cond
         sampler, decode = adp.from_pipeline(pipe, 2, 2.0)
         noise = torch.randn(
-            8, *adp.latent_shape(pipe)[1:], generator=torch.Generator().manual_seed(1_000_000)
+            4, *adp.latent_shape(pipe)[1:], generator=torch.Generator().manual_seed(1_000_000)
         )
         images = torch.cat([decode(sampler(each[None], **loaded)) for each in noise[:2]])
         assert torch.allclose(images, validation.after[:2], atol=1e-4)

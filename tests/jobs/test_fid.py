@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
 from families_dit import build as build_dit
 from tiny_pipeline import build_pipeline
 
+from adjointdpm.cli.arguments import parse
 from adjointdpm.cli.main import main
 from adjointdpm.features import FeatureNetwork
 from adjointdpm.jobs.fid import FidConfig, run_fid
@@ -73,7 +74,7 @@ def test_pictures_are_those_of_diffusers_from_the_same_seeds(pixels: Path, tmp_p
     assert torch.allclose(DrawnPictures(config, CPU).draw([3])[0], drawn[3], atol=1e-5)
 
 
-@pytest.mark.parametrize("how", [{"scheduler": "EulerDiscreteScheduler"}, {"solver": "dpmpp_2m"}])
+@pytest.mark.parametrize("how", [{"scheduler": "EulerDiscreteScheduler"}, {"solver": "ab4"}])
 def test_drawn_and_compared(
     how: dict[str, Any], pixels: Path, reference: Path, tmp_path: Path, network: FeatureNetwork
 ) -> None:
@@ -83,7 +84,8 @@ def test_drawn_and_compared(
     )  # fmt: skip
     result = run_fid(config, network)
     assert result.distance.num_pictures == (6, 6)
-    assert result.num_calls == 3
+    assert result.num_calls is not None
+    assert result.num_calls >= 3
     again = FidConfig(
         tmp_path / "out/reference.npz", images=tmp_path / "out/images.npz",
         output_dir=tmp_path / "again", device="cpu",
@@ -146,6 +148,13 @@ def test_command(reference: Path, tmp_path: Path, capsys: Any) -> None:
     page = (tmp_path / "out/report.html").read_text()
     assert "The first pictures" in page
     assert main(["fid", "--reference", str(tmp_path / "nowhere"), *arguments[2:]]) == 1
+
+
+def test_the_settings_of_cifar_10_are_read() -> None:
+    path = Path(__file__).parents[2] / "configs/cifar10-fid.yaml"
+    config = parse("adjointdpm fid", "", FidConfig, ["--config", str(path)])
+    assert config.num_images == 50000
+    assert config.resizing == "legacy_tensorflow"
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,11 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: An
     assert [each["before"] is None for each in numbers["comparisons"]] == [False, True] * 2 + [
         False
     ]
+    errors = {each["name"]: each["relative_error"] for each in numbers["certificate"]["targets"]}
+    assert {"noise", "weights"} <= set(errors)
+    assert max(errors.values()) < 1e-6
     page = (tmp_path / "run" / "report.html").read_text()
+    assert "Is the gradient right?" in page
     assert page.count("<img") == 1 + 2 * 5
     assert "load_lora_weights" in page
     assert "style.png" in page

@@ -231,7 +231,7 @@ class InterpolationError:
         """Return the error relative to the norm of the gradient, as a tensor."""
         total = torch.zeros_like(self._sizes[0])
         for i, (node, size) in enumerate(zip(self._nodes, self._sizes, strict=True)):
-            end = self._nodes[i + 1] if i + 1 < len(self._nodes) else 0
+            end = self._nodes[i + 1] if i + 1 < len(self._nodes) else -1
             between = np.arange(end + 1, node)
             weight = float(self._weights[between].sum())
             if len(self._nodes) == 1:

@@ -47,7 +47,7 @@ def invert(
     sampler: Sampler,
     latents: Tensor,
     *,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-4,
     max_iterations: int = 50,
     guidance_scale: GuidanceScale | None = None,
     **cond: Any,

@@ -3,6 +3,7 @@
 from .adapt import encode_image, encode_prompt, from_pipeline, latent_shape
 from .differentiable import differentiable
 from .image_to_image import ImageToImageSampler
+from .inverting import ImageInversion, invert_images
 from .loading import load_pipeline
 from .lora import ATTENTION, add_lora
 from .offloading import check_offload
@@ -15,6 +16,7 @@ from .trained import freeze, trainable
 __all__ = [
     "ATTENTION",
     "FAMILIES",
+    "ImageInversion",
     "ImageToImageSampler",
     "add_lora",
     "check_offload",
@@ -23,6 +25,7 @@ __all__ = [
     "encode_prompt",
     "freeze",
     "from_pipeline",
+    "invert_images",
     "latent_shape",
     "load_pipeline",
     "quieten_libraries",
