@@ -17,10 +17,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
 from families_stable_diffusion_3 import build as build_sd3
 from tiny_pipeline import LABELS, build_pipeline, write_classifier
 
-from adjointdpm import formats
+from adjointdpm import encode_image, formats
 from adjointdpm.attacks import margin
 from adjointdpm.cli.main import main
 from adjointdpm.features import from_pil
+from adjointdpm.inversion import invert
 from adjointdpm.jobs.audit import (
     AuditConfig,
     AuditResult,
@@ -30,7 +31,8 @@ from adjointdpm.jobs.audit import (
     run_audit,
     write_audit_report,
 )
-from adjointdpm.setup import Model, load_model
+from adjointdpm.report import save_picture
+from adjointdpm.setup import Model, load_model, one_step_sampler
 from adjointdpm.targets import load_target
 
 BUILD = {"StableDiffusion": build_pipeline, "StableDiffusion3": build_sd3}
@@ -215,6 +217,45 @@ def test_a_picture_changes_no_more_than_the_limit(
         assert best["within"]
         assert (1 - best["ssim"] if name == "ssim" else best["perceptual"]) <= limit + 1e-5
     assert max(row["best"]["linf"] for row in results.values()) > 0
+
+
+def test_a_given_picture_is_where_the_attack_begins(setting: Setting, tmp_path: Path) -> None:
+    """A picture of the model's own by DDIM: its noise draws it again."""
+    lines = Path(str(setting.config.prompts_file)).read_text().splitlines()
+    model = replace(setting.model, sampler=one_step_sampler(setting.model.sampler))
+    noise = model.noise(1, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        picture = model.decode(model.sampler(noise, **model.encode(["a b"])))[0]
+    save_picture(tmp_path / "given.png", picture)
+    row = {
+        "prompt": "a b",
+        "label": json.loads(lines[0])["label"],
+        "picture": str(tmp_path / "given.png"),
+    }
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(row) + "\n")
+    config = replace(
+        setting.config,
+        prompts_file=tmp_path / "prompts.jsonl",
+        output_dir=tmp_path / "out",
+        max_steps=1,
+    )
+    result = run_audit(config)
+    [found] = result.results
+    latents = encode_image(model.pipe, read(tmp_path / "given.png")[None])
+    expected = invert(model.sampler, latents, **model.encode(["a b"]))
+    with torch.no_grad():
+        drawn = model.decode(model.sampler(expected.noise, **model.encode(["a b"])))[0]
+    start = read(tmp_path / "out" / found["start"]["picture"])
+    torch.testing.assert_close(start, drawn, rtol=0, atol=1.01 / 255)
+    assert found["inversion_error"] == pytest.approx(float(expected.error), rel=1e-3)
+    assert result.summary.inversion is not None
+    row["picture"] = str(tmp_path / "wide.png")
+    save_picture(tmp_path / "wide.png", torch.zeros(3, 16, 32))
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(row) + "\n")
+    result = run_audit(replace(config, output_dir=tmp_path / "wide"))
+    assert "pictures of another size" in result.results[0]["error"]
+    assert (result.summary.failed, result.summary.accuracy) == (1, None)
+    write_audit_report(result, "adjointdpm audit")
 
 
 def test_the_command_on_the_embedded_model(tmp_path: Path) -> None:

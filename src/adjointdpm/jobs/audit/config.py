@@ -26,8 +26,9 @@ class AuditConfig(SamplerConfig, FolderConfig):
         resume_from_checkpoint: ``latest`` to go on with the run in ``output_dir``: items that have
             a result keep it.
         prompts_file: a CSV or JSONL file with the columns ``prompt`` and ``label``, the true class
-            by the classifier's name for it, and if wanted ``target`` and ``seed``; for the embedded
-            model its own words by default.
+            by the classifier's name for it, and if wanted ``target``, ``seed`` and ``picture``: a
+            file whose noise is where the attack begins, for which DDIM draws all pictures. For the
+            embedded model its own words by default.
         num_prompts: how many prompts; by default all of the file, or 24 of the embedded model's.
         num_images_per_prompt: pictures of each prompt, each from a noise of its own.
         negative_prompt: what guidance leads away from.
