@@ -50,7 +50,7 @@ from adjointdpm.runs import choose_device
 from adjointdpm.setup import load_model
 from adjointdpm.storage import JsonLines, write_text
 
-STEPS, MAX_STEPS, RADIUS, BATCH = 6, 12, 0.3, 8
+STEPS, MAX_STEPS, RADIUS, BATCH = 6, 10, 0.3, 8
 EPOCHS = 12
 
 
