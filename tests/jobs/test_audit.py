@@ -20,6 +20,7 @@ from tiny_pipeline import LABELS, build_pipeline, write_classifier
 from adjointdpm import encode_image, formats
 from adjointdpm.attacks import margin
 from adjointdpm.cli.main import main
+from adjointdpm.executors import WorkerFactory
 from adjointdpm.features import from_pil
 from adjointdpm.inversion import invert
 from adjointdpm.jobs.audit import (
@@ -29,6 +30,7 @@ from adjointdpm.jobs.audit import (
     Panel,
     audit_items,
     run_audit,
+    settings_of,
     write_audit_report,
 )
 from adjointdpm.report import save_picture
@@ -258,6 +260,22 @@ def test_a_given_picture_is_where_the_attack_begins(setting: Setting, tmp_path: 
     write_audit_report(result, "adjointdpm audit")
 
 
+def test_another_process_builds_the_same_worker(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = replace(setting.config, output_dir="out")
+    Path("out").mkdir()
+    settings = {"settings": settings_of(config)}
+    factory = WorkerFactory("adjointdpm.jobs.audit:build_worker", settings)
+    monkeypatch.chdir("/")
+    worker = WorkerFactory.from_json(factory.to_json())()
+    item = audit_items(config)[1]
+    [result] = worker.advance([item])
+    assert (result["id"], result["status"]) == (item["id"], "wrong at the start")
+    assert (tmp_path / "out" / result["start"]["picture"]).is_file()
+
+
 def test_the_command_on_the_embedded_model(tmp_path: Path) -> None:
     flags = ["--num_inference_steps", "1", "--num_prompts", "2", "--max_steps", "1"]
     assert main(["audit", "--output_dir", str(tmp_path / "out"), *flags]) == 0
@@ -300,6 +318,7 @@ def test_classes_that_a_classifier_does_not_know(setting: Setting) -> None:
         ({"num_workers": 2}, "executor ray"),
         ({"pretrained_model_name_or_path": "p"}, "set prompts_file"),
         ({"max_steps": 0}, "max_steps"),
+        ({"resume_from_checkpoint": "checkpoint-3"}, "must be latest"),
         ({"overwrite_output_dir": True, "resume_from_checkpoint": "latest"}, "would remove"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ...attacks import LossName, NormName, RuleName
-from ...runs import FolderConfig, check_at_least_1, check_choice
+from ...runs import LATEST, FolderConfig, check_at_least_1, check_choice
 from ...setup import SamplerConfig
 
 PictureDistanceName = Literal["ssim", "perceptual"]
@@ -134,6 +134,11 @@ class AuditConfig(SamplerConfig, FolderConfig):
 
     def _check_needs(self) -> None:
         """Raise where a setting needs another that is missing."""
+        if self.resume_from_checkpoint not in (None, LATEST):
+            raise ValueError(
+                f"resume_from_checkpoint must be latest, not {self.resume_from_checkpoint}: an "
+                "audit goes on in its output_dir"
+            )
         if self.radius is None and self.picture_limit is None:
             raise ValueError("nothing bounds the pictures: set radius or picture_limit")
         if self.radius is None and self.step_size is None:

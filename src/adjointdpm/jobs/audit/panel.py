@@ -67,16 +67,16 @@ class Panel:
         Args:
             config: settings.
             device: where to put it.
-            classifier: what is audited, in place of the one that they name.
+            classifier: what is audited, in place of the one that they name; no judge comes with it.
 
         Raises:
             ValueError: there is no such classifier or network.
         """
+        embedded = classifier is None and config.classifier == "classifier"
         if classifier is None:
             classifier = load_target(
                 config.classifier, **(config.classifier_options or {}), device=device
             )
-        embedded = config.classifier == "classifier"
         judge = config.judge or ("judge" if embedded else None)
         panel = cls(
             classifier=classifier.to(device),

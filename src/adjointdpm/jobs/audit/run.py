@@ -79,11 +79,16 @@ def run_audit(
             "with executor ray, classifier and gradient are built elsewhere: name the classifier "
             "in the settings, and leave gradient out"
         )
-    items = audit_items(config)
-    items = [dict(item) for item in shard(items, config.num_shards, config.shard_index)]
+    every = audit_items(config)
+    items = [dict(item) for item in shard(every, config.num_shards, config.shard_index)]
+    if not items:
+        raise ValueError(
+            f"shard {config.shard_index} of {config.num_shards} has no items: there are "
+            f"{len(every)} in all"
+        )
     device = choose_device(config.device)
     with run_folder(config.output_dir, "audit", config=config) as folder:
-        worker = load_worker(config, items, classifier, gradient)
+        worker = load_worker(config, every, classifier, gradient)
         model, panel = worker.model, worker.panel
         certificate = _certificate(config, model, panel, items[0])
         predicted = _predicted(config, model, items)

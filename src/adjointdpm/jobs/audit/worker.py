@@ -149,10 +149,10 @@ class AuditWorker:
             self.calls_of_one = cost.forward_calls + cost.recomputed_calls + cost.products
         latents = self.sampler(points, generator=generators, **self._cond)
         images = quantize(model.decode(latents))
-        for one, image in zip(taken, images.detach(), strict=True):
-            one.start = image.clone() if one.start is None else one.start
         distance = None
         if config.picture_limit is not None:
+            for one, image in zip(taken, images.detach(), strict=True):
+                one.start = image.clone() if one.start is None else one.start
             starts = torch.stack([one.start for one in taken if one.start is not None])
             distance = self.panel.distance(config.picture_distance)(images, starts)
         return Evaluation(self.panel.classifier(images), to_bits(images), distance)
@@ -254,11 +254,13 @@ def build_worker(settings: dict[str, Any]) -> AuditWorker:
 
 
 def settings_of(config: AuditConfig) -> dict[str, Any]:
-    """Return settings by name, as JSON holds them."""
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in asdict(config).items()
-    }
+    """Return settings by name, as JSON holds them, with places that hold in any folder."""
+    places = ("output_dir", "prompts_file", "pretrained_model_name_or_path", "classifier", "judge")
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
+    for name in places:
+        if settings[name] is not None and Path(settings[name]).exists():
+            settings[name] = str(Path(settings[name]).resolve())
+    return settings
 
 
 def _generator(seed: int, device: torch.device) -> torch.Generator:
