@@ -20,6 +20,7 @@ from tiny_pipeline import build_pipeline
 from torch import nn
 
 import adjointdpm as adp
+from adjointdpm.jobs.audit import AuditConfig, audit_items
 from benchmarks.documented import ROOT, documents
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -283,6 +284,22 @@ def test_embed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "embed.md",
     )
     assert Path("red/learned_embeds.safetensors").is_file()
+
+
+def test_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    prompts, own, load, attack = blocks("docs/jobs/audit.md")
+    names: dict[str, Any] = {}
+    run(prompts, names, "audit.md")
+    rows = audit_items(AuditConfig(prompts_file="prompts.csv", pretrained_model_name_or_path="any"))
+    assert [row["label"] for row in rows] == ["tabby, tabby cat", "goldfish"]
+    short = "num_prompts=2, num_inference_steps=1, certify=False, progress_bar=False"
+    own = own.replace("num_prompts=6", short).replace("max_steps=10", "max_steps=1")
+    run(own.replace("radius=0.3", "radius=2.0"), names, "audit.md")
+    assert Path("small/report.html").is_file()
+    run(load, names, "audit.md")
+    run(attack, names, "audit.md")
+    assert names["ended"][0].status == "fooled"
 
 
 def test_stylize(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

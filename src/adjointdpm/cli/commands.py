@@ -108,7 +108,12 @@ def _run_audit(config: AuditConfig, command_line: str) -> int:
     result = run_audit(config)
     page = write_audit_report(result, command_line)
     summary = result.summary
-    print(f"the classifier is right about {summary.accuracy} of the pictures as they are drawn")
+    if summary.failed:
+        print(
+            f"{summary.failed} of {summary.items} pictures have no result; results.jsonl says why"
+        )
+    if summary.accuracy is not None:
+        print(f"the classifier is right about {summary.accuracy} of the pictures as they are drawn")
     if summary.fooled is not None:
         print(f"of those it is fooled in {summary.fooled}")
     if result.judged and summary.fooled_and_seen is not None:
