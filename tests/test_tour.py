@@ -12,7 +12,7 @@ from adjointdpm.assets import ASSETS_VARIABLE
 from adjointdpm.cli.main import main
 from adjointdpm.runs import run_folder
 
-JOBS = ["guide", "embed", "stylize"]
+JOBS = ["guide", "embed", "stylize", "audit"]
 TARGETS = ["--guide_target", "rocket", "--embed_target", "cactus"]
 
 

@@ -2,7 +2,7 @@
 
 from .config import AuditConfig
 from .items import audit_items
-from .page import write_audit_report
+from .page import audit_page, write_audit_report
 from .panel import Panel
 from .run import AuditResult, run_audit
 from .summary import Summary, summarize
@@ -15,6 +15,7 @@ __all__ = [
     "Panel",
     "Summary",
     "audit_items",
+    "audit_page",
     "build_worker",
     "run_audit",
     "settings_of",
