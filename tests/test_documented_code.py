@@ -236,6 +236,18 @@ def test_guide(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert names["latents"].isfinite().all()
 
 
+def test_fid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("photos", "drawn"):
+        Path(name).mkdir()
+        for i in range(4):
+            Image.effect_noise((20, 20), 50 + i).convert("RGB").save(f"{name}/{i}.png")
+    [code] = blocks("docs/jobs/fid.md")
+    names: dict[str, Any] = {}
+    run(code, names, "fid.md")
+    assert names["result"].distance.num_pictures == (4, 4)
+
+
 def test_embed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first, use, own = blocks("docs/jobs/embed.md")
