@@ -181,9 +181,9 @@ def refusals() -> None:
     vp = PROCESSES["vp"]
     plan, noise, emb = solvers.build("ddim", vp, 3), normal(4, 4), normal(4, 3)
     network = fully_shard(SmallNetwork())
+    lone = SmallNetwork()
+    lone.first.weight = nn.Parameter(network.first.weight)
     with pytest.raises(ValueError, match="spread over processes, but no fully_shard within"):
-        lone = SmallNetwork()
-        lone.first.weight = nn.Parameter(network.first.weight)
         Sampler(Denoiser(lone, vp), plan)(noise, emb=emb)
     half = fully_shard(SmallNetwork(dtype=torch.float16))
     with pytest.raises(ValueError, match="bfloat16"):

@@ -7,11 +7,12 @@ depend on alpha and sigma alone. That is why samplers are linear in the network'
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 from torch import Tensor
 
 PredictionType = Literal["epsilon", "sample", "v_prediction", "flow_prediction"]
+Number = TypeVar("Number", float, Tensor)
 PREDICTION_TYPES: tuple[str, ...] = get_args(PredictionType)
 
 
@@ -86,12 +87,15 @@ def from_sample(prediction_type: str, alpha: Any, sigma: Any) -> Linear:
     return Linear(-x_weight * inverse, inverse)
 
 
-def output_of(prediction_type: str, alpha: float, sigma: float) -> tuple[float, float]:
+def output_of(
+    prediction_type: str, alpha: Number, sigma: Number
+) -> tuple[float | Number, float | Number]:
     """Return ``(a, b)`` such that a perfect network answers ``a x_0 + b eps``."""
     check_prediction_type(prediction_type)
-    return {
+    weights: dict[str, tuple[float | Number, float | Number]] = {
         "epsilon": (0.0, 1.0),
         "sample": (1.0, 0.0),
         "v_prediction": (-sigma, alpha),
         "flow_prediction": (-1.0, 1.0),
-    }[prediction_type]
+    }
+    return weights[prediction_type]

@@ -79,8 +79,8 @@ def invert(subject: Subject, examples: Examples, steps: int) -> list[float]:
         clean = examples.latents[chosen]
         noise = torch.randn(clean.shape, generator=generator)
         templates = [examples.templates[i] for i in chosen.tolist()]
-        inputs = (share(each).to(device) for each in (clean, noise, t))
-        return denoising_error(subject, *inputs, share(templates))
+        clean, noise, t = (share(each).to(device) for each in (clean, noise, t))
+        return denoising_error(subject, clean, noise, t, share(templates))
 
     config = replace(
         subject.config,
