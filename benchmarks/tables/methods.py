@@ -105,6 +105,16 @@ def _continuous(**keys: Any) -> dict[str, Any]:
     return row
 
 
+def errors(**keys: Any) -> str:
+    """Return the relative errors of one setting of continuous.json."""
+    return _errors(_continuous(**keys))
+
+
+def noise_error(**keys: Any) -> float:
+    """Return the relative error of the noise's gradient in one setting of continuous.json."""
+    return _continuous(**keys)["errors"]["noise"]["relative_error"]
+
+
 def _errors(row: dict[str, Any]) -> str:
     """Write the relative errors of noise, embedding and weights."""
     if "refused" in row:
