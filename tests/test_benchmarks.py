@@ -235,3 +235,15 @@ def test_the_gradient_of_the_ode_nears_that_of_the_sampler() -> None:
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < errors[0] / 3
     assert all(row["reverse_calls"] == 2 * row["num_inference_steps"] - 1 for row in rows)
+
+
+def test_written_pages_are_those_of_their_files() -> None:
+    import embed
+    from gradients_report import markdown
+
+    results = BENCHMARKS.parent / "docs" / "benchmarks"
+    for name, page, write in (
+        ("gradients.json", "gradients_table.md", markdown),
+        ("embed.json", "embed.md", embed.table),
+    ):
+        assert write(json.loads((results / name).read_text())) == (results / page).read_text()
