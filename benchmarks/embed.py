@@ -37,12 +37,12 @@ from adjointdpm.evaluation import success_rate, wilson_interval
 from adjointdpm.jobs.embed import EmbedConfig
 from adjointdpm.jobs.embed.run import begin, teach
 from adjointdpm.jobs.embed.start import Examples, best_candidates, invert
-from adjointdpm.jobs.embed.subject import Subject
+from adjointdpm.jobs.embed.subject import Subject, templates_in
 from adjointdpm.pipelines import encode_image, from_pipeline
 from adjointdpm.setup import Goal, load_model
 from adjointdpm.storage import write_text
 
-BUDGET = 75.0
+BUDGET = 60.0
 """CPU seconds of each method for each concept, with the search for pictures to start from."""
 NUM_PICTURES = 24
 STEPS, GUIDANCE = 15, 2.0
@@ -120,8 +120,7 @@ def measure(
     """Teach one concept by one method without one style, and judge it in that style."""
     method, concepts = METHODS[name], default.concepts
     styles = [each for each in concepts.styles if each != style]
-    templates = [concepts.caption_template.format(name="{}", style=each) for each in styles]
-    templates.append("{}")
+    templates = templates_in(concepts, styles)
     test = f"{{}}, {style}"
     with tempfile.TemporaryDirectory() as folder:
         config = EmbedConfig(

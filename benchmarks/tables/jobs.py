@@ -75,3 +75,40 @@ def styles_by_weight() -> str:
     """Return what becomes of style and content for the brick, by content weight."""
     weights = ("0.3", "0.6", "0.7", "0.8", "1", "2")
     return _styles("brick, `content_weight`", {w: f"brick/sampler/{w}" for w in weights})
+
+
+DISTANCES = ("ssim", "perceptual", "pixel_l2")
+
+
+def attacks(name: str) -> str:
+    """Return the audit in noise beside attacks in pixels, from a file of results."""
+    head = [
+        "attack",
+        "fooled (95 % interval)",
+        "and the judge still sees it",
+        "fools the judge too",
+        "SSIM",
+        "perceptual distance",
+        "L2 of the pixels",
+        "CPU s",
+    ]
+
+    def share(rate: dict[str, Any] | None) -> str:
+        if rate is None:
+            return "none to count"
+        low, high = (100 * end for end in rate["interval"])
+        return f"{rate['yes']} of {rate['of']} ({low:.0f} to {high:.0f} %)"
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        distances = row["distances"]
+        return [
+            share(row["fooled"]),
+            share(row["fooled_and_seen"]),
+            share(row["fools_the_judge_too"]),
+            *(f"{distances[d]:.2f}" if distances else "" for d in DISTANCES),
+            f"{row['cpu_seconds']:.0f}" if "cpu_seconds" in row else "",
+        ]
+
+    rows = read(name)["rows"]
+    named = {"noise": f"noise, sign steps, box of {read(name)['radius']}"}
+    return table(head, ([named.get(key, key), *cells(row)] for key, row in rows.items()))

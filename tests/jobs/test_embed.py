@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -200,6 +201,18 @@ def test_the_start_follows_the_error_that_diffusers_trains_with(
     assert error.item() == pytest.approx((answer - target).square().mean().item(), rel=1e-5)
     invert(subject, Examples(clean, templates), 12)
     assert denoising_error(subject, clean, noise, t, templates) < error
+
+
+def test_a_start_that_is_stopped_leaves_no_checkpoint(
+    one_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    subject = taught(one_encoder, out, checkpointing_steps=1)
+    examples = Examples(torch.zeros(1, *subject.model.latent_shape), ["a {}"])
+    monkeypatch.setattr(subject.word, "project", lambda: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        invert(subject, examples, 3)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(

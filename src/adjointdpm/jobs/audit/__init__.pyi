@@ -3,9 +3,10 @@
 from .config import AuditConfig
 from .items import audit_items
 from .page import write_audit_report
+from .panel import Panel
 from .run import AuditResult, run_audit
 from .summary import Summary, summarize
-from .worker import AuditWorker, Panel, build_worker
+from .worker import AuditWorker, build_worker, settings_of
 
 __all__ = [
     "AuditConfig",
@@ -16,6 +17,7 @@ __all__ = [
     "audit_items",
     "build_worker",
     "run_audit",
+    "settings_of",
     "summarize",
     "write_audit_report",
 ]

@@ -19,8 +19,9 @@ from ...report import (
     size,
     write_run_page,
 )
+from .panel import read_picture
 from .run import AuditResult
-from .summary import Summary, is_fooled, read_picture, still_seen
+from .summary import Summary, is_fooled, still_seen
 
 MOST_SHOWN = 400
 """Items in the gallery; all of them are in ``results.jsonl``."""
@@ -143,7 +144,7 @@ def _facts(result: AuditResult) -> list[Fact]:
         (summary.fooled_and_seen, "fooled while the judge still sees the true class"),
     ]
     facts = [
-        Fact(f"{rate.successes} of {rate.trials}", f"{meaning} ({_interval(rate)})")
+        Fact(f"{rate.successes} of {rate.trials}", f"{meaning} (interval {_interval(rate)})")
         for rate, meaning in shown
         if rate is not None and (result.judged or rate is not summary.fooled_and_seen)
     ]
@@ -152,7 +153,7 @@ def _facts(result: AuditResult) -> list[Fact]:
 
 
 def _interval(rate: SuccessRate) -> str:
-    return f"{rate.confidence:.0%} interval {100 * rate.low:.0f} to {100 * rate.high:.0f} %"
+    return f"{100 * rate.low:.0f} to {100 * rate.high:.0f} %"
 
 
 def _curve(result: AuditResult) -> str | None:
@@ -185,7 +186,7 @@ def _rates(summary: Summary) -> list[list[str]]:
     }
     named |= {f"of the fooled, fool {name} too": rate for name, rate in summary.transfer.items()}
     return [
-        [name, f"{rate.successes} of {rate.trials}", percent(rate.rate), _interval(rate)]
+        [name, f"{rate.successes} of {rate.trials}", f"{100 * rate.rate:.0f} %", _interval(rate)]
         for name, rate in named.items()
         if rate is not None
     ]
@@ -195,6 +196,8 @@ def _distances(summary: Summary) -> list[list[str]]:
     rows = {DISTANCE_NAMES[name]: spread for name, spread in summary.distances.items()}
     if summary.evaluations is not None:
         rows["sampling runs with a gradient"] = summary.evaluations
+    if summary.inversion is not None:
+        rows["given pictures from what is drawn from their noise"] = summary.inversion
     return [
         [name, *(f"{value:.3g}" for value in (row.low, row.median, row.high))]
         for name, row in rows.items()
@@ -246,7 +249,10 @@ def _card(result: Mapping[str, Any], folder: Path, judged: bool) -> Card:
     elif judged and still_seen(result):
         kind, verdict = "seen", "fooled, and the judge still sees it"
     else:
-        kind, verdict = "fooled", "fooled" if not judged else "fooled, but it became another thing"
+        kind, verdict = (
+            "fooled",
+            "fooled" if not judged else "fooled, but the judge sees another thing",
+        )
     return Card(
         kind=kind,
         verdict=verdict,

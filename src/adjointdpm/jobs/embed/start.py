@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...objectives import Objective
 from ...prediction import output_of
-from ...runs import optimize, share
+from ...runs import OptimizeConfig, optimize, share
 from .subject import Subject
 
 
@@ -82,15 +83,18 @@ def invert(subject: Subject, examples: Examples, steps: int) -> list[float]:
         clean, noise, t = (share(each).to(device) for each in (clean, noise, t))
         return denoising_error(subject, clean, noise, t, share(templates))
 
-    config = replace(
-        subject.config,
-        max_train_steps=steps,
-        learning_rate=subject.config.inversion_learning_rate,
-        description=f"{subject.config.description}: start",
-        checkpointing_steps=None,
-        resume_from_checkpoint=None,
-        report_to=None,
-    )
+    given = {each.name: getattr(subject.config, each.name) for each in fields(OptimizeConfig)}
+    changed: dict[str, Any] = {
+        "max_train_steps": steps,
+        "learning_rate": subject.config.inversion_learning_rate,
+        "description": f"{subject.config.description}: start",
+        # Checkpoints are those of the updates through the sampler.
+        "output_dir": None,
+        "checkpointing_steps": None,
+        "resume_from_checkpoint": None,
+        "report_to": None,
+    }
+    config = OptimizeConfig(**{**given, **changed})
     history = optimize(subject.tensors, loss, config, project=subject.word.project)
     return history.losses
 

@@ -86,12 +86,16 @@ class Subject:
         return self.word.save(folder, provenance=self.model.provenance, settings=settings)
 
 
+def templates_in(concepts: Concepts, styles: Sequence[str]) -> list[str]:
+    """Return prompts of the embedded model in some styles, and one without any."""
+    return [*(concepts.caption_template.format(name="{}", style=each) for each in styles), "{}"]
+
+
 def _templates(config: EmbedConfig, concepts: Concepts | None) -> tuple[list[str], list[str]]:
     """Return the prompts of the updates, and those of the report."""
     if concepts is not None:
         *styles, last = concepts.styles
-        usual = [concepts.caption_template.format(name="{}", style=style) for style in styles]
-        usual.append("{}")
+        usual = templates_in(concepts, styles)
         unseen = [f"{{}}, {last}"]
     else:
         usual, unseen = ["a picture of {}"], []
