@@ -238,6 +238,18 @@ def test_the_gradient_of_the_ode_nears_that_of_the_sampler() -> None:
     assert all(row["reverse_calls"] == 2 * row["num_inference_steps"] - 1 for row in rows)
 
 
+def test_written_pages_are_those_of_their_files() -> None:
+    import embed
+    from gradients_report import markdown
+
+    results = BENCHMARKS.parent / "docs" / "benchmarks"
+    for name, page, write in (
+        ("gradients.json", "gradients_table.md", markdown),
+        ("embed.json", "embed.md", embed.table),
+    ):
+        assert write(json.loads((results / name).read_text())) == (results / page).read_text()
+
+
 @pytest.mark.parametrize(("process", "form"), [("EDM", "noise"), ("rectified flow", "flow")])
 @pytest.mark.parametrize("solver", ["euler", "heun", "ab2"])
 def test_the_plain_ode_is_a_form_where_it_has_no_linear_term(
