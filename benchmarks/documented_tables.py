@@ -443,3 +443,22 @@ def sample_quality() -> str:
             for row in _read("quality")["rows"]
         ),
     )
+
+
+def time_against_memory(contest: str) -> str:
+    """Return time, peaks and error of all that take part in a contest, the fastest first."""
+    found = _read("gradients")
+    methods = [m for m in (*OURS, *PEERS, *OTHERS) if m in found["time"][contest]]
+
+    def line(method: str) -> list[str]:
+        return [
+            method,
+            f"{ratio(contest, method):.2f}",
+            *[peak(contest, method, calls) for calls in (10, 50, 200)],
+            f"{worst_error(contest, method):.1g}",
+        ]
+
+    return _table(
+        ["method", "time", "peak, N = 10", "N = 50", "N = 200", "largest error"],
+        map(line, sorted(methods, key=lambda method: ratio(contest, method))),
+    )
