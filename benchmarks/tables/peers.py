@@ -107,3 +107,21 @@ def worst_prediction(what: str) -> float:
     """Return how far `Sampler.cost` was off at most, in seconds or peak memory."""
     rows = read("cost")["rows"] + read("cost_weights")["rows"]
     return max(abs(row[f"{what}_ratio"] - 1) for row in rows)
+
+
+def time_against_memory(contest: str) -> str:
+    """Return time, peaks and error of all that take part in a contest, the fastest first."""
+    methods = [m for m in (*OURS, *PEERS, *OTHERS) if m in read("gradients")["time"][contest]]
+
+    def line(method: str) -> list[str]:
+        return [
+            method,
+            f"{ratio(contest, method):.2f}",
+            *[peak(contest, method, calls) for calls in (10, 50, 200)],
+            f"{worst_error(contest, method):.1g}",
+        ]
+
+    return table(
+        ["method", "time", "peak, N = 10", "N = 50", "N = 200", "largest error"],
+        map(line, sorted(methods, key=lambda method: ratio(contest, method))),
+    )
