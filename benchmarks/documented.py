@@ -20,7 +20,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import experiments, jobs, methods, peers
+from benchmarks.tables import audits, experiments, jobs, methods, peers
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks"
@@ -41,7 +41,14 @@ def documents() -> list[Path]:
 def names() -> dict[str, Any]:
     """Return what an expression may use: all results, and the tables."""
     results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
-    return {**vars(experiments), **vars(jobs), **vars(methods), **vars(peers), **results}
+    return {
+        **vars(audits),
+        **vars(experiments),
+        **vars(jobs),
+        **vars(methods),
+        **vars(peers),
+        **results,
+    }
 
 
 def renewed(text: str, known: dict[str, Any]) -> str:

@@ -177,12 +177,11 @@ def test_the_neighbours_in_a_batch_change_nothing(setting: Setting, tmp_path: Pa
     the edge of two of 255 levels falls to one side or the other."""
     changes = {"radius": 0.05, "step_rule": "normalized", "stop_at_success": False}
     alone = setting.work(tmp_path, batch_size=1, **changes)
-    for size in (3, 4):
-        for name, row in setting.work(tmp_path, batch_size=size, **changes).items():
-            assert row["evaluations"] == alone[name]["evaluations"]
-            for number in ("margin", "l2"):
-                other = alone[name]["best"][number]
-                assert row["best"][number] == pytest.approx(other, rel=0.05)
+    for name, row in setting.work(tmp_path, batch_size=3, **changes).items():
+        assert row["evaluations"] == alone[name]["evaluations"]
+        for number in ("margin", "l2"):
+            other = alone[name]["best"][number]
+            assert row["best"][number] == pytest.approx(other, rel=0.05)
 
 
 def test_a_killed_run_goes_on(setting: Setting, done: AuditResult, tmp_path: Path) -> None:
@@ -208,10 +207,9 @@ def test_a_killed_run_goes_on(setting: Setting, done: AuditResult, tmp_path: Pat
         assert (row["id"], row["status"]) == (whole["id"], whole["status"])
 
 
-@pytest.mark.parametrize(("name", "limit"), [("ssim", 0.2), ("perceptual", 0.05)])
-def test_a_picture_changes_no_more_than_the_limit(
-    setting: Setting, tmp_path: Path, name: Any, limit: float
-) -> None:
+def test_a_picture_changes_no_more_than_the_limit(setting: Setting, tmp_path: Path) -> None:
+    by_ssim = hasattr(setting.model.pipe, "unet")  # one family each: they differ in nothing else
+    name, limit = ("ssim", 0.2) if by_ssim else ("perceptual", 0.05)
     changes = {"radius": None, "step_size": 0.1, "max_steps": 4, "stop_at_success": False}
     results = setting.work(tmp_path, picture_distance=name, picture_limit=limit, **changes)
     for row in results.values():

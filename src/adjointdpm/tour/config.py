@@ -88,7 +88,7 @@ class TourConfig:
         return self._job(
             AuditConfig,
             "audit",
-            num_prompts=8,
+            num_prompts=6,
             max_steps=self.max_train_steps or 10,
             num_inference_steps=6,
             certify=False,
