@@ -334,3 +334,48 @@ def of_the_ode() -> str:
             for name in ("DDIM", "DPM-Solver++")
         ),
     )
+
+
+def scaling_workers(name: str) -> str:
+    """Write the table of how many workers are worth their place in training a network."""
+    scaling = _read("scaling")
+    rows = [
+        [
+            kind,
+            f"{row['seconds']:.2f} s",
+            *[_count(row[link]["workers"]) for link in scaling["links"]],
+        ]
+        for kind, row in scaling["on_paper"]["training"][name].items()
+    ]
+    return _table(["update", "alone", *scaling["links"]], rows)
+
+
+def scaling_pictures(name: str) -> str:
+    """Write the table of how many pictures a worker needs to be worth its place among many."""
+    scaling = _read("scaling")
+    rows = [
+        [kind, *[_count(row[link]["pictures"], 1000) for link in scaling["links"]]]
+        for kind, row in scaling["on_paper"]["training"][name].items()
+    ]
+    return _table(["update", *scaling["links"]], rows)
+
+
+def scaling_audits() -> str:
+    """Write the table of what audits take."""
+    rows = [
+        [
+            name,
+            f"{row['seconds_per_update']:.3g} s",
+            f"{1e3 * row['driver_seconds_per_update']:.2g} ms",
+            _count(int(row["workers"])),
+            f"{row['worker_hours_per_million']:,.0f}",
+            f"{row['simulated_efficiency']:.1%}",
+        ]
+        for name, row in _read("scaling")["on_paper"]["audit"].items()
+    ]
+    head = ["model", "update of 8 pictures", "of it the driver's", "workers at most"]
+    return _table([*head, "worker hours for a million", "efficiency of 16, simulated"], rows)
+
+
+def _count(number: int, most: int = 2**20) -> str:
+    return f"over {most:,}" if number >= most else f"{number:,}"
