@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,8 @@ ASSUMED = {
 """The spread of an update's time from worker to worker, relative to its mean; the efficiency down
 to which a worker is worth its place; seconds until an actor has loaded its model; pictures that it
 works on together; bytes of a gathered weight (bfloat16) and of an entry of a gradient (float32)."""
+AT, MOST = 64, 1000
+"""Of how many workers the pictures that each needs are told, and up to how many."""
 LORA = {"rank": 8, "target_modules": [*("to_q", "to_k", "to_v", "to_out.0"), "conv1", "conv2"]}
 """The adapter of `adjointdpm stylize`."""
 WORD_DIM = {"SD 1.5, 512²": 768, "SDXL, 1024²": 768 + 1280}
@@ -83,15 +86,13 @@ def audited(pictures: int, steps: int) -> dict[str, Any]:
         files = sum(p.stat().st_size for p in Path(folder).glob("*/*") if p.is_file())
     item = ("id", "prompt", "label", "target", "seed")
     whole = [result for result in results if "evaluations" in result]
-    evaluations = [result["evaluations"] for result in whole]
     return {
         "pictures": len(whole),
         "max_steps": steps,
         "item_bytes": statistics.mean(len(json_line({k: r[k] for k in item})) for r in whole),
         "result_bytes": statistics.mean(len(json_line(result)) for result in whole),
         "file_bytes": files / len(whole),
-        "evaluations": evaluations,
-        "seconds_per_evaluation": sum(result["seconds"] for result in whole) / sum(evaluations),
+        "evaluations": [result["evaluations"] for result in whole],
         "example": whole[0],
     }
 
@@ -251,19 +252,22 @@ def on_paper(measured: dict[str, Any]) -> dict[str, Any]:
             for kind, training in kinds.items()
         }
         found["audit"][name] = _audit(measured, GPU[name]["exact_10"] * ASSUMED["capacity"])
-    cpu = measured["audit"]["seconds_per_evaluation"] * ASSUMED["capacity"]
-    found["audit"]["embedded model, 2 cores"] = _audit(measured, cpu)
     return found
 
 
-def _saturated(training: Training, link: Link) -> dict[str, float]:
+def _saturated(training: Training, link: Link) -> dict[str, int]:
+    """Return how many workers are worth their place, and the pictures that each of many needs."""
+
     def efficiency(workers: int) -> float:
         return training.efficiency(workers, link)
 
+    def is_enough(pictures: int) -> bool:
+        more = replace(training, compute=pictures * training.compute)
+        return more.efficiency(AT, link) >= ASSUMED["bar"]
+
     return {
         "workers": saturation(efficiency, ASSUMED["bar"]),
-        "at_8": efficiency(8),
-        "at_64": efficiency(64),
+        "pictures": next(filter(is_enough, range(1, MOST)), MOST),
     }
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +20,8 @@ from benchmarks.scaling_model import (
     saturation,
     slowest,
 )
+
+ROOT = Path(__file__).parents[1]
 
 sizes = st.floats(0, 1e12)
 seconds = st.floats(1e-3, 1e3)
@@ -92,3 +97,11 @@ def test_a_driver_that_is_always_busy_bounds_the_queue(update: float, driver: fl
         assert found >= len(items) * expected * (1 - 1e-9)
         if count > most:
             assert found <= (len(items) + count) * driver + update
+
+
+def test_what_is_on_paper_follows_from_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import scaling
+
+    written = json.loads((ROOT / "docs" / "benchmarks" / "scaling.json").read_text())
+    assert json.loads(json.dumps(scaling.on_paper(written["measured"]))) == written["on_paper"]
