@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from ...evaluation import SetDistance, SuccessRate
 from ...report import (
@@ -13,20 +11,13 @@ from ...report import (
     RunPage,
     WrittenFile,
     curves_svg,
-    data_uri,
     duration,
-    percent,
     size,
     write_run_page,
 )
-from .panel import read_picture
+from .gallery import gallery
 from .run import AuditResult
-from .summary import Summary, is_fooled, still_seen
-
-MOST_SHOWN = 400
-"""Items in the gallery; all of them are in ``results.jsonl``."""
-SMALL = 128
-"""Pictures up to this width are within the page; larger ones stay files beside it."""
+from .summary import Summary, is_fooled
 
 LOAD_NOISE = """\
 import json
@@ -46,33 +37,6 @@ DISTANCE_NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Card:
-    """An item in the gallery.
-
-    Args:
-        kind: what became of it, as the gallery sorts it.
-        verdict: the same in words.
-        label: its true class.
-        prompt: what it is of.
-        seed: of its noise.
-        pictures: source, alternative text and lines below, of the start and the strongest.
-        margin: by how much the true class is ahead in the strongest picture.
-        ssim: of the strongest picture and the start.
-        evaluations: how many sampling runs with a gradient it took.
-    """
-
-    kind: str
-    verdict: str
-    label: str
-    prompt: str
-    seed: int
-    pictures: list[tuple[str, str, list[str]]]
-    margin: float
-    ssim: float
-    evaluations: int
-
-
 def write_audit_report(result: AuditResult, command: str) -> Path:
     """Write ``report.html`` and ``numbers.json``.
 
@@ -85,9 +49,7 @@ def write_audit_report(result: AuditResult, command: str) -> Path:
     """
     folder = Path(result.config.output_dir)
     whole = [r for r in result.results if "error" not in r]
-    cards = [_card(r, folder, result.judged) for r in whole[:MOST_SHOWN]]
-    order = {"seen": 0, "fooled": 1, "held": 2, "wrong": 3, "broken": 4}
-    cards.sort(key=lambda card: (order[card.kind], card.margin))
+    cards = gallery(whole, folder, result.judged)
     numbers = {
         "command": command,
         "config": asdict(result.config),
@@ -236,49 +198,3 @@ def _cost(result: AuditResult) -> list[list[str]]:
         ["time in all", duration(result.seconds)],
         ["gradients that were zero", f"{summary.zero_gradients}"],
     ]
-
-
-def _card(result: Mapping[str, Any], folder: Path, judged: bool) -> Card:
-    wrong = result["start"]["answer"] != result["label"]
-    if result["status"] == "not finite":
-        kind, verdict = "broken", "numbers that are not finite"
-    elif wrong:
-        kind, verdict = "wrong", "wrong from the start"
-    elif not is_fooled(result, "best"):
-        kind, verdict = "held", "not fooled"
-    elif judged and still_seen(result):
-        kind, verdict = "seen", "fooled, and the judge still sees it"
-    else:
-        kind, verdict = (
-            "fooled",
-            "fooled" if not judged else "fooled, but the judge sees another thing",
-        )
-    return Card(
-        kind=kind,
-        verdict=verdict,
-        label=result["label"],
-        prompt=result["prompt"],
-        seed=result["seed"],
-        pictures=[
-            _shown(result, which, folder) for which in ("start", *(() if wrong else ("best",)))
-        ],
-        margin=result["best"]["margin"],
-        ssim=1.0 if result["best"]["ssim"] is None else result["best"]["ssim"],
-        evaluations=result["evaluations"],
-    )
-
-
-def _shown(result: Mapping[str, Any], which: str, folder: Path) -> tuple[str, str, list[str]]:
-    reading = result[which]
-    image = read_picture(folder / reading["picture"])
-    source = data_uri(image) if image.shape[2] <= SMALL else reading["picture"]
-    when = "as it is drawn" if which == "start" else "after the attack"
-    alt = (
-        f"{result['prompt']}, seed {result['seed']}, {when}: the classifier says "
-        f"“{reading['answer']}”"
-    )
-    lines = [f"{reading['answer']} {percent(reading['confidence'])}"]
-    if reading["judge"] is not None:
-        alt += f", the judge “{reading['judge']}”"
-        lines.append(f"judge: {reading['judge']}")
-    return source, alt, lines
