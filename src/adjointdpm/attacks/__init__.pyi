@@ -1,8 +1,9 @@
 """Attacks on classifiers: where points may go, what is climbed, by which steps, and in batches."""
 
 from .attack import Attack
-from .batch import AttackBatch, Ended, Evaluation, Iterate
+from .batch import AttackBatch
 from .choices import LossName, NormName, RuleName
+from .found import Ended, Evaluation, Iterate
 from .losses import LOSSES, margin
 from .rules import Adam, AutoPgd, FixedStep, StepRule, build_rule
 from .threat import Threat

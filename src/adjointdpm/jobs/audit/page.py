@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from ...evaluation import SetDistance, SuccessRate
 from ...report import (
     Fact,
     RunPage,
-    Shown,
     ShownRow,
     WrittenFile,
     curves_svg,
-    data_uri,
     duration,
-    percent,
     size,
     write_run_page,
 )
-from .panel import read_picture
+from .gallery import gallery, show
 from .run import AuditResult
-from .summary import Summary, is_fooled, still_seen
+from .summary import Summary, is_fooled
 
-MOST_SHOWN = 400
-"""Items in the gallery; all of them are in ``results.jsonl``."""
 EXAMPLES = 4
 """Items that stand for all where there is no room for the gallery."""
-SMALL = 128
-"""Pictures up to this width are within the page; larger ones stay files beside it."""
 
 LOAD_NOISE = """\
 import json
@@ -50,33 +41,6 @@ DISTANCE_NAMES = {
 }
 
 
-@dataclass(frozen=True)
-class Card:
-    """An item in the gallery.
-
-    Args:
-        kind: what became of it, as the gallery sorts it.
-        verdict: the same in words.
-        label: its true class.
-        prompt: what it is of.
-        seed: of its noise.
-        pictures: source, alternative text and lines below, of the start and the strongest.
-        margin: by how much the true class is ahead in the strongest picture.
-        ssim: of the strongest picture and the start.
-        evaluations: how many sampling runs with a gradient it took.
-    """
-
-    kind: str
-    verdict: str
-    label: str
-    prompt: str
-    seed: int
-    pictures: list[tuple[str, str, Sequence[str]]]
-    margin: float
-    ssim: float
-    evaluations: int
-
-
 def write_audit_report(result: AuditResult, command: str) -> Path:
     """Write ``report.html`` and ``numbers.json``.
 
@@ -89,9 +53,7 @@ def write_audit_report(result: AuditResult, command: str) -> Path:
     """
     folder = Path(result.config.output_dir)
     whole = [r for r in result.results if "error" not in r]
-    cards = [_card(r, folder, result.judged) for r in whole[:MOST_SHOWN]]
-    order = {"seen": 0, "fooled": 1, "held": 2, "wrong": 3, "broken": 4}
-    cards.sort(key=lambda card: (order[card.kind], card.margin))
+    cards = gallery(whole, folder, result.judged)
     numbers = {
         "command": command,
         "config": asdict(result.config),
@@ -142,7 +104,7 @@ def audit_page(result: AuditResult, command: str) -> RunPage:
         environment=result.environment,
         facts=_facts(result),
         pictures=[
-            ShownRow(r["label"], [_shown(r, which, folder) for which in ("start", "best")])
+            ShownRow(r["label"], [show(r, which, folder) for which in ("start", "best")])
             for r in fooled[:EXAMPLES]
         ],
         curves=[curve] if curve else [],
@@ -251,55 +213,3 @@ def _cost(result: AuditResult) -> list[list[str]]:
         ["time in all", duration(result.seconds)],
         ["gradients that were zero", f"{summary.zero_gradients}"],
     ]
-
-
-def _card(result: Mapping[str, Any], folder: Path, judged: bool) -> Card:
-    wrong = result["start"]["answer"] != result["label"]
-    if result["status"] == "not finite":
-        kind, verdict = "broken", "numbers that are not finite"
-    elif wrong:
-        kind, verdict = "wrong", "wrong from the start"
-    elif not is_fooled(result, "best"):
-        kind, verdict = "held", "not fooled"
-    elif judged and still_seen(result):
-        kind, verdict = "seen", "fooled, and the judge still sees it"
-    else:
-        kind, verdict = (
-            "fooled",
-            "fooled" if not judged else "fooled, but the judge sees another thing",
-        )
-    return Card(
-        kind=kind,
-        verdict=verdict,
-        label=result["label"],
-        prompt=result["prompt"],
-        seed=result["seed"],
-        pictures=[
-            _on_card(_shown(result, which, folder), result[which]["picture"])
-            for which in ("start", *(() if wrong else ("best",)))
-        ],
-        margin=result["best"]["margin"],
-        ssim=1.0 if result["best"]["ssim"] is None else result["best"]["ssim"],
-        evaluations=result["evaluations"],
-    )
-
-
-def _on_card(shown: Shown, name: str) -> tuple[str, str, Sequence[str]]:
-    """Return source, alternative text and lines of a picture."""
-    small = shown.image.shape[2] <= SMALL
-    return data_uri(shown.image) if small else name, shown.alt, shown.lines
-
-
-def _shown(result: Mapping[str, Any], which: str, folder: Path) -> Shown:
-    reading = result[which]
-    image = read_picture(folder / reading["picture"])
-    when = "as it is drawn" if which == "start" else "after the attack"
-    alt = (
-        f"{result['prompt']}, seed {result['seed']}, {when}: the classifier says "
-        f"“{reading['answer']}”"
-    )
-    lines = [f"{reading['answer']} {percent(reading['confidence'])}"]
-    if reading["judge"] is not None:
-        alt += f", the judge “{reading['judge']}”"
-        lines.append(f"judge: {reading['judge']}")
-    return Shown(image, alt, lines)
