@@ -116,17 +116,14 @@ def features_of(path: Path, network: FeatureNetwork, make: Callable[[], Tensor])
     return torch.from_numpy(np.load(kept)).double()
 
 
-def kernel_distance(samples: Tensor, reference: Tensor) -> float:
-    """Return KID on all pictures at once, unbiased (arXiv 1801.01401, eq. 4)."""
+def kernel(a: Tensor, b: Tensor) -> Tensor:
+    return (a @ b.T / a.shape[1] + 1) ** 3
 
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T / a.shape[1] + 1) ** 3
 
-    def within(a: Tensor) -> Tensor:
-        values = kernel(a, a)
-        return (values.sum() - values.trace()) / (len(a) * (len(a) - 1))
-
-    return float(within(samples) + within(reference) - 2 * kernel(samples, reference).mean())
+def within(a: Tensor) -> Tensor:
+    """Return the mean kernel of all pairs of two different pictures."""
+    values = kernel(a, a)
+    return (values.sum() - values.trace()) / (len(a) * (len(a) - 1))
 
 
 def fid(samples: Tensor, reference: FeatureStatistics) -> float:
@@ -146,9 +143,16 @@ def distances(samples: Tensor, reference: Tensor) -> dict[str, Any]:
     scale = reference.square().mean().sqrt()
     samples, reference = samples / scale, reference / scale
     statistics = FeatureStatistics.of(reference)
+    of_reference = within(reference)
+
+    def kid(samples: Tensor) -> float:
+        """Return KID on all pictures at once, unbiased (arXiv 1801.01401, eq. 4)."""
+        across = kernel(samples, reference).mean()
+        return 1000 * float(within(samples) + of_reference - 2 * across)
+
     return {
         "fid": with_interval(partial(fid, reference=statistics), samples),
-        "kid_x_1000": with_interval(lambda s: 1000 * kernel_distance(s, reference), samples),
+        "kid_x_1000": with_interval(kid, samples),
     }
 
 
