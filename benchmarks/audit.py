@@ -73,7 +73,19 @@ def audit(folder: Path, count: int, **changes: Any) -> tuple[dict[str, Any], lis
     config = settings(folder, num_prompts=count, **changes)
     result = run_audit(config)
     write_audit_report(result, "python benchmarks/audit.py audit")
-    return numbers(result.summary), result.results
+    row = {**numbers(result.summary), "gradients": gradients_of_batches(result.results)}
+    return row, result.results
+
+
+def gradients_of_batches(results: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Return how many gradients batches compute that are refilled, and fixed ones.
+
+    An item takes the same steps in any batch, so that the numbers follow from its own.
+    """
+    needed = [result["evaluations"] for result in results]
+    needed = needed[: len(needed) // BATCH * BATCH]
+    fixed = sum(BATCH * max(needed[i : i + BATCH]) for i in range(0, len(needed), BATCH))
+    return {"refilled": sum(needed), "fixed": fixed, "ratio": fixed / sum(needed)}
 
 
 def numbers(summary: Summary) -> dict[str, Any]:
