@@ -28,8 +28,7 @@ from torch import Tensor
 from adjointdpm.attacks import margin
 from adjointdpm.evaluation import success_rate
 from adjointdpm.jobs.audit import AuditConfig, Panel, run_audit
-from adjointdpm.jobs.audit.panel import from_bits, to_bits
-from adjointdpm.jobs.audit.summary import read_picture
+from adjointdpm.jobs.audit.panel import from_bits, read_picture, to_bits
 from adjointdpm.runs import choose_device
 from adjointdpm.setup import load_model
 from adjointdpm.storage import write_text
