@@ -22,6 +22,7 @@ from typing import Any
 
 import diffusers
 import torch
+from stamp import stamp
 from torch import Tensor
 
 import adjointdpm as adp
@@ -236,8 +237,7 @@ def main(arguments: list[str] | None = None) -> None:
     content = {
         "model": "Gaussian mixture" if options.toy else "embedded model, guidance 4",
         "num_inference_steps": options.num_inference_steps,
-        "torch": torch.__version__,
-        "diffusers": diffusers.__version__,
+        **stamp(),
     }
     lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
     head = json.dumps(content, indent=1).removesuffix("\n}")

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from coarse import SCHEDULERS, Problem, compare, embedded, toy
+from stamp import stamp
 
 import adjointdpm as adp
 
@@ -82,7 +83,8 @@ def main(arguments: list[str] | None = None) -> None:
                 rows.append(row)
                 print(row, flush=True)
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    content = {"model": "Gaussian mixture" if options.toy else "embedded model", "rows": rows}
+    model = "Gaussian mixture" if options.toy else "embedded model"
+    content = {"model": model, **stamp(), "rows": rows}
     (options.output_dir / "coarse_steps.json").write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -15,7 +15,6 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
 import adjointdpm as adp
-from adjointdpm.runs import environment
 
 sys.path.insert(0, str(Path(__file__).parent))
 from coarse import Problem, compare, embedded, toy
+from stamp import stamp
 
 SCHEDULERS = {"DDIM": DDIMScheduler, "DPM-Solver++": DPMSolverMultistepScheduler}
 FORMS = ("flow", "angle", "noise", "data")
@@ -103,8 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows.append(measure(problem, key, method))
         content = {
             "model": "Gaussian mixture" if options.toy else "embedded model, guidance 4, seed 0",
-            "machine": environment(torch.device("cpu")),
-            "date": date.today().isoformat(),
+            **stamp(),
             "rows": rows,
         }
         path.write_text(json.dumps(content, indent=1) + "\n")

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from stamp import stamp
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -230,10 +230,8 @@ def main() -> None:
             "repeats": args.repeats,
             "weights": args.weights,
             "device": args.device,
-            "threads": torch.get_num_threads(),
-            "processor": platform.processor() or platform.machine(),
-            "torch": torch.__version__,
         },
+        **stamp(args.device),
         "time": measure_time(denoiser, args),
         "memory": measure_memory(denoiser, args),
     }

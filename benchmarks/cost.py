@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from core import SCHEDULE, make_network, seconds
+from stamp import stamp
 
 import adjointdpm as adp
 from adjointdpm.memory import peak_on
@@ -92,9 +93,8 @@ def main() -> None:
             )
     args.output_dir.mkdir(parents=True, exist_ok=True)
     settings = {key: value for key, value in vars(args).items() if key != "output_dir"}
-    settings |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
     name = "cost_weights.json" if args.weights else "cost.json"
-    result = {"settings": settings, "rows": rows}
+    result = {"settings": settings, **stamp(args.device), "rows": rows}
     (args.output_dir / name).write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -7,7 +7,7 @@ A document marks a number, or a table, by what it is:
     <!-- value core["time"]["exact"] as .2f -->1.00<!-- / -->
 
 is an expression over the JSON files of docs/benchmarks, by their names, and over the functions of
-`benchmarks.documented_tables`, with a format. What is no measurement, but a goal or a setting with
+`benchmarks.tables`, with a format. What is no measurement, but a goal or a setting with
 a unit, is marked as given:
 
     <!-- given -->95 %<!-- / -->
@@ -20,7 +20,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks import documented_tables
+from benchmarks.tables import audits, experiments, jobs, methods, peers
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks"
@@ -41,7 +41,14 @@ def documents() -> list[Path]:
 def names() -> dict[str, Any]:
     """Return what an expression may use: all results, and the tables."""
     results = {path.stem: json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
-    return {**vars(documented_tables), **results}
+    return {
+        **vars(audits),
+        **vars(experiments),
+        **vars(jobs),
+        **vars(methods),
+        **vars(peers),
+        **results,
+    }
 
 
 def renewed(text: str, known: dict[str, Any]) -> str:

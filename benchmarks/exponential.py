@@ -1,16 +1,15 @@
 """What exponential integration is worth: errors of sample and gradient over network calls.
 
-    python benchmarks/exponential.py               # mixtures with exact scores, minutes
-    python benchmarks/exponential.py --embedded    # the embedded model too, some ten minutes more
-    python benchmarks/exponential.py --toy         # seconds
+    python benchmarks/exponential.py                       # mixtures with exact scores, minutes
+    python benchmarks/exponential.py --networks embedded --calls 5 10 20    # ten minutes
 
 Each solver runs on the plain ODE in x and the network's time, and on forms without its linear term
 (docs/architecture.md), on the same times: two spacings for each process, of which tables and plots
 show the one with the smaller error of the sample. The
 reference is the solution of the ODE by many steps; the gradient is the exact one of the discrete
 sampler, `Exact`, and its error is how far that is from the gradient of the solution. All runs end
-at the last noise level that the process knows. Results go to exponential.json, exponential.png and
-exponential_table.md in the output directory.
+at the last noise level that the process knows. Results go to exponential.json and exponential.png
+in the output directory.
 """
 
 from __future__ import annotations
@@ -85,21 +84,22 @@ class Problem:
         (gradient,) = torch.autograd.grad(self.objective(sample), noise)
         return sample.detach(), gradient
 
-    def plan(self, solver: str, form: str, steps: int, spacing: str) -> adp.Plan:
-        """Return a plan; raises ValueError where the process has no such form."""
-        schedule, prediction_type = self.denoiser.schedule, self.denoiser.prediction_type
-        if form != "x":
-            return adp.solvers.build(
-                solver, schedule, steps, spacing, prediction_type,
-                form=form or None, final_sigmas_type="sigma_min",
-            )  # fmt: skip
-        points = adp.solvers.grid(schedule, steps, spacing, final_sigmas_type="sigma_min")
-        tape = Tape(6 * len(points))
-        plain = _StateForm(schedule)
-        drift = Model(tape, schedule, prediction_type).drift(plain, *points)
-        start = schedule.init_noise_sigma(points[0].t) * tape.noise
-        sample = ODE_SOLVERS[solver](drift, [point.t for point in points], start)
-        return tape.plan(sample, name=f"{solver} in x", prediction_type=prediction_type)
+
+def plan_of(
+    solver: str, form: str, schedule: adp.Schedule, steps: int, spacing: str, prediction_type: str
+) -> adp.Plan:
+    """Return a plan, of the plain ODE too; raises ValueError where a process has no such form."""
+    if form != "x":
+        return adp.solvers.build(
+            solver, schedule, steps, spacing, prediction_type,
+            form=form or None, final_sigmas_type="sigma_min",
+        )  # fmt: skip
+    points = adp.solvers.grid(schedule, steps, spacing, final_sigmas_type="sigma_min")
+    tape = Tape(6 * len(points))
+    drift = Model(tape, schedule, prediction_type).drift(_StateForm(schedule), *points)
+    start = schedule.init_noise_sigma(points[0].t) * tape.noise
+    sample = ODE_SOLVERS[solver](drift, [point.t for point in points], start)
+    return tape.plan(sample, name=f"{solver} in x", prediction_type=prediction_type)
 
 
 def on_mixture(
@@ -132,7 +132,7 @@ def embedded() -> Problem:
         noise,
         cond,
         lambda s: (s * direction).sum(),
-        many=60,
+        many=50,
     )
 
 
@@ -142,20 +142,26 @@ def apart(found: Tensor, reference: Tensor) -> float:
 
 def measure(problem: Problem, calls: list[int]) -> Iterator[dict[str, Any]]:
     """Yield one row for each sampler and number of calls."""
-    sample, gradient = problem.run(problem.plan("rk4", "flow", problem.many, problem.spacings[0]))
+
+    def plan(solver: str, form: str, steps: int, spacing: str) -> adp.Plan:
+        denoiser = problem.denoiser
+        prediction_type = denoiser.prediction_type
+        return plan_of(solver, form, denoiser.schedule, steps, spacing, prediction_type)
+
+    sample, gradient = problem.run(plan("rk4", "flow", problem.many, problem.spacings[0]))
     for (solver, form), spacing, count in product(SAMPLERS, problem.spacings, calls):
         steps = count // CALLS_A_STEP.get(solver, 1)
         if steps < 1:
             continue
         try:
-            plan = problem.plan(solver, form, steps, spacing)
-            found = problem.run(plan)
+            chosen = plan(solver, form, steps, spacing)
+            found = problem.run(chosen)
         except (ValueError, ZeroDivisionError):
             continue  # infinite at the start of rectified flow
         except FloatingPointError:
             found = torch.full_like(sample, torch.inf), torch.full_like(gradient, torch.inf)
         yield {
-            "solver": solver, "form": form, "spacing": spacing, "calls": plan.num_calls,
+            "solver": solver, "form": form, "spacing": spacing, "calls": chosen.num_calls,
             "budget": count, "sample_error": apart(found[0], sample),
             "gradient_error": apart(found[1], gradient),
         }  # fmt: skip
@@ -171,37 +177,13 @@ def best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return list(kept.values())
 
 
-def problems(options: argparse.Namespace) -> Iterator[tuple[str, str, Problem]]:
-    for process, (schedule, spacings) in PROCESSES.items():
-        for name, mixture in MIXTURES.items():
-            yield process, name, on_mixture(mixture, schedule, spacings)
-    if options.embedded:
-        yield "scaled linear (Stable Diffusion)", "embedded model", embedded()
-
-
-def table(rows: list[dict[str, Any]], budget: int) -> str:
-    """Return the errors at one number of calls, a process in each column."""
-    columns = list(dict.fromkeys((row["network"], row["process"]) for row in rows))
-    lines = [
-        f"**{budget} network calls**, relative error of sample / gradient\n",
-        "| solver | form | " + " | ".join(f"{n}, {p}" for n, p in columns) + " |",
-        "|---" * (2 + len(columns)) + "|",
-    ]
-    for solver, form in SAMPLERS:
-        cells = []
-        for column in columns:
-            found = [
-                row for row in rows
-                if (row["network"], row["process"]) == column and row["budget"] == budget
-                and (row["solver"], row["form"]) == (solver, form)
-            ]  # fmt: skip
-            cells.append(
-                f"{found[0]['sample_error']:.0e} / {found[0]['gradient_error']:.0e}"
-                if found
-                else ""
-            )
-        lines.append(f"| {solver} | {form} | " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+def problems(networks: list[str]) -> Iterator[tuple[str, str, Problem]]:
+    if "mixtures" in networks:
+        for process, (schedule, spacings) in PROCESSES.items():
+            for name, mixture in MIXTURES.items():
+                yield process, name, on_mixture(mixture, schedule, spacings)
+    if "embedded" in networks:
+        yield "VP scaled linear", "embedded model", embedded()
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
@@ -229,7 +211,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                             marker="o", markersize=3, label=label)  # fmt: skip
             ax.set(xscale="log", yscale="log", ylim=(1e-6, 10))
             ax.grid(alpha=0.3)
-        line[0].set_ylabel(f"relative {key.replace('_', ' of the ').replace('error', 'error')}")
+        line[0].set_ylabel(f"relative error of the {key.removesuffix('_error')}")
     for ax, (network, process) in zip(grid[0], columns, strict=True):
         ax.set_title(f"{network}\n{process}", fontsize=9)
     for ax in grid[1]:
@@ -243,29 +225,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, default=Path("docs/benchmarks"))
     parser.add_argument("--calls", type=int, nargs="+", default=list(CALLS))
-    parser.add_argument("--embedded", action="store_true", help="the embedded model too")
-    parser.add_argument("--toy", action="store_true", help="5 and 10 calls on mixtures")
+    parser.add_argument(
+        "--networks", nargs="+", choices=("mixtures", "embedded"), default=["mixtures"]
+    )
     options = parser.parse_args(arguments)
-    calls = [5, 10] if options.toy else options.calls
     torch.set_num_threads(1)
-    rows: list[dict[str, Any]] = []
-    for process, network, problem in problems(options):
-        for row in measure(problem, calls):
+    path = options.output_dir / "exponential.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
+    for process, network, problem in problems(options.networks):
+        rows = [row for row in rows if (row["process"], row["network"]) != (process, network)]
+        for row in measure(problem, options.calls):
             rows.append({"process": process, "network": network, **row})
         print(f"{process}, {network}: done", flush=True)
     content = {
         "machine": f"{platform.machine()} CPU",
         "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
-        "calls": calls,
     }
     options.output_dir.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
     head = json.dumps(content, indent=1).removesuffix("\n}")
-    (options.output_dir / "exponential.json").write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n')
-    budgets = [count for count in calls if count in (10, 20, 50)]
-    tables = "\n".join(table(best(rows), budget) for budget in budgets)
-    (options.output_dir / "exponential_table.md").write_text(tables)
+    path.write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n')
     plot(best(rows), options.output_dir / "exponential.png")
 
 

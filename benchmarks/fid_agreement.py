@@ -16,8 +16,10 @@ import argparse
 import hashlib
 import importlib
 import json
+import platform
 import sys
 import tempfile
+import time
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -155,6 +157,8 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(0)
     peers = load_peers(options.peers)
     result = {
+        "machine": f"{platform.machine()} CPU",
+        "date": time.strftime("%Y-%m-%d"),
         "torch": torch.__version__,
         "num_features": options.num_features,
         "num_pictures": options.num_pictures,

@@ -17,6 +17,7 @@ import platform
 import statistics
 import time
 from collections.abc import Iterator
+from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -187,6 +188,7 @@ def machine(args: argparse.Namespace) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name() if args.device == "cuda" else cpu,
         "threads": torch.get_num_threads(),
+        "date": date.today().isoformat(),
         "python": platform.python_version(),
         **versions,
     }

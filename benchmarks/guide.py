@@ -29,9 +29,9 @@ import adjointdpm as adp
 from adjointdpm.assets import load_feature_network
 from adjointdpm.evaluation import read_pictures, set_distance, success_rate
 from adjointdpm.features import FeatureNetwork
-from adjointdpm.jobs.guide.run import one_step_sampler
 from adjointdpm.objectives import ClassifierMargin, RandomViews
 from adjointdpm.runs import OptimizeConfig, optimize
+from adjointdpm.setup import one_step_sampler
 from adjointdpm.variables import project_to_typical
 
 STEPS, GUIDANCE_SCALE, MARGIN = 10, 2.0, 5.0

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from stamp import stamp
 from torch import Tensor
 from torch.nn import functional
 
@@ -188,7 +189,7 @@ def main(arguments: list[str] | None = None) -> None:
     ]
     settings = {key: getattr(options, key) for key in vars(options) if key != "output_dir"}
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    content = {"settings": settings, "rows": rows}
+    content = {"settings": settings, **stamp(), "rows": rows}
     (options.output_dir / f"non_smooth_{options.seed}.json").write_text(
         json.dumps(content, indent=1) + "\n"
     )

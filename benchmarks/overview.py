@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 import torch
 from matplotlib.axes import Axes
+from stamp import stamp
 from torch import Tensor
 
 import adjointdpm as adp
-from adjointdpm.runs import environment
 from adjointdpm.variables import project_to_typical
 
 PROMPT, GOAL, SEED = "apple, style flat", "green apple", 3
@@ -96,8 +95,7 @@ def main(arguments: list[str] | None = None) -> None:
     settings = {"prompt": PROMPT, "goal": GOAL, "seed": SEED, "num_inference_steps": steps}
     written = {
         "settings": settings,
-        "machine": environment(torch.device("cpu")),
-        "date": date.today().isoformat(),
+        **stamp(),
         "rows": [{"updates": update, "probability": after[update][1]} for update in shown],
     }
     (args.output_dir / "benchmarks" / "overview.json").write_text(

@@ -23,6 +23,7 @@ from unittest import mock
 import torch
 from diffusers import UNet2DConditionModel
 from gpu import MODELS, SCHEDULE
+from stamp import stamp
 from torch import Tensor
 
 import adjointdpm as adp
@@ -129,7 +130,7 @@ def main() -> None:
     found = measure(
         args.model, args.steps, args.size, args.batch, args.repeats, torch.device(args.device)
     )
-    text = json.dumps(found, indent=2)
+    text = json.dumps({**stamp(args.device), **found}, indent=2)
     print(text)
     if args.output_dir is not None:
         (args.output_dir / f"reruns_{args.model}.json").write_text(text + "\n")

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from adjointdpm.runs import join_processes
+
 WORLD_SIZE = 2
 SLOW_TO_IMPORT = [
     "diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion",
@@ -31,7 +33,7 @@ def _work(rank: int, port: int, function: Callable[..., None], args: tuple[Any, 
     os.environ.update(WORLD_SIZE=str(WORLD_SIZE), RANK=str(rank), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    dist.init_process_group("gloo")
+    join_processes()
     function(*args)
     # Before the group goes, and all together: gloo's threads may else wait for each other for ever.
     dist.barrier()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -235,3 +236,51 @@ def test_the_gradient_of_the_ode_nears_that_of_the_sampler() -> None:
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < errors[0] / 3
     assert all(row["reverse_calls"] == 2 * row["num_inference_steps"] - 1 for row in rows)
+
+
+def test_written_pages_are_those_of_their_files() -> None:
+    import embed
+    from gradients_report import markdown
+
+    results = BENCHMARKS.parent / "docs" / "benchmarks"
+    for name, page, write in (
+        ("gradients.json", "gradients_table.md", markdown),
+        ("embed.json", "embed.md", embed.table),
+    ):
+        assert write(json.loads((results / name).read_text())) == (results / page).read_text()
+
+
+@pytest.mark.parametrize(("process", "form"), [("EDM", "noise"), ("rectified flow", "flow")])
+@pytest.mark.parametrize("solver", ["euler", "heun", "ab2"])
+def test_the_plain_ode_is_a_form_where_it_has_no_linear_term(
+    solver: str, process: str, form: str
+) -> None:
+    import exponential
+
+    schedule, (spacing, _) = exponential.PROCESSES[process]
+    plain, other = (
+        exponential.plan_of(solver, f, schedule, 6, spacing, "v_prediction") for f in ("x", form)
+    )
+    np.testing.assert_allclose(plain.table, other.table, rtol=1e-9, atol=1e-9)
+
+
+def test_gains_are_those_of_a_sampling_run() -> None:
+    """On data of one width, the map of stability says what the sampler multiplies noise by."""
+    import exponential
+    import stability
+    import torch
+
+    import adjointdpm as adp
+
+    schedule, _ = exponential.PROCESSES["VP linear"]
+    plan = exponential.plan_of("heun", "flow", schedule, 4, "linspace", "v_prediction")
+    width = float(stability.WIDTHS[30])
+    data = exponential.GaussianMixture(
+        means=torch.zeros(1, 3, dtype=torch.float64),
+        stds=torch.tensor([width], dtype=torch.float64),
+        weights=torch.ones(1, dtype=torch.float64),
+    )
+    denoiser = adp.Denoiser(data.network(schedule, "v_prediction"), schedule, "v_prediction")
+    noise = torch.randn(2, 3, dtype=torch.float64)
+    ratio = adp.Sampler(denoiser, plan)(noise) / noise
+    assert torch.allclose(ratio, torch.full_like(ratio, stability.gains(plan, schedule)[30]))

@@ -137,6 +137,7 @@ def test_every_setting_is_an_argument_with_help(command, capsys):
     with pytest.raises(SystemExit):
         parse("x", "x", config, ["--help"])
     shown = capsys.readouterr().out
+    assert "Unvalidated" not in shown, "bases in another order: types are looked up along the first"
     for field in fields(config):
         assert re.search(rf"--{field.name} [^\n]*\n? +\S", shown), field.name
     assert parse("x", "x", config, [f"--{f.name}" for f in fields(config) if f.type == "bool"])

@@ -25,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 import adjointdpm as adp
 from adjointdpm import Backprop, Denoiser, Exact, GradientMethod, Sampler, solvers
 from adjointdpm.runs import share
-from adjointdpm.sharded import whole
+from adjointdpm.sharded import is_sharded, whole
 from adjointdpm.variables import Adapter, PipelineWeights
 
 pytest.importorskip("peft")
@@ -176,13 +176,28 @@ def files_of(folder: Path, kind: str) -> dict[str, dict[str, Tensor]]:
     return {str(name.relative_to(folder)): load_file(name) for name in names}
 
 
+def blocks_are_gathered_one_by_one(folder: Path) -> None:
+    """See that the first block is freed when the last is called, on the way back too."""
+    pipe = adp.shard(build_pipeline(folder))
+    seen = []
+
+    def look(*_: Any) -> None:
+        seen.append([is_sharded(weight) for weight in pipe.unet.down_blocks[0].parameters()])
+
+    pipe.unet.up_blocks[-1].register_forward_pre_hook(look)
+    noise = torch.randn(1, 4, 8, 8, requires_grad=True)
+    cond = adp.encode_prompt(pipe, "a b", guidance=False)
+    adp.from_pipeline(pipe, 2, 1.0)[0](noise, **cond).sum().backward()
+    assert len(seen) == 4
+    assert all(all(each) for each in seen)
+
+
 def refusals() -> None:
     """See what cannot be done said."""
     vp = PROCESSES["vp"]
     plan, noise, emb = solvers.build("ddim", vp, 3), normal(4, 4), normal(4, 3)
-    network = fully_shard(SmallNetwork())
     lone = SmallNetwork()
-    lone.first.weight = nn.Parameter(network.first.weight)
+    lone.first.weight = fully_shard(SmallNetwork()).first.weight
     with pytest.raises(ValueError, match="spread over processes, but no fully_shard within"):
         Sampler(Denoiser(lone, vp), plan)(noise, emb=emb)
     half = fully_shard(SmallNetwork(dtype=torch.float16))
@@ -214,6 +229,7 @@ def work(folder: Path) -> None:
     found = everything(own)
     if SHARDS:
         refusals()
+        blocks_are_gathered_one_by_one(own)
     torch.save(found, folder / f"found-{rank}.pt")
 
 

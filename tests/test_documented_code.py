@@ -20,6 +20,7 @@ from tiny_pipeline import build_pipeline
 from torch import nn
 
 import adjointdpm as adp
+from adjointdpm.jobs.audit import AuditConfig, audit_items
 from benchmarks.documented import ROOT, documents
 
 BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -203,6 +204,24 @@ def test_objectives() -> None:
         assert torch.autograd.grad(loss.sum(), images)[0].any(), name
 
 
+def test_targets() -> None:
+    load, attack = blocks("docs/targets.md")
+    names: dict[str, Any] = {}
+    run(load, names, "targets.md")
+    assert names["brightest"](torch.eye(3)[:, :, None, None]).argmax(1).tolist() == [0, 1, 2]
+    pytest.importorskip("foolbox")
+    attack = attack.replace("10, 1.0", "2, 1.0").replace("steps=15", "steps=2")
+    run(attack, names, "targets.md")
+    assert names["pictures"].shape == (2, 3, 64, 64)
+
+
+def test_inversion() -> None:
+    [code] = blocks("docs/inversion.md")
+    names = {"noise": torch.randn(1, 4, 16, 16)}
+    run(code.replace("num_inference_steps=10", "num_inference_steps=3"), names, "inversion.md")
+    assert names["found"].noise.shape == names["noise"].shape
+
+
 def test_formats(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("peft")
     monkeypatch.chdir(tmp_path)
@@ -216,6 +235,19 @@ def test_formats(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         names["pipe"] = adp.load_pipeline(folder)
         run(shorter(code), names, "formats.md")
     assert (tmp_path / "lora" / "pytorch_lora_weights.safetensors").is_file()
+
+
+def test_fid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("photos", "drawn"):
+        (tmp_path / folder).mkdir()
+        for i in range(4):
+            color = (40 * i, 200, len(folder) * i)
+            Image.new("RGB", (8, 8), color).save(tmp_path / folder / f"{i}.png")
+    (code,) = blocks("docs/jobs/fid.md")
+    names: dict[str, Any] = {}
+    run(code, names, "fid.md")
+    assert names["result"].distance.num_pictures == (4, 4)
 
 
 def test_guide(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +284,22 @@ def test_embed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "embed.md",
     )
     assert Path("red/learned_embeds.safetensors").is_file()
+
+
+def test_audit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    prompts, own, load, attack = blocks("docs/jobs/audit.md")
+    names: dict[str, Any] = {}
+    run(prompts, names, "audit.md")
+    rows = audit_items(AuditConfig(prompts_file="prompts.csv", pretrained_model_name_or_path="any"))
+    assert [row["label"] for row in rows] == ["tabby, tabby cat", "goldfish"]
+    short = "num_prompts=2, num_inference_steps=1, certify=False, progress_bar=False"
+    own = own.replace("num_prompts=6", short).replace("max_steps=10", "max_steps=1")
+    run(own.replace("radius=0.3", "radius=2.0"), names, "audit.md")
+    assert Path("small/report.html").is_file()
+    run(load, names, "audit.md")
+    run(attack, names, "audit.md")
+    assert names["ended"][0].status == "fooled"
 
 
 def test_stylize(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,8 @@ def test_what_cannot_be_inverted_is_refused_with_the_reason() -> None:
     latents = some_noise()
     with pytest.raises(ValueError, match=r"outputs of earlier steps.*Reversible"):
         invert(sampler_of("vp", "dpmpp_2m", 20), latents)
+    with pytest.raises(ValueError, match="max_iterations at least 1"):
+        invert(sampler_of("vp"), latents, max_iterations=0)
     with pytest.raises(ValueError, match="draws noise on the way"):
         invert(sampler_of("vp", "ddpm"), latents)
     with pytest.raises(ValueError, match="in one step"):

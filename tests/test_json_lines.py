@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adjointdpm.storage import JsonLines, merge_json_lines, read_json_lines
@@ -28,6 +28,7 @@ results = st.lists(
 
 
 @given(written=results, cut=st.integers(0), more=results)
+@settings(max_examples=50, deadline=None)
 def test_whatever_was_cut_off_the_rest_is_whole(
     tmp_path_factory: pytest.TempPathFactory,
     written: list[dict[str, Any]],

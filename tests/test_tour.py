@@ -12,7 +12,7 @@ from adjointdpm.assets import ASSETS_VARIABLE
 from adjointdpm.cli.main import main
 from adjointdpm.runs import run_folder
 
-JOBS = ["guide", "embed", "stylize"]
+JOBS = ["guide", "embed", "stylize", "audit"]
 TARGETS = ["--guide_target", "rocket", "--embed_target", "cactus"]
 
 
@@ -50,7 +50,8 @@ def test_the_page_opens_offline_and_says_what_it_shows(tour):
     for target in re.findall(r'(?:src|href)="([^"]*)"', page):
         assert target.startswith("data:") or (tour / target).is_file(), target
     texts = re.findall(r'<img [^>]*alt="([^"]*)"', page)
-    assert len(texts) == len(set(texts)) == page.count("<img") == 2 * 4 * len(JOBS)
+    assert len(texts) == len(set(texts)) == page.count("<img")
+    assert len(texts) >= 2 * 4 * 3  # and some of the audit, if it fooled any
     assert "Is the gradient right?" in page
 
 

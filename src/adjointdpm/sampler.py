@@ -143,7 +143,14 @@ class Sampler(nn.Module):
             ValueError: a wrong shape or dtype, or a tensor that requires grad and can get none.
             FloatingPointError: a value that is not finite, with the step where it arose.
         """
-        run = self.prepare(noise, generator, draws, guidance_scale, cond, collect)
+        run = self.prepare(
+            noise,
+            cond,
+            generator=generator,
+            draws=draws,
+            guidance_scale=guidance_scale,
+            collect=collect,
+        )
         try:
             return self.gradient.sample(run) if collect is None else self.gradient.collect(run)
         except FloatingPointError as error:
@@ -207,15 +214,19 @@ class Sampler(nn.Module):
         >>> cost.forward_calls, cost.products
         (10, 0)
         """
-        return predict(self.gradient, self.prepare(noise, generator, draws, guidance_scale, cond))
+        run = self.prepare(
+            noise, cond, generator=generator, draws=draws, guidance_scale=guidance_scale
+        )
+        return predict(self.gradient, run)
 
     def prepare(
         self,
         noise: Tensor,
-        generator: Generator | None,
-        draws: Tensor | None,
-        guidance_scale: GuidanceScale | None,
         cond: dict[str, Any],
+        *,
+        generator: Generator | None = None,
+        draws: Tensor | None = None,
+        guidance_scale: GuidanceScale | None = None,
         collect: Collect | None = None,
     ) -> Run:
         """Check what is given to the sampler, and return it together; arguments as in `forward`."""

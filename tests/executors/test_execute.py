@@ -180,6 +180,7 @@ def test_results_of_others_items_are_refused(tmp_path: Path) -> None:
 
 
 @given(names=st.sets(st.text(), max_size=50), shards=st.integers(1, 6), seed=st.integers())
+@settings(deadline=None)
 def test_shards_are_a_partition_that_the_order_does_not_change(
     names: set[str], shards: int, seed: int
 ) -> None:

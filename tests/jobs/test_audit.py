@@ -17,10 +17,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
 from families_stable_diffusion_3 import build as build_sd3
 from tiny_pipeline import LABELS, build_pipeline, write_classifier
 
-from adjointdpm import formats
+from adjointdpm import encode_image, formats
 from adjointdpm.attacks import margin
 from adjointdpm.cli.main import main
+from adjointdpm.executors import WorkerFactory
 from adjointdpm.features import from_pil
+from adjointdpm.inversion import invert
 from adjointdpm.jobs.audit import (
     AuditConfig,
     AuditResult,
@@ -28,9 +30,11 @@ from adjointdpm.jobs.audit import (
     Panel,
     audit_items,
     run_audit,
+    settings_of,
     write_audit_report,
 )
-from adjointdpm.setup import Model, load_model
+from adjointdpm.report import save_picture
+from adjointdpm.setup import Model, load_model, one_step_sampler
 from adjointdpm.targets import load_target
 
 BUILD = {"StableDiffusion": build_pipeline, "StableDiffusion3": build_sd3}
@@ -64,6 +68,7 @@ class Setting:
 def setting(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Setting:
     folder = tmp_path_factory.mktemp("audit")
     (folder / "parts").mkdir()
+    torch.manual_seed(0)
     BUILD[request.param](folder / "parts").save_pretrained(folder / "pipe")
     for seed, name in enumerate(("classifier", "judge", "other")):
         write_classifier(folder / name, seed)
@@ -79,20 +84,25 @@ def setting(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Setting:
         transfer=[str(folder / "other")],
         feature_network="classifier",
         num_inference_steps=2,
-        radius=0.8,
+        radius=1.5,
         max_steps=3,
         batch_size=2,
         device="cpu",
         progress_bar=False,
     )
     model, panel = load_model(config, CPU), Panel.load(config, CPU)
-    for row in rows:
-        start = model.noise(1, torch.Generator().manual_seed(row["seed"]))
-        with torch.no_grad():
-            latents = model.sampler(start, **model.encode([row["prompt"]]))
-            logits = panel.classifier(model.decode(latents).mul(255).round() / 255)
+    starts = [model.noise(1, torch.Generator().manual_seed(row["seed"])) for row in rows]
+    cond = model.encode([row["prompt"] for row in rows])
+    with torch.no_grad():
+        pictures = model.decode(model.sampler(torch.cat(starts), **cond)).mul(255).round() / 255
+        logits = panel.classifier(pictures)
+        # Without a favourite of its own it depends on the picture what it says.
+        panel.classifier.model.classifier[-1].bias -= logits.mean(0)
+        panel.classifier.model.save_pretrained(folder / "classifier")
+        answers = panel.classifier(pictures).argmax(1).tolist()
+    for row, answer in zip(rows, answers, strict=True):
         # One is called by another name, and is wrong at the start.
-        row["label"] = LABELS[(int(logits.argmax()) + (row["seed"] == 1)) % len(LABELS)]
+        row["label"] = LABELS[(answer + (row["seed"] == 1)) % len(LABELS)]
     prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return Setting(config, model, panel)
 
@@ -121,7 +131,7 @@ def test_what_is_scored_is_the_file_that_is_saved(setting: Setting, tmp_path: Pa
             assert -float(margin(logits, label)) == pytest.approx(reading["margin"], abs=1e-6)
             assert reading["judge"] == LABELS[int(judge(picture).argmax())]
             assert list(reading["transfer"].values()) == [LABELS[int(other(picture).argmax())]]
-            assert reading["linf"] <= 0.8 * (1 + 1e-6)
+            assert reading["linf"] <= 1.5 * (1 + 1e-6)
         wrong = row["seed"] == 1
         assert row["status"] == "wrong at the start" if wrong else row["status"] != "not finite"
         assert row["last"]["evaluation"] == (0 if wrong else 3)
@@ -163,24 +173,23 @@ def test_what_is_counted(done: AuditResult) -> None:
 
 
 def test_the_neighbours_in_a_batch_change_nothing(setting: Setting, tmp_path: Path) -> None:
-    """Up to rounding: kernels of batches of another size add up in another order."""
-    changes = {"step_rule": "normalized", "stop_at_success": False}
+    """Up to rounding: kernels of batches of another size add up in another order, and a value on
+    the edge of two of 255 levels falls to one side or the other."""
+    changes = {"radius": 0.05, "step_rule": "normalized", "stop_at_success": False}
     alone = setting.work(tmp_path, batch_size=1, **changes)
-    for size in (3, 4):
-        for name, row in setting.work(tmp_path, batch_size=size, **changes).items():
-            assert row["evaluations"] == alone[name]["evaluations"]
-            margins = row["best"]["margin"], alone[name]["best"]["margin"]
-            assert margins[0] == pytest.approx(margins[1], abs=1e-2)
+    for name, row in setting.work(tmp_path, batch_size=3, **changes).items():
+        assert row["evaluations"] == alone[name]["evaluations"]
+        for number in ("margin", "l2"):
+            other = alone[name]["best"][number]
+            assert row["best"][number] == pytest.approx(other, rel=0.05)
 
 
 def test_a_killed_run_goes_on(setting: Setting, done: AuditResult, tmp_path: Path) -> None:
     config = replace(setting.config, output_dir=tmp_path / "out")
-    original, made = AuditWorker.advance, 0
+    original, file = AuditWorker.advance, tmp_path / "out" / "results.jsonl"
 
     def killed(self: AuditWorker, items: Any) -> Any:
-        nonlocal made
-        made += 1
-        if made == 5:
+        if file.read_text():
             raise KeyboardInterrupt
         return original(self, items)
 
@@ -188,20 +197,19 @@ def test_a_killed_run_goes_on(setting: Setting, done: AuditResult, tmp_path: Pat
         patched.setattr(AuditWorker, "advance", killed)
         with pytest.raises(KeyboardInterrupt):
             run_audit(config)
-    lines = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    lines = file.read_text().splitlines()
     assert 0 < len(lines) < 4
     result = run_audit(replace(config, resume_from_checkpoint="latest"))
-    after = (tmp_path / "out" / "results.jsonl").read_text().splitlines()
+    after = file.read_text().splitlines()
     assert after[: len(lines)] == lines
     assert len(after) == len({json.loads(line)["id"] for line in after}) == 4
     for row, whole in zip(result.results, done.results, strict=True):
         assert (row["id"], row["status"]) == (whole["id"], whole["status"])
 
 
-@pytest.mark.parametrize(("name", "limit"), [("ssim", 0.2), ("perceptual", 0.05)])
-def test_a_picture_changes_no_more_than_the_limit(
-    setting: Setting, tmp_path: Path, name: Any, limit: float
-) -> None:
+def test_a_picture_changes_no_more_than_the_limit(setting: Setting, tmp_path: Path) -> None:
+    by_ssim = hasattr(setting.model.pipe, "unet")  # one family each: they differ in nothing else
+    name, limit = ("ssim", 0.2) if by_ssim else ("perceptual", 0.05)
     changes = {"radius": None, "step_size": 0.1, "max_steps": 4, "stop_at_success": False}
     results = setting.work(tmp_path, picture_distance=name, picture_limit=limit, **changes)
     for row in results.values():
@@ -209,6 +217,61 @@ def test_a_picture_changes_no_more_than_the_limit(
         assert best["within"]
         assert (1 - best["ssim"] if name == "ssim" else best["perceptual"]) <= limit + 1e-5
     assert max(row["best"]["linf"] for row in results.values()) > 0
+
+
+def test_a_given_picture_is_where_the_attack_begins(setting: Setting, tmp_path: Path) -> None:
+    """A picture of the model's own by DDIM: its noise draws it again."""
+    lines = Path(str(setting.config.prompts_file)).read_text().splitlines()
+    model = replace(setting.model, sampler=one_step_sampler(setting.model.sampler))
+    noise = model.noise(1, torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        picture = model.decode(model.sampler(noise, **model.encode(["a b"])))[0]
+    save_picture(tmp_path / "given.png", picture)
+    row = {
+        "prompt": "a b",
+        "label": json.loads(lines[0])["label"],
+        "picture": str(tmp_path / "given.png"),
+    }
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(row) + "\n")
+    config = replace(
+        setting.config,
+        prompts_file=tmp_path / "prompts.jsonl",
+        output_dir=tmp_path / "out",
+        max_steps=1,
+    )
+    result = run_audit(config)
+    [found] = result.results
+    latents = encode_image(model.pipe, read(tmp_path / "given.png")[None])
+    expected = invert(model.sampler, latents, **model.encode(["a b"]))
+    with torch.no_grad():
+        drawn = model.decode(model.sampler(expected.noise, **model.encode(["a b"])))[0]
+    start = read(tmp_path / "out" / found["start"]["picture"])
+    torch.testing.assert_close(start, drawn, rtol=0, atol=1.01 / 255)
+    assert found["inversion_error"] == pytest.approx(float(expected.error), rel=1e-3)
+    assert result.summary.inversion is not None
+    row["picture"] = str(tmp_path / "wide.png")
+    save_picture(tmp_path / "wide.png", torch.zeros(3, 16, 32))
+    (tmp_path / "prompts.jsonl").write_text(json.dumps(row) + "\n")
+    result = run_audit(replace(config, output_dir=tmp_path / "wide"))
+    assert "pictures of another size" in result.results[0]["error"]
+    assert (result.summary.failed, result.summary.accuracy) == (1, None)
+    write_audit_report(result, "adjointdpm audit")
+
+
+def test_another_process_builds_the_same_worker(
+    setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = replace(setting.config, output_dir="out")
+    Path("out").mkdir()
+    settings = {"settings": settings_of(config)}
+    factory = WorkerFactory("adjointdpm.jobs.audit:build_worker", settings)
+    monkeypatch.chdir("/")
+    worker = WorkerFactory.from_json(factory.to_json())()
+    item = audit_items(config)[1]
+    [result] = worker.advance([item])
+    assert (result["id"], result["status"]) == (item["id"], "wrong at the start")
+    assert (tmp_path / "out" / result["start"]["picture"]).is_file()
 
 
 def test_the_command_on_the_embedded_model(tmp_path: Path) -> None:
@@ -253,6 +316,7 @@ def test_classes_that_a_classifier_does_not_know(setting: Setting) -> None:
         ({"num_workers": 2}, "executor ray"),
         ({"pretrained_model_name_or_path": "p"}, "set prompts_file"),
         ({"max_steps": 0}, "max_steps"),
+        ({"resume_from_checkpoint": "checkpoint-3"}, "must be latest"),
         ({"overwrite_output_dir": True, "resume_from_checkpoint": "latest"}, "would remove"),
     ],
 )

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
@@ -18,6 +19,7 @@ from tiny_pipeline import build_pipeline
 
 from adjointdpm.cli.arguments import parse
 from adjointdpm.cli.main import main
+from adjointdpm.evaluation import FeatureStatistics, frechet_distance
 from adjointdpm.features import FeatureNetwork
 from adjointdpm.jobs.fid import FidConfig, run_fid
 from adjointdpm.jobs.fid.pictures import DrawnPictures, FolderPictures
@@ -91,6 +93,21 @@ def test_drawn_and_compared(
         output_dir=tmp_path / "again", device="cpu",
     )  # fmt: skip
     assert run_fid(again, network).distance == result.distance
+
+
+def test_files_of_others_give_their_numbers(tmp_path: Path) -> None:
+    """Nothing is scaled, whatever the feature network of the settings."""
+    generator = torch.Generator().manual_seed(0)
+    sets = [torch.randn(9, 4, generator=generator, dtype=torch.float64) * s for s in (3.0, 5.0)]
+    for name, values in zip(("images", "reference"), sets, strict=True):
+        mu, sigma = values.mean(0).numpy(), values.T.cov().numpy()
+        np.savez(tmp_path / f"{name}.npz", mu=mu, sigma=sigma)
+    config = FidConfig(
+        tmp_path / "reference.npz", images=tmp_path / "images.npz",
+        output_dir=tmp_path / "out", device="cpu",
+    )  # fmt: skip
+    first, second = (FeatureStatistics.of(values) for values in sets)
+    assert run_fid(config).distance.fid == pytest.approx(frechet_distance(first, second))
 
 
 def test_prompts_are_taken_in_turn(tmp_path: Path) -> None:

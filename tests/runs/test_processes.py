@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from mixtures import PROCESSES
 from networks import SmallNetwork
-from torch import Tensor
+from processes import in_two_processes
+from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from adjointdpm import Denoiser, Sampler, solvers
@@ -29,6 +29,10 @@ from adjointdpm.runs import (
     share,
 )
 from adjointdpm.runs.update import Loss
+from adjointdpm.sharded import whole
+
+SHARDS = hasattr(torch.cpu.Stream, "record_event")
+"""Whether this torch shards on the CPU too."""
 
 
 def _config(folder: Path, **changes: object) -> RunConfig:
@@ -99,11 +103,7 @@ def _stop_in_the_second(folder: Path) -> None:
         optimize(variables, interrupted, config)
 
 
-def _work(rank: int, port: int, folder: Path) -> None:
-    # What torchrun and accelerate launch set.
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), WORLD_SIZE="2")
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank))
-    torch.set_num_threads(1)
+def _work(folder: Path) -> None:
     variables, history = _run(folder / "two", report_to="tensorboard", checkpointing_steps=4)
     assert num_processes() == 2
     with pytest.raises(ValueError, match="batch of 3 cannot be split evenly over 2"):
@@ -118,20 +118,84 @@ def _work(rank: int, port: int, folder: Path) -> None:
     others = [torch.empty_like(variables["emb"]) for _ in range(2)]
     dist.all_gather(others, variables["emb"].detach())
     assert torch.equal(*others)
-    # Before the group goes, and all together: gloo's threads may else wait for each other for ever.
-    dist.barrier()
-    dist.destroy_process_group()
+    if SHARDS:
+        _work_sharded(folder)
+
+
+class Uneven(SmallNetwork):
+    """With a number of rows that two processes cannot share evenly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = nn.Linear(8, 15, dtype=torch.float64)
+        self.second = nn.Linear(15, 4, dtype=torch.float64)
+        self.unused.requires_grad_(False)
+
+
+def _run_sharded(folder: Path, **changes: object) -> tuple[dict[str, Tensor], History]:
+    """Make a run of an embedding and of weights, sharded where there are several processes."""
+    random.seed(0)
+    network, vp = Uneven(), PROCESSES["vp"]
+    if num_processes() > 1:
+        fully_shard(network.first)
+        fully_shard(network)
+    sampler = Sampler(Denoiser(network, vp), solvers.build("ddim", vp, 4))
+    emb = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)
+
+    def loss(generator: torch.Generator) -> Tensor:
+        noise = share(torch.randn(4, 4, dtype=torch.float64, generator=generator))
+        return sampler(noise, emb=emb.expand(len(noise), -1)).square().mean()
+
+    variables = {"emb": emb, **{n: w for n, w in network.named_parameters() if w.requires_grad}}
+    history = optimize(variables, loss, _config(folder, checkpointing_steps=2, **changes))
+    return {name: whole(variable.detach()) for name, variable in variables.items()}, history
+
+
+def _work_sharded(folder: Path) -> None:
+    found = {
+        "never stopped": _run_sharded(folder / "sharded"),
+        "from two": _run_sharded(
+            folder / "again", resume_from_checkpoint=folder / "sharded" / "checkpoint-2"
+        ),
+        "from one": _run_sharded(folder / "whole", resume_from_checkpoint="latest"),
+    }
+    if is_main_process():
+        results = {n: (variables, history.losses) for n, (variables, history) in found.items()}
+        torch.save(results, folder / "found.pt")
+
+
+def _assert_sharded_runs_are_one(folder: Path) -> None:
+    expected, history = _run_sharded(folder / "expected")
+    found = torch.load(folder / "found.pt", weights_only=True)
+    # One process goes on where two were, from a checkpoint in shards.
+    checkpoint = folder / "sharded" / "checkpoint-2"
+    variables, own = _run_sharded(folder / "alone", resume_from_checkpoint=checkpoint)
+    for others, losses in [*found.values(), (variables, own.losses)]:
+        assert losses == pytest.approx(history.losses, rel=1e-12)
+        torch.testing.assert_close(others, expected, rtol=1e-9, atol=0)
+    shards = sorted((checkpoint / "shards").iterdir())
+    assert [path.suffix for path in shards] == [".safetensors"] * 2
+    # A shard that was damaged, or is gone.
+    content = bytearray(shards[1].read_bytes())
+    content[-1] ^= 1
+    shards[1].write_bytes(content)
+    with pytest.raises(ValueError, match=f"{shards[1].name} is damaged or missing"):
+        _run_sharded(folder / "damaged", resume_from_checkpoint=checkpoint)
+    shards[1].unlink()
+    with pytest.raises(ValueError, match=f"{shards[1].name} is damaged or missing"):
+        _run_sharded(folder / "damaged", resume_from_checkpoint=checkpoint)
 
 
 def test_two_processes_are_one(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    mp.spawn(_work, args=(port, tmp_path), nprocs=2)
-    expected, whole = _run(tmp_path / "one")
+    _run_sharded(tmp_path / "whole", max_train_steps=2)
+    in_two_processes(_work, tmp_path)
+    if SHARDS:
+        _assert_sharded_runs_are_one(tmp_path)
+    expected, uninterrupted = _run(tmp_path / "one")
     # One process goes on where two were, and sees the losses of all steps but the last two.
     variables, history = _run(tmp_path / "two", resume_from_checkpoint="latest")
-    assert history.losses == pytest.approx(whole.losses, rel=1e-12)
+    assert history.losses == pytest.approx(uninterrupted.losses, rel=1e-12)
     torch.testing.assert_close(variables, expected, rtol=1e-9, atol=0)
     names = {"checkpoint-4", "config.json", "done.txt", "logs", "run.json"}
     assert {path.name for path in (tmp_path / "two").iterdir()} == names

@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ..executors import MergeConfig
     from ..jobs.audit import AuditConfig
     from ..jobs.certify import CertifyConfig
     from ..jobs.embed import EmbedConfig
@@ -62,8 +63,11 @@ def _tell_stop(stop: Stop) -> None:
 
 def _run_embed(config: EmbedConfig, command_line: str) -> int:
     from ..jobs.embed import run_embed, write_embed_report
+    from ..runs import is_main_process
 
     result = run_embed(config)
+    if not is_main_process():
+        return 0
     page = write_embed_report(result, command_line)
     if (after := result.recognised("after")) is not None:
         print(f"the judge sees it in {after}\nbefore: {result.recognised('before')}")
@@ -104,7 +108,12 @@ def _run_audit(config: AuditConfig, command_line: str) -> int:
     result = run_audit(config)
     page = write_audit_report(result, command_line)
     summary = result.summary
-    print(f"the classifier is right about {summary.accuracy} of the pictures as they are drawn")
+    if summary.failed:
+        print(
+            f"{summary.failed} of {summary.items} pictures have no result; results.jsonl says why"
+        )
+    if summary.accuracy is not None:
+        print(f"the classifier is right about {summary.accuracy} of the pictures as they are drawn")
     if summary.fooled is not None:
         print(f"of those it is fooled in {summary.fooled}")
     if result.judged and summary.fooled_and_seen is not None:
@@ -115,8 +124,11 @@ def _run_audit(config: AuditConfig, command_line: str) -> int:
 
 def _run_stylize(config: StylizeConfig, command_line: str) -> int:
     from ..jobs.stylize import run_stylize, write_stylize_report
+    from ..runs import is_main_process
 
     result = run_stylize(config)
+    if not is_main_process():
+        return 0
     page = write_stylize_report(result, command_line)
     print(
         f"style, on prompts that no update has seen: {result.style_before:.3f} -> "
@@ -138,6 +150,14 @@ def _run_fid(config: FidConfig, command_line: str) -> int:
     result = run_fid(config)
     page = write_fid_report(result, command_line)
     print(f"{result.distance}\n{result.seconds:.0f} s\nOpen {page}")
+    return 0
+
+
+def _run_merge(config: MergeConfig, command_line: str) -> int:
+    from ..executors import merge_folders
+
+    count = merge_folders(config.folders, config.output_dir)
+    print(f"{count} results of {len(config.folders)} shards are in {config.output_dir}")
     return 0
 
 
@@ -175,6 +195,11 @@ COMMANDS = {
         "measure how easily a classifier is fooled by pictures that a diffusion model draws",
         partial(_settings, "jobs.audit", "AuditConfig"),
         _run_audit,
+    ),
+    "merge": Command(
+        "put the folders of the shards of an audit into one",
+        partial(_settings, "executors", "MergeConfig"),
+        _run_merge,
     ),
     "certify": Command(
         "measure how good a gradient is, against plain autograd and measured derivatives",

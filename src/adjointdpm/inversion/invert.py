@@ -78,7 +78,7 @@ def invert(
 
     Raises:
         ValueError: the plan draws noise on the way, is a multistep method, or leads from an unknown
-            process; or the denoiser clips its prediction.
+            process; the denoiser clips its prediction; or a number is out of range.
 
     >>> from adjointdpm import Denoiser, Schedule, solvers
     >>> schedule = Schedule.vp_linear()
@@ -90,8 +90,13 @@ def invert(
     >>> bool((found.noise - noise).abs().max() < 1e-6)
     True
     """
+    if not tolerance > 0 or max_iterations < 1:
+        raise ValueError(
+            "tolerance must be positive and max_iterations at least 1, not "
+            f"{tolerance} and {max_iterations}"
+        )
     _refuse_clipping(sampler)
-    run = sampler.prepare(latents, None, None, guidance_scale, cond)
+    run = sampler.prepare(latents, cond, guidance_scale=guidance_scale)
     calls, schedule = _Calls(run), sampler.denoiser.schedule
     reversal = sampler.gradient.reversal(sampler.plan, schedule)
     if reversal is None:

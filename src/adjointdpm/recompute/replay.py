@@ -243,7 +243,7 @@ class Replay:
         # A cached low-precision copy of a weight, made without a graph, would swallow its gradient.
         torch.clear_autocast_cache()
         try:
-            with passed_on(self.wrappers):
+            with passed_on(self.wrappers), self.sharded.freed_after_use():
                 return function()
         finally:
             torch.clear_autocast_cache()
@@ -382,5 +382,6 @@ class Replay:
         )
 
     def _tolerance(self, outputs: Sequence[Tensor], environment: Environment | None) -> float:
-        dtypes = {*self._weights.dtypes, *(output.dtype for output in outputs)}
+        gathered = (weight.dtype for weight in self.sharded.gathered)
+        dtypes = {*self._weights.dtypes, *gathered, *(output.dtype for output in outputs)}
         return tolerance_of(coarsest(*dtypes, environment.dtype if environment else None))

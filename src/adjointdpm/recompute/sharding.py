@@ -8,6 +8,7 @@ it is its own. In a call, graphs end in the gathered weights, which FSDP keeps f
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
@@ -33,7 +34,8 @@ class ShardedWeights:
             for place in places
             if is_sharded(place.holder[place.key])
         }
-        pairs = [pair for part in sharded_parts(owner) for pair in _gathered(part, found)]
+        self._parts = sharded_parts(owner)
+        pairs = [pair for part in self._parts for pair in _gathered(part, found)]
         self.places = [place for place, _ in pairs]
         self.tensors: list[Tensor] = [place.holder[place.key] for place in self.places]
         """The weights, as the optimiser knows them."""
@@ -48,10 +50,29 @@ class ShardedWeights:
                     "(adp.shard(pipe)), or the sampler as a whole (fully_shard(sampler))"
                 )
 
+    @contextmanager
+    def freed_after_use(self) -> Iterator[None]:
+        """Let each part be freed as soon as it was called, in a block.
+
+        FSDP does so itself, but not within a backward pass: there it takes a call for that of a
+        checkpoint, whose own backward pass is next. In a reverse sweep all parts are called
+        before the backward pass of any, and all would be gathered at once.
+        """
+        handles = [part.register_forward_hook(_free) for part in self._parts]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
     @property
     def differentiated(self) -> list[Tensor]:
         """Those that require grad, each once."""
         return list({id(x): x for x in self.tensors if x.requires_grad}.values())
+
+
+def _free(part: Any, *_: Any) -> None:
+    part.reshard()
 
 
 def _gathered(part: Any, found: dict[tuple[int, Any], Place]) -> Iterator[tuple[Place, Tensor]]:

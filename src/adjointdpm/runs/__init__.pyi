@@ -3,6 +3,7 @@
 from .callbacks import Callback, Step
 from .checkpoint import History
 from .config import (
+    LATEST,
     FolderConfig,
     OptimizeConfig,
     RunConfig,
@@ -19,6 +20,7 @@ from .processes import is_main_process, join_processes, num_processes, share
 from .trackers import Tracker
 
 __all__ = [
+    "LATEST",
     "Callback",
     "FolderConfig",
     "History",

@@ -98,7 +98,7 @@ class Checkpoint:
         sharded = {entry: torch.empty_like(variables[name]) for entry, name in like.items()}
         if sharded:
             read_shards(self.folder / SHARDS, sharded)
-        for entry, value in self.tensors.items():
+        for entry, value in sorted(self.tensors.items()):  # in one order in all processes
             if not entry.startswith(RANDOM):
                 variable = variables[entry.split(".", 1)[1]]
                 alike = value.shape == variable.shape and value.ndim > 0

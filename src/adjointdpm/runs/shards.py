@@ -8,6 +8,7 @@ when they are read; these hold none.
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
@@ -55,11 +56,15 @@ def read_shards(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         ImportError: this torch cannot.
     """
     dcp = _checkpointing()
-    dcp.load(dict(tensors), storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # by one process
+        dcp.load(dict(tensors), storage_reader=dcp.HuggingFaceStorageReader(str(folder)))
 
 
 def checksums(folder: Path, names: list[str]) -> dict[str, str]:
     """Return the checksums of files, of which each process reads some; empty for missing ones."""
+    if not names:
+        return {}
     count = num_processes()
     own = names[process_index() :: count]
     digests = torch.zeros(-(-len(names) // count), DIGEST, dtype=torch.uint8)

@@ -3,7 +3,7 @@
 from .certified import certify_gradient
 from .config import GoalConfig, ModelConfig, SamplerConfig
 from .goal import Goal, needs_default, require_goal
-from .model import Model, load_model
+from .model import Model, load_model, one_step_sampler
 
 __all__ = [
     "Goal",
@@ -14,5 +14,6 @@ __all__ = [
     "certify_gradient",
     "load_model",
     "needs_default",
+    "one_step_sampler",
     "require_goal",
 ]

@@ -40,7 +40,7 @@ class SamplerConfig:
 
 
 @dataclass(frozen=True)
-class ModelConfig(SamplerConfig, RunConfig):
+class ModelConfig(RunConfig, SamplerConfig):
     """The settings of a run, and the model that takes part in it."""
 
     def __post_init__(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import solvers
 from ..assets import Default, load_default
 from ..decoding import Decoder
 from ..formats import Provenance
@@ -90,3 +91,17 @@ def load_model(
     provenance = Provenance.of(pipe, base_model=embedded)
     guided = config.guidance_scale > 1
     return Model(pipe, sampler, decode, default, provenance, device, guided)
+
+
+def one_step_sampler(sampler: Sampler) -> Sampler:
+    """Return DDIM at the times of a sampler, whose own steps may read more than the latent."""
+    plan, denoiser = sampler.plan, sampler.denoiser
+    times = plan.timesteps[list(plan.step_starts or ())].tolist()
+    ddim = solvers.build(
+        "ddim",
+        denoiser.schedule,
+        len(times),
+        timesteps=times,
+        prediction_type=denoiser.prediction_type,
+    )
+    return Sampler(denoiser, ddim, sampler.gradient)

@@ -97,7 +97,7 @@ def to_art(
         ImportError: ART is not installed.
     """
     estimators = optional("art.estimators.classification", INSTALL)
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.empty(0)).device
     return estimators.PyTorchClassifier(
         model=model,
         loss=nn.CrossEntropyLoss(),

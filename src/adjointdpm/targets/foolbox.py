@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..objectives import ImageClassifier
@@ -63,5 +64,5 @@ def to_foolbox(
         ImportError: foolbox is not installed.
     """
     foolbox = optional("foolbox", "foolbox")
-    device = next(model.parameters()).device
+    device = next(model.parameters(), torch.empty(0)).device
     return foolbox.PyTorchModel(model, bounds=bounds or model.bounds, device=device)

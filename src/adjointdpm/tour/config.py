@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..jobs.audit import AuditConfig
 from ..jobs.embed import EmbedConfig
 from ..jobs.guide import GuideConfig
 from ..jobs.stylize import StylizeConfig
-from ..runs import RunConfig, check_at_least_1, check_seed
+from ..runs import FolderConfig, check_at_least_1, check_seed
 
-Config = TypeVar("Config", bound=RunConfig)
+Config = TypeVar("Config", bound=FolderConfig)
 
 
 @dataclass(frozen=True)
@@ -43,31 +44,31 @@ class TourConfig:
     def __post_init__(self) -> None:
         check_seed(self.seed)
         check_at_least_1(self, "max_train_steps")
-        self.guide(), self.embed(), self.stylize()  # check their settings
+        self.guide(), self.embed(), self.stylize(), self.audit()  # check their settings
 
     def guide(self) -> GuideConfig:
         """Return the settings of `guide`."""
         return self._job(
             GuideConfig,
             "guide",
-            30,
+            max_train_steps=self.max_train_steps or 30,
             prompt="apple, style noto",
             target=self.guide_target,
             num_inference_steps=6,
         )
 
     def embed(self) -> EmbedConfig:
-        """Return the settings of `embed`: all of a prompt's embedding, which is learnt quickly."""
+        """Return the settings of `embed`."""
         return self._job(
             EmbedConfig,
             "embed",
-            40,
+            max_train_steps=self.max_train_steps or 10,
             target=self.embed_target,
-            variable="prompt_embeds",
-            learning_rate=0.05,
             num_views=2,
-            num_candidates=0,
+            num_candidates=72,
+            inversion_steps=60,
             num_validation_images=4,
+            certify=False,
         )
 
     def stylize(self) -> StylizeConfig:
@@ -75,16 +76,27 @@ class TourConfig:
         return self._job(
             StylizeConfig,
             "stylize",
-            20,
+            max_train_steps=self.max_train_steps or 20,
             style_image=self.style_image,
             content_weight=0.5,
             num_validation_images=4,
+            certify=False,
         )
 
-    def _job(self, config: type[Config], name: str, steps: int, **settings: Any) -> Config:
+    def audit(self) -> AuditConfig:
+        """Return the settings of `audit`."""
+        return self._job(
+            AuditConfig,
+            "audit",
+            num_prompts=6,
+            max_steps=self.max_train_steps or 10,
+            num_inference_steps=6,
+            certify=False,
+        )
+
+    def _job(self, config: type[Config], name: str, **settings: Any) -> Config:
         return config(
             output_dir=Path(self.output_dir) / name,
-            max_train_steps=self.max_train_steps or steps,
             seed=self.seed,
             device=self.device,
             progress_bar=self.progress_bar,

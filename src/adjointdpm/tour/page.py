@@ -7,10 +7,11 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from ..report import Fact, RunPage, contact_sheet, duration, render_page, save_picture, size
 from ..storage import write_text
-from .run import Tour
+from .run import Stop, Tour
 
 SHOWN = 4
 """Rows of pictures of each job."""
@@ -27,12 +28,7 @@ def write_tour_page(tour: Tour, command: str) -> Path:
         The page.
     """
     folder = Path(tour.config.output_dir)
-    rows = [
-        torch.stack([row.pictures[end].image for row in stop.page.pictures[:SHOWN]])
-        for stop in tour.stops
-        for end in (0, -1)
-    ]
-    save_picture(folder / "pictures.png", contact_sheet(rows), enlarge=2)
+    save_picture(folder / "pictures.png", _sheet(tour.stops), enlarge=2)
     numbers = {
         "command": command,
         "config": asdict(tour.config),
@@ -63,3 +59,14 @@ def write_tour_page(tour: Tour, command: str) -> Path:
     html = render_page("tour", "page.html", page=page, stops=tour.stops, shown=SHOWN)
     write_text(folder / "report.html", html)
     return folder / "report.html"
+
+
+def _sheet(stops: list[Stop]) -> Tensor:
+    """Return a row before and a row after for each job, white where it has fewer pictures."""
+    rows = [
+        [row.pictures[end].image for row in stop.page.pictures[:SHOWN]]
+        for stop in stops
+        for end in (0, -1)
+    ]
+    blank = torch.ones_like(rows[0][0])
+    return contact_sheet([torch.stack([*row, *[blank] * (SHOWN - len(row))]) for row in rows])

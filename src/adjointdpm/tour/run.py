@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ..jobs.audit import audit_page, run_audit, write_audit_report
 from ..jobs.embed import embed_page, run_embed, write_embed_report
 from ..jobs.guide import guide_page, run_guide, write_guide_report
 from ..jobs.stylize import run_stylize, stylize_page, write_stylize_report
 from ..report import RunPage
-from ..runs import RunConfig, choose_device, environment, peak_memory, run_folder
+from ..runs import FolderConfig, choose_device, environment, peak_memory, run_folder
 from ..setup import require_goal
 from .config import TourConfig
 
@@ -113,12 +114,21 @@ def _visit(config: TourConfig) -> Iterator[Stop]:
         stylize_page,
         write_stylize_report,
     )
+    yield _stop(
+        "audit",
+        "Each noise moves inside a small box until a classifier calls the picture by another name. "
+        "What the judge still calls by its own is a fault of that classifier.",
+        config.audit(),
+        run_audit,
+        audit_page,
+        write_audit_report,
+    )
 
 
 def _stop(
     name: str,
     lesson: str,
-    config: RunConfig,
+    config: FolderConfig,
     run: Callable[[Any], Any],
     page: Callable[[Any, str], RunPage],
     write: Callable[[Any, str], object],
@@ -129,7 +139,7 @@ def _stop(
     return Stop(name, lesson, command, page(result, command), time.perf_counter() - started)
 
 
-def _command(name: str, config: RunConfig) -> str:
+def _command(name: str, config: FolderConfig) -> str:
     """Return what is typed for these settings."""
     typed = ["adjointdpm", name]
     for field in fields(config):

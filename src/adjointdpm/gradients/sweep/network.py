@@ -395,9 +395,9 @@ class Network:
         """
         if self._scaled and self._replay.sharded.differentiated:
             raise ValueError(
-                "sharded weights cannot be trained in float16: adjoints are scaled call by call, "
-                "by each process as it needs, while FSDP sums gradients up over the processes. Run "
-                "the network in bfloat16 or float32"
+                "sharded weights cannot be trained in float16: each process scales the adjoint of "
+                "a call as it needs, but FSDP sums gradients over the processes. Run the network "
+                "in bfloat16 or float32"
             )
         if self._unreached and not self.compiled:
             self._refuse_unused(self._unreached)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from ...attacks import LossName, NormName, RuleName
-from ...runs import FolderConfig, check_at_least_1, check_choice
+from ...runs import LATEST, FolderConfig, check_at_least_1, check_choice
 from ...setup import SamplerConfig
 
 PictureDistanceName = Literal["ssim", "perceptual"]
@@ -26,8 +26,9 @@ class AuditConfig(SamplerConfig, FolderConfig):
         resume_from_checkpoint: ``latest`` to go on with the run in ``output_dir``: items that have
             a result keep it.
         prompts_file: a CSV or JSONL file with the columns ``prompt`` and ``label``, the true class
-            by the classifier's name for it, and if wanted ``target`` and ``seed``; for the embedded
-            model its own words by default.
+            by the classifier's name for it, and if wanted ``target``, ``seed`` and ``picture``: a
+            file whose noise is where the attack begins, for which DDIM draws all pictures. For the
+            embedded model its own words by default.
         num_prompts: how many prompts; by default all of the file, or 24 of the embedded model's.
         num_images_per_prompt: pictures of each prompt, each from a noise of its own.
         negative_prompt: what guidance leads away from.
@@ -66,6 +67,8 @@ class AuditConfig(SamplerConfig, FolderConfig):
         "batch_size",
         "executor",
         "num_workers",
+        "num_shards",
+        "shard_index",
         "certify",
         "memory_budget",
     }
@@ -133,6 +136,11 @@ class AuditConfig(SamplerConfig, FolderConfig):
 
     def _check_needs(self) -> None:
         """Raise where a setting needs another that is missing."""
+        if self.resume_from_checkpoint not in (None, LATEST):
+            raise ValueError(
+                f"resume_from_checkpoint must be latest, not {self.resume_from_checkpoint}: an "
+                "audit goes on in its output_dir"
+            )
         if self.radius is None and self.picture_limit is None:
             raise ValueError("nothing bounds the pictures: set radius or picture_limit")
         if self.radius is None and self.step_size is None:

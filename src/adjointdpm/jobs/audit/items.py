@@ -15,7 +15,7 @@ from .config import AuditConfig
 
 EMBEDDED_PROMPTS = 24
 """Prompts of the embedded model, where the settings do not say how many."""
-COLUMNS = {"prompt", "label", "target", "seed"}
+COLUMNS = {"prompt", "label", "target", "seed", "picture"}
 
 
 def audit_items(config: AuditConfig) -> list[dict[str, Any]]:
@@ -25,8 +25,9 @@ def audit_items(config: AuditConfig) -> list[dict[str, Any]]:
         config: settings.
 
     Returns:
-        Items with ``id``, ``prompt``, ``label``, ``target`` (None for any other class) and
-        ``seed``: that of the noise. Each picture has a seed of its own, counted from the settings'.
+        Items with ``id``, ``prompt``, ``label``, ``target`` (None for any other class), ``picture``
+        (a file to begin with, or None) and ``seed``: that of the noise. Each picture has a seed of
+        its own, counted from the settings'.
 
     Raises:
         ValueError: the file lacks a column, or has an empty or an unknown one.
@@ -49,6 +50,7 @@ def audit_items(config: AuditConfig) -> list[dict[str, Any]]:
                 "prompt": row["prompt"],
                 "label": row["label"],
                 "target": row.get("target") or config.target,
+                "picture": row.get("picture") or None,
                 "seed": seed,
             }
             name = _name(item)
@@ -124,5 +126,5 @@ def _check_targets(items: list[dict[str, Any]]) -> None:
 def _name(item: Mapping[str, Any]) -> str:
     """Return a name for files: words of the prompt, what else tells items apart, and the seed."""
     words = re.sub(r"[^a-z0-9]+", "-", item["prompt"].lower()).strip("-")[:40]
-    rest = json.dumps([item["prompt"], item["label"], item["target"]])
+    rest = json.dumps([item["prompt"], item["label"], item["target"], item["picture"]])
     return f"{words}-{hashlib.sha256(rest.encode()).hexdigest()[:6]}-{item['seed']}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from ...evaluation import SetDistance, SuccessRate
 from ...report import (
     Fact,
     RunPage,
+    Shown,
+    ShownRow,
     WrittenFile,
     curves_svg,
     data_uri,
@@ -19,11 +21,14 @@ from ...report import (
     size,
     write_run_page,
 )
+from .panel import read_picture
 from .run import AuditResult
-from .summary import Summary, is_fooled, read_picture, still_seen
+from .summary import Summary, is_fooled, still_seen
 
 MOST_SHOWN = 400
 """Items in the gallery; all of them are in ``results.jsonl``."""
+EXAMPLES = 4
+"""Items that stand for all where there is no room for the gallery."""
 SMALL = 128
 """Pictures up to this width are within the page; larger ones stay files beside it."""
 
@@ -66,7 +71,7 @@ class Card:
     label: str
     prompt: str
     seed: int
-    pictures: list[tuple[str, str, list[str]]]
+    pictures: list[tuple[str, str, Sequence[str]]]
     margin: float
     ssim: float
     evaluations: int
@@ -100,7 +105,7 @@ def write_audit_report(result: AuditResult, command: str) -> Path:
     return write_run_page(
         folder,
         "audit",
-        _page(result, command),
+        audit_page(result, command),
         numbers,
         result=result,
         summary=result.summary,
@@ -114,8 +119,15 @@ def write_audit_report(result: AuditResult, command: str) -> Path:
     )
 
 
-def _page(result: AuditResult, command: str) -> RunPage:
-    config = result.config
+def audit_page(result: AuditResult, command: str) -> RunPage:
+    """Return what the report shows beside its gallery, with a few pictures that fool.
+
+    Args:
+        result: what came of the audit.
+        command: how it was called.
+    """
+    config, folder = result.config, Path(result.config.output_dir)
+    fooled = [r for r in result.results if "error" not in r and is_fooled(r, "best")]
     files = [
         WrittenFile("results.jsonl", "one line an item: seeds, answers, distances, cost"),
         WrittenFile("pictures/", "the pictures that were judged, before and after"),
@@ -129,6 +141,10 @@ def _page(result: AuditResult, command: str) -> RunPage:
         settings=asdict(config),
         environment=result.environment,
         facts=_facts(result),
+        pictures=[
+            ShownRow(r["label"], [_shown(r, which, folder) for which in ("start", "best")])
+            for r in fooled[:EXAMPLES]
+        ],
         curves=[curve] if curve else [],
         certificate=result.certificate,
         files=files,
@@ -143,7 +159,7 @@ def _facts(result: AuditResult) -> list[Fact]:
         (summary.fooled_and_seen, "fooled while the judge still sees the true class"),
     ]
     facts = [
-        Fact(f"{rate.successes} of {rate.trials}", f"{meaning} ({_interval(rate)})")
+        Fact(f"{rate.successes} of {rate.trials}", f"{meaning} (interval {_interval(rate)})")
         for rate, meaning in shown
         if rate is not None and (result.judged or rate is not summary.fooled_and_seen)
     ]
@@ -152,7 +168,7 @@ def _facts(result: AuditResult) -> list[Fact]:
 
 
 def _interval(rate: SuccessRate) -> str:
-    return f"{rate.confidence:.0%} interval {100 * rate.low:.0f} to {100 * rate.high:.0f} %"
+    return f"{100 * rate.low:.0f} to {100 * rate.high:.0f} %"
 
 
 def _curve(result: AuditResult) -> str | None:
@@ -185,7 +201,7 @@ def _rates(summary: Summary) -> list[list[str]]:
     }
     named |= {f"of the fooled, fool {name} too": rate for name, rate in summary.transfer.items()}
     return [
-        [name, f"{rate.successes} of {rate.trials}", percent(rate.rate), _interval(rate)]
+        [name, f"{rate.successes} of {rate.trials}", f"{100 * rate.rate:.0f} %", _interval(rate)]
         for name, rate in named.items()
         if rate is not None
     ]
@@ -195,6 +211,8 @@ def _distances(summary: Summary) -> list[list[str]]:
     rows = {DISTANCE_NAMES[name]: spread for name, spread in summary.distances.items()}
     if summary.evaluations is not None:
         rows["sampling runs with a gradient"] = summary.evaluations
+    if summary.inversion is not None:
+        rows["given pictures from what is drawn from their noise"] = summary.inversion
     return [
         [name, *(f"{value:.3g}" for value in (row.low, row.median, row.high))]
         for name, row in rows.items()
@@ -246,7 +264,10 @@ def _card(result: Mapping[str, Any], folder: Path, judged: bool) -> Card:
     elif judged and still_seen(result):
         kind, verdict = "seen", "fooled, and the judge still sees it"
     else:
-        kind, verdict = "fooled", "fooled" if not judged else "fooled, but it became another thing"
+        kind, verdict = (
+            "fooled",
+            "fooled" if not judged else "fooled, but the judge sees another thing",
+        )
     return Card(
         kind=kind,
         verdict=verdict,
@@ -254,7 +275,8 @@ def _card(result: Mapping[str, Any], folder: Path, judged: bool) -> Card:
         prompt=result["prompt"],
         seed=result["seed"],
         pictures=[
-            _shown(result, which, folder) for which in ("start", *(() if wrong else ("best",)))
+            _on_card(_shown(result, which, folder), result[which]["picture"])
+            for which in ("start", *(() if wrong else ("best",)))
         ],
         margin=result["best"]["margin"],
         ssim=1.0 if result["best"]["ssim"] is None else result["best"]["ssim"],
@@ -262,10 +284,15 @@ def _card(result: Mapping[str, Any], folder: Path, judged: bool) -> Card:
     )
 
 
-def _shown(result: Mapping[str, Any], which: str, folder: Path) -> tuple[str, str, list[str]]:
+def _on_card(shown: Shown, name: str) -> tuple[str, str, Sequence[str]]:
+    """Return source, alternative text and lines of a picture."""
+    small = shown.image.shape[2] <= SMALL
+    return data_uri(shown.image) if small else name, shown.alt, shown.lines
+
+
+def _shown(result: Mapping[str, Any], which: str, folder: Path) -> Shown:
     reading = result[which]
     image = read_picture(folder / reading["picture"])
-    source = data_uri(image) if image.shape[2] <= SMALL else reading["picture"]
     when = "as it is drawn" if which == "start" else "after the attack"
     alt = (
         f"{result['prompt']}, seed {result['seed']}, {when}: the classifier says "
@@ -275,4 +302,4 @@ def _shown(result: Mapping[str, Any], which: str, folder: Path) -> tuple[str, st
     if reading["judge"] is not None:
         alt += f", the judge “{reading['judge']}”"
         lines.append(f"judge: {reading['judge']}")
-    return source, alt, lines
+    return Shown(image, alt, lines)

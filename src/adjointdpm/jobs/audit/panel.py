@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ...assets import load_feature_network
-from ...features import FeatureNetwork
+from ...features import FeatureNetwork, from_pil
 from ...objectives import ImageClassifier, StructuralSimilarity, feature_distance
 from ...targets import load_target
 from .config import AuditConfig
@@ -24,6 +26,12 @@ def to_bits(images: Tensor) -> Tensor:
 def from_bits(pictures: Tensor) -> Tensor:
     """Return pictures in [0, 1] as whoever reads the file has them."""
     return pictures / 255
+
+
+def read_picture(path: Path) -> Tensor:
+    """Return the picture in a file, (3, height, width) in [0, 1]."""
+    with Image.open(path) as image:
+        return from_pil(image)
 
 
 def dissimilarity(images: Tensor, starts: Tensor) -> Tensor:
@@ -59,16 +67,16 @@ class Panel:
         Args:
             config: settings.
             device: where to put it.
-            classifier: what is audited, in place of the one that they name.
+            classifier: what is audited, in place of the one that they name; no judge comes with it.
 
         Raises:
             ValueError: there is no such classifier or network.
         """
+        embedded = classifier is None and config.classifier == "classifier"
         if classifier is None:
             classifier = load_target(
                 config.classifier, **(config.classifier_options or {}), device=device
             )
-        embedded = config.classifier == "classifier"
         judge = config.judge or ("judge" if embedded else None)
         panel = cls(
             classifier=classifier.to(device),
@@ -85,7 +93,7 @@ class Panel:
         """The judge, by that name, and those of ``transfer``."""
         return ({} if self.judge is None else {"the judge": self.judge}) | self.transfer
 
-    def check(self, items: list[dict[str, Any]]) -> None:
+    def check(self, items: Sequence[Mapping[str, Any]]) -> None:
         """Raise unless every classifier knows the classes of the items.
 
         Raises:

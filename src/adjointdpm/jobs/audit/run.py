@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,13 @@ from ...executors import Result, Worker, WorkerFactory, execute, shard
 from ...gradients import GradientMethod
 from ...objectives import ClassifierMargin, ImageClassifier
 from ...runs import choose_device, environment, peak_memory, run_folder
-from ...setup import Model, certify_gradient, load_model
+from ...setup import Model, certify_gradient
 from ...storage import JsonLines
 from .config import AuditConfig
 from .items import audit_items
 from .panel import Panel
 from .summary import Summary, summarize
-from .worker import AuditWorker, settings_of
+from .worker import load_worker, settings_of
 
 RESULTS = "results.jsonl"
 
@@ -80,19 +79,22 @@ def run_audit(
             "with executor ray, classifier and gradient are built elsewhere: name the classifier "
             "in the settings, and leave gradient out"
         )
-    items = audit_items(config)
-    targeted = any(item["target"] is not None for item in items)
-    items = [dict(item) for item in shard(items, config.num_shards, config.shard_index)]
+    every = audit_items(config)
+    items = [dict(item) for item in shard(every, config.num_shards, config.shard_index)]
+    if not items:
+        raise ValueError(
+            f"shard {config.shard_index} of {config.num_shards} has no items: there are "
+            f"{len(every)} in all"
+        )
     device = choose_device(config.device)
     with run_folder(config.output_dir, "audit", config=config) as folder:
-        model = load_model(config, device, gradient)
-        panel = Panel.load(config, device, classifier)
-        panel.check(items)
+        worker = load_worker(config, every, classifier, gradient)
+        model, panel = worker.model, worker.panel
         certificate = _certificate(config, model, panel, items[0])
         predicted = _predicted(config, model, items)
-        make: Callable[[], Worker] = partial(AuditWorker, config, model, panel, targeted)
+        make: Callable[[], Worker] = worker.again
         if config.executor == "ray":
-            settings = {"settings": settings_of(config), "targeted": targeted}
+            settings = {"settings": settings_of(config)}
             make = WorkerFactory("adjointdpm.jobs.audit:build_worker", settings)
         _work(config, folder, items, make)
         with JsonLines(folder / RESULTS) as record:

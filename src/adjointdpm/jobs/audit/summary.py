@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from ...evaluation import SetDistance, SuccessRate, set_distance, success_rate
-from ...features import FeatureNetwork, from_pil
+from ...features import FeatureNetwork
+from .panel import read_picture
 
 FEWEST_PICTURES = 20
 """Fewer pictures say nothing about the distance of two sets."""
@@ -56,6 +56,8 @@ class Summary:
             got right at the start.
         distances: of the pictures that fool it from their starts, by name.
         evaluations: sampling runs with their gradient, for those that were fooled.
+        inversion: for items that began with a picture, how far what is drawn from its noise is from
+            it, as latents, relative to their length.
         to_starts: distance of the pictures that fool it from their own starts, as sets.
         to_others: their distance from pictures that were drawn for other items and not attacked.
         starts_to_others: for comparison, that of their starts from the same pictures.
@@ -75,6 +77,7 @@ class Summary:
     transfer: dict[str, SuccessRate | None]
     distances: dict[str, Spread]
     evaluations: Spread | None
+    inversion: Spread | None
     to_starts: SetDistance | None
     to_others: SetDistance | None
     starts_to_others: SetDistance | None
@@ -99,6 +102,7 @@ def summarize(
     seen_first = [r for r in attacked if r["start"]["judge"] == r["label"]]
     names = sorted({name for r in whole for name in r["start"]["transfer"]})
     others = [r for r in whole if r not in fooled]
+    errors = [r["inversion_error"] for r in whole if r["inversion_error"] is not None]
     sets = _Sets(folder, network)
     return Summary(
         items=len(results),
@@ -115,6 +119,7 @@ def summarize(
             if (values := [r["best"][name] for r in fooled if r["best"][name] is not None])
         },
         evaluations=Spread.of([r["evaluations"] for r in fooled]) if fooled else None,
+        inversion=Spread.of(errors) if errors else None,
         to_starts=sets.distance((fooled, "best"), (fooled, "start")),
         to_others=sets.distance((fooled, "best"), (others, "start")),
         starts_to_others=sets.distance((fooled, "start"), (others, "start")),
@@ -173,9 +178,3 @@ class _Sets:
 
     def _read(self, results: Sequence[Mapping[str, Any]], which: str) -> Tensor:
         return torch.stack([read_picture(self._folder / r[which]["picture"]) for r in results])
-
-
-def read_picture(path: Path) -> Tensor:
-    """Return a picture of a run, (3, height, width) in [0, 1]."""
-    with Image.open(path) as image:
-        return from_pil(image)

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...attacks import Attack, AttackBatch, Ended, Evaluation, Iterate, Threat, build_rule
 from ...executors import Item, Result
 from ...features import quantize
 from ...formats import Noise, save_noise
+from ...gradients import GradientMethod
+from ...inversion import Inversion, invert
 from ...objectives import ImageClassifier
+from ...pipelines import encode_image
 from ...report import save_picture
 from ...runs import choose_device
-from ...setup import Model, load_model
+from ...setup import Model, load_model, one_step_sampler
 from .config import AuditConfig
-from .panel import Panel, from_bits, to_bits
+from .items import audit_items
+from .panel import Panel, from_bits, read_picture, to_bits
 
 PICTURES, NOISES = "pictures", "noises"
 
@@ -47,8 +50,9 @@ class _Taken:
 
     item: Item
     start: Tensor | None = None
-    network_calls: int = 0
     seconds: float = 0.0
+    inversion_error: float | None = None
+    inversion_calls: int = 0
 
 
 class AuditWorker:
@@ -63,17 +67,25 @@ class AuditWorker:
 
     def __init__(self, config: AuditConfig, model: Model, panel: Panel, targeted: bool) -> None:
         self.config, self.model, self.panel = config, model, panel
+        self.sampler = model.sampler
         # One sample that is not finite must not end the others: the batch looks at each.
-        model.sampler.check_finite = False
+        self.sampler.check_finite = False
+        self.targeted = targeted
         self._batch = AttackBatch(attack_of(config, targeted))
         self._folder = Path(config.output_dir)
         self._prompts: list[str] = []
         self._cond: dict[str, Any] = {}
+        self.calls_of_one = 0
+        """Network calls and products of one sampling run with its gradient."""
 
     @property
     def capacity(self) -> int:
         """How many items it works on at most."""
         return self.config.batch_size
+
+    def again(self) -> AuditWorker:
+        """Return a worker with the same models and no items."""
+        return AuditWorker(self.config, self.model, self.panel, self.targeted)
 
     def advance(self, items: Sequence[Item]) -> list[Result]:
         """Take new items, and make one update of all: one sampling run and one gradient.
@@ -84,24 +96,44 @@ class AuditWorker:
         Returns:
             The results of those that ended. Their pictures are written.
         """
-        for item in items:
-            self._take(item)
+        failed = [result for item in items if (result := self._take(item)) is not None]
         taken: list[_Taken] = self._batch.items
         started = time.perf_counter()
-        with counted(self.model) as calls:
-            ended = self._batch.advance(self._look)
+        ended = self._batch.advance(self._look)
         seconds = (time.perf_counter() - started) / max(len(taken), 1)
         for one in taken:
-            one.network_calls += calls[0]
             one.seconds += seconds
-        return [self._result(one) for one in ended]
+        return failed + [self._result(one) for one in ended]
 
-    def _take(self, item: Item) -> None:
-        classifier = self.panel.classifier
-        noise = self.model.noise(1, torch.Generator().manual_seed(item["seed"]))[0]
+    def _take(self, item: Item) -> Result | None:
+        """Take an item; return its result if it cannot be begun, which is no fault of others."""
+        classifier, taken = self.panel.classifier, _Taken(item)
+        if item["picture"] is None:
+            noise = self.model.noise(1, torch.Generator().manual_seed(item["seed"]))
+        else:
+            try:
+                found = self._invert(item)
+            except (OSError, ValueError) as error:
+                return {"id": item["id"], "error": str(error), "attempts": 1}
+            noise, taken.inversion_calls = found.noise, found.num_calls
+            taken.inversion_error = float(found.error)
         target = None if item["target"] is None else classifier.index(item["target"])
         label = classifier.index(item["label"])
-        self._batch.add(_Taken(item), noise, label, target, seed=item["seed"])
+        self._batch.add(taken, noise[0], label, target, seed=item["seed"])
+        return None
+
+    def _invert(self, item: Item) -> Inversion:
+        """Return the noise that a picture is drawn from."""
+        model = self.model
+        image = read_picture(Path(item["picture"]))[None].to(model.device)
+        latents = encode_image(model.pipe, image).detach()
+        if latents.shape[1:] != model.latent_shape:
+            raise ValueError(
+                f"{item['picture']} has {image.shape[3]} x {image.shape[2]} pixels, but the "
+                "pipeline draws pictures of another size; scale it"
+            )
+        cond = model.encode([item["prompt"]], self.config.negative_prompt)
+        return invert(self.sampler, latents, **cond)
 
     def _look(self, points: Tensor, taken: Sequence[_Taken]) -> Evaluation:
         """Draw the pictures of noises, as files will hold them, and ask the classifier."""
@@ -110,14 +142,17 @@ class AuditWorker:
         if prompts != self._prompts:
             self._prompts, self._cond = prompts, model.encode(prompts, config.negative_prompt)
         generators = None
-        if model.sampler.plan.num_draws:
+        if self.sampler.plan.num_draws:
             generators = [_generator(one.item["seed"], model.device) for one in taken]
-        latents = model.sampler(points, generator=generators, **self._cond)
+        if not self.calls_of_one:
+            cost = self.sampler.cost(points, **self._cond)
+            self.calls_of_one = cost.forward_calls + cost.recomputed_calls + cost.products
+        latents = self.sampler(points, generator=generators, **self._cond)
         images = quantize(model.decode(latents))
-        for one, image in zip(taken, images.detach(), strict=True):
-            one.start = image.clone() if one.start is None else one.start
         distance = None
         if config.picture_limit is not None:
+            for one, image in zip(taken, images.detach(), strict=True):
+                one.start = image.clone() if one.start is None else one.start
             starts = torch.stack([one.start for one in taken if one.start is not None])
             distance = self.panel.distance(config.picture_distance)(images, starts)
         return Evaluation(self.panel.classifier(images), to_bits(images), distance)
@@ -138,7 +173,8 @@ class AuditWorker:
             "status": ended.status,
             "evaluations": ended.evaluations,
             "zero_gradients": ended.zero_gradients,
-            "network_calls": taken.network_calls,
+            "network_calls": ended.evaluations * self.calls_of_one + taken.inversion_calls,
+            "inversion_error": taken.inversion_error,
             "seconds": taken.seconds,
             "start": start,
             "last": last,
@@ -177,51 +213,54 @@ class AuditWorker:
             prompt=item["prompt"],
             negative_prompt=config.negative_prompt,
             seed=item["seed"],
+            plan=self.sampler.plan.name if item["picture"] else None,
             provenance=self.model.provenance,
         )
         save_noise(self._folder / name, noise)
         return name
 
 
-def build_worker(
-    settings: dict[str, Any], targeted: bool, classifier: ImageClassifier | None = None
+def load_worker(
+    config: AuditConfig,
+    items: Sequence[Item],
+    classifier: ImageClassifier | None = None,
+    gradient: GradientMethod | None = None,
 ) -> AuditWorker:
-    """Return a worker from settings as JSON holds them, in a process of its own.
+    """Load the model and the panel, and return a worker.
 
     Args:
-        settings: those of `AuditConfig`, by name.
-        targeted: whether items have a target.
-        classifier: what is audited, in place of the one that they name.
+        config: settings.
+        items: all that are to be worked on. Where one begins with a picture, DDIM at the times of
+            the scheduler draws all of them: its steps can be undone.
+        classifier: what is audited, in place of the one that the settings name.
+        gradient: the gradient method; `Exact` within the memory budget by default.
+
+    Raises:
+        ValueError: a classifier does not know the class of an item.
     """
-    config = AuditConfig(**settings)
     device = choose_device(config.device)
     panel = Panel.load(config, device, classifier)
-    return AuditWorker(config, load_model(config, device), panel, targeted)
+    panel.check(items)
+    model = load_model(config, device, gradient)
+    if any(item["picture"] for item in items):
+        model = replace(model, sampler=one_step_sampler(model.sampler))
+    return AuditWorker(config, model, panel, any(item["target"] for item in items))
+
+
+def build_worker(settings: dict[str, Any]) -> AuditWorker:
+    """Return a worker in a process of its own, from settings as `settings_of` gives them."""
+    config = AuditConfig(**settings)
+    return load_worker(config, audit_items(config))
 
 
 def settings_of(config: AuditConfig) -> dict[str, Any]:
-    """Return settings as `build_worker` takes them, as JSON holds them."""
-    return {
-        name: str(value) if isinstance(value, Path) else value
-        for name, value in asdict(config).items()
-    }
-
-
-@contextmanager
-def counted(model: Model) -> Iterator[list[int]]:
-    """Count network calls of a block; one with a graph counts twice, for its product."""
-    calls = [0]
-
-    def count(*_: Any) -> None:
-        calls[0] += 1 + torch.is_grad_enabled()
-
-    network = model.sampler.denoiser.network
-    assert isinstance(network, nn.Module)
-    handle = network.register_forward_hook(count)
-    try:
-        yield calls
-    finally:
-        handle.remove()
+    """Return settings by name, as JSON holds them, with places that hold in any folder."""
+    places = ("output_dir", "prompts_file", "pretrained_model_name_or_path", "classifier", "judge")
+    settings = {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
+    for name in places:
+        if settings[name] is not None and Path(settings[name]).exists():
+            settings[name] = str(Path(settings[name]).resolve())
+    return settings
 
 
 def _generator(seed: int, device: torch.device) -> torch.Generator:

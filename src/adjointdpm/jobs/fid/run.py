@@ -68,7 +68,6 @@ def run_fid(config: FidConfig, network: FeatureNetwork | None = None) -> FidResu
     started = time.perf_counter()
     device = choose_device(config.device)
     with run_folder(config.output_dir, "fid", overwrite=config.overwrite_output_dir) as folder:
-        standard = network is None and config.feature_network == "inception-v3"
         if network is None:
             network = load_feature_network(
                 config.feature_network, weights=config.feature_weights, resizing=config.resizing
@@ -85,7 +84,7 @@ def run_fid(config: FidConfig, network: FeatureNetwork | None = None) -> FidResu
             reference,
             subset_size=config.subset_size,
             num_subsets=config.num_subsets,
-            normalize=not standard,
+            normalize=_needs_scale(images, reference),
             seed=config.seed,
         )
         if config.save_statistics:
@@ -101,6 +100,12 @@ def run_fid(config: FidConfig, network: FeatureNetwork | None = None) -> FidResu
             peak_memory=peak_memory(device),
             environment=environment(device),
         )
+
+
+def _needs_scale(*statistics: FeatureStatistics) -> bool:
+    """Return whether features are to be divided by their scale: those of others are Inception's."""
+    names = [each.feature_network for each in statistics if each.feature_network is not None]
+    return bool(names) and not names[0].startswith("Inception-v3")
 
 
 def _statistics(

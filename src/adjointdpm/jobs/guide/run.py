@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ... import solvers
 from ...certificate import Certificate
 from ...cost import Cost
 from ...evaluation import Reading, SuccessRate, success_rate
@@ -27,8 +26,15 @@ from ...runs import (
     peak_memory,
     run_folder,
 )
-from ...sampler import Sampler
-from ...setup import Goal, Model, certify_gradient, load_model, needs_default, require_goal
+from ...setup import (
+    Goal,
+    Model,
+    certify_gradient,
+    load_model,
+    needs_default,
+    one_step_sampler,
+    require_goal,
+)
 from ...variables import project_to_typical
 from .config import GuideConfig
 
@@ -141,20 +147,6 @@ def run_guide(
         peak_memory=peak_memory(device),
         environment=environment(device),
     )
-
-
-def one_step_sampler(sampler: Sampler) -> Sampler:
-    """Return DDIM at the times of a sampler, whose own steps may read more than the latent."""
-    plan, denoiser = sampler.plan, sampler.denoiser
-    times = plan.timesteps[list(plan.step_starts or ())].tolist()
-    ddim = solvers.build(
-        "ddim",
-        denoiser.schedule,
-        len(times),
-        timesteps=times,
-        prediction_type=denoiser.prediction_type,
-    )
-    return Sampler(denoiser, ddim, sampler.gradient)
 
 
 class _Guided:

@@ -167,4 +167,5 @@ def test_models_of_foolbox_as_targets() -> None:
 def test_a_target_goes_out_and_comes_back(model) -> None:
     images = torch.rand(2, 3, 16, 16)
     again = from_foolbox(to_foolbox(model.classifier), model.labels)
-    torch.testing.assert_close(again(images), model.classifier(images))
+    for target in (again, from_foolbox(to_foolbox(again), model.labels)):
+        torch.testing.assert_close(target(images), model.classifier(images))

@@ -1,0 +1,1 @@
+"""The tables and phrases of the documents, from what the benchmarks wrote."""

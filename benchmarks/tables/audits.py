@@ -1,0 +1,76 @@
+"""Audits of classifiers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .writing import read, table
+
+
+def _audit(part: str) -> dict[str, Any]:
+    return read("audit")["parts"][part]
+
+
+def _of(rate: dict[str, Any]) -> str:
+    """Write a success rate with its interval."""
+    low, high = 100 * rate["low"], 100 * rate["high"]
+    return f"{rate['successes']} of {rate['trials']} ({low:.0f} to {high:.0f} %)"
+
+
+RATES = {
+    "accuracy": "right about pictures as they are drawn",
+    "fooled_last": "of those, fooled at the last noise",
+    "fooled": "fooled at the strongest noise",
+    "fooled_and_seen": "fooled while the judge sees the true class",
+    "seen": "of the fooled, the judge still sees the true class",
+}
+
+
+def audit_rates(part: str) -> str:
+    """Return the rates of an audit."""
+    row = _audit(part)
+    return table(
+        ["", "pictures (95 % interval)"], ([name, _of(row[key])] for key, name in RATES.items())
+    )
+
+
+def audit_batches() -> str:
+    """Return what batches of three kinds took."""
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        return [
+            f"{row['rows_evaluated']}",
+            f"{row['cpu_seconds']:.0f}",
+            f"{row['items_per_minute']:.1f}",
+        ]
+
+    return table(
+        ["batches", "gradients computed", "CPU s", "pictures a minute"],
+        ([name, *cells(row)] for name, row in _audit("batching")["rows"].items()),
+    )
+
+
+def audit_methods() -> str:
+    """Return how often ways to attack succeed at equal network calls."""
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        counts = [f"{row['calls_per_gradient']}", f"{row['max_steps']}"]
+        return [*counts, _of(row["fooled"]), _of(row["fooled_and_seen"])]
+
+    return table(
+        ["steps and gradient", "calls a gradient", "steps", "fooled", "and the judge sees it"],
+        ([name, *cells(row)] for name, row in _audit("methods")["rows"].items()),
+    )
+
+
+def audit_training() -> str:
+    """Return what training on what was found changes."""
+    row = _audit("training")
+    return table(
+        ["pictures that were not trained on", "before", "after"],
+        (
+            [name, _of(row["before"][key]), _of(row["after"][key])]
+            for key, name in RATES.items()
+            if row["after"][key] is not None
+        ),
+    )

@@ -1,0 +1,114 @@
+"""What jobs reach."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .writing import read, table
+
+WAYS = {
+    "plain": "the prompt alone",
+    "best of n": "best of 20 samples",
+    "noise": "noise, 6 updates",
+    "one-step, strength 0.25": "steps, 1 inner step, strength 0.25, each repeated 7 times",
+    "4 inner steps, strength 0.25": "steps, 4 inner steps, strength 0.25, each repeated twice",
+}
+"""What guide.json calls a way, in words."""
+
+
+STYLES = {
+    "brick, adapter, 0.7": "brick/sampler/0.7",
+    "brick, adapter, 1": "brick/sampler/1",
+    "coffee, adapter, 0.8": "coffee/sampler/0.8",
+    "coffee, adapter, 0.9": "coffee/sampler/0.9",
+    "coffee, adapter, 1": "coffee/sampler/1",
+    "tissue (`ihc`), adapter, 0.8": "ihc/sampler/0.8",
+    "tissue (`ihc`), adapter, 1": "ihc/sampler/1",
+    "brick, neural style, 1": "brick/neural/1",
+    "coffee, neural style, 1": "coffee/neural/1",
+    "tissue, neural style, 1": "ihc/neural/1",
+    "brick, fine-tuned": "brick/finetuned",
+}
+"""What stylize.json calls a run, by what the table does."""
+
+
+def ways_to_guide() -> str:
+    """Return what becomes of pictures that are led to a goal, by the way."""
+
+    seen = "judge sees the target (95 % interval)"
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        low, high = (100 * end for end in row["interval"])
+        return [
+            f"{row['calls']:.0f}",
+            f"{row['recognised']} of {row['of']} ({low:.0f} to {high:.0f} %)",
+            f"{round(row['metric'], 1) + 0.0:.1f}",  # no minus before a zero
+            f"{row['kid']:.2f} ± {row['kid_std']:.2f}",
+            f"{row['cpu_seconds']:.0f}",
+        ]
+
+    return table(
+        ["way", "calls", seen, "metric", "KID to the prompt", "CPU s"],
+        ([name, *cells(read("guide")["rows"][way])] for way, name in WAYS.items()),
+    )
+
+
+def _styles(first: str, runs: dict[str, str]) -> str:
+    def cells(row: dict[str, Any]) -> list[str]:
+        changes = [f"{-row[name]['reduction']:+.0%}" for name in ("classifier", "vgg16-hed")]
+        low, high = row["still_recognised_low"], row["still_recognised_high"]
+        kept = f"{row['still_recognised']} of {row['recognised_before']} ({low:.0%} to {high:.0%})"
+        return [*(change.replace("-", "\N{MINUS SIGN}") for change in changes), kept]
+
+    return table(
+        [first, "Gram distance, optimised", "Gram distance, VGG16", "still recognised"],
+        ([name, *cells(read("stylize")[run])] for name, run in runs.items()),
+    )
+
+
+def styles() -> str:
+    """Return what becomes of style and content, by picture and way."""
+    return _styles("", STYLES)
+
+
+def styles_by_weight() -> str:
+    """Return what becomes of style and content for the brick, by content weight."""
+    weights = ("0.3", "0.6", "0.7", "0.8", "1", "2")
+    return _styles("brick, `content_weight`", {w: f"brick/sampler/{w}" for w in weights})
+
+
+DISTANCES = ("ssim", "perceptual", "pixel_l2")
+
+
+def attacks(name: str) -> str:
+    """Return the audit in noise beside attacks in pixels, from a file of results."""
+    head = [
+        "attack",
+        "fooled (95 % interval)",
+        "and the judge still sees it",
+        "fools the judge too",
+        "SSIM",
+        "perceptual distance",
+        "L2 of the pixels",
+        "CPU s",
+    ]
+
+    def share(rate: dict[str, Any] | None) -> str:
+        if rate is None:
+            return "none to count"
+        low, high = (100 * end for end in rate["interval"])
+        return f"{rate['yes']} of {rate['of']} ({low:.0f} to {high:.0f} %)"
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        distances = row["distances"]
+        return [
+            share(row["fooled"]),
+            share(row["fooled_and_seen"]),
+            share(row["fools_the_judge_too"]),
+            *(f"{distances[d]:.2f}" if distances else "" for d in DISTANCES),
+            f"{row['cpu_seconds']:.0f}" if "cpu_seconds" in row else "",
+        ]
+
+    rows = read(name)["rows"]
+    named = {"noise": f"noise, sign steps, box of {read(name)['radius']}"}
+    return table(head, ([named.get(key, key), *cells(row)] for key, row in rows.items()))
