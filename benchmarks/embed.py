@@ -42,7 +42,7 @@ from adjointdpm.pipelines import encode_image, from_pipeline
 from adjointdpm.setup import Goal, load_model
 from adjointdpm.storage import write_text
 
-BUDGET = 60.0
+BUDGET = 75.0
 """CPU seconds of each method for each concept, with the search for pictures to start from."""
 NUM_PICTURES = 24
 STEPS, GUIDANCE = 15, 2.0
