@@ -125,7 +125,7 @@ def _facts(result: AuditResult) -> list[Fact]:
         for rate, meaning in shown
         if rate is not None and (result.judged or rate is not summary.fooled_and_seen)
     ]
-    taken = f"in all; at most {size(result.peak_memory)} of memory"
+    taken = f"of this run; at most {size(result.peak_memory)} of memory"
     return [*facts, Fact(duration(result.seconds), taken)]
 
 
@@ -210,6 +210,6 @@ def _cost(result: AuditResult) -> list[list[str]]:
         ["network calls and products of all items", f"{summary.network_calls}"],
         ["an update of a whole batch, predicted", duration(predicted.seconds)],
         ["time of all items, each its share of a batch", duration(summary.item_seconds)],
-        ["time in all", duration(result.seconds)],
+        ["time of this run", duration(result.seconds)],
         ["gradients that were zero", f"{summary.zero_gradients}"],
     ]
