@@ -20,7 +20,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import audits, experiments, jobs, methods, peers
+from benchmarks.tables import audits, experiments, jobs, methods, peers, scaling
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks"
