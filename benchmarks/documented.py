@@ -47,6 +47,7 @@ def names() -> dict[str, Any]:
         **vars(jobs),
         **vars(methods),
         **vars(peers),
+        **vars(scaling),
         **results,
     }
 
