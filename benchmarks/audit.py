@@ -105,7 +105,9 @@ def workers(folder: Path) -> Callable[..., AuditWorker]:
     return make
 
 
-def batching(make: Callable[..., AuditWorker], folder: Path, count: int) -> dict[str, Any]:
+def batching(
+    make: Callable[..., AuditWorker], folder: Path, count: int, max_steps: int
+) -> dict[str, Any]:
     """The same items in three kinds of batches."""
     items = audit_items(settings(folder, num_prompts=count))
     rows: dict[str, dict[str, Any]] = {}
@@ -114,7 +116,7 @@ def batching(make: Callable[..., AuditWorker], folder: Path, count: int) -> dict
         ("fixed, shrinking", shrinking),
         ("fixed", fixed),
     ):
-        worker = make(output_dir=folder / name.replace(", ", "-"))
+        worker = make(output_dir=folder / name.replace(", ", "-"), max_steps=max_steps)
         started = time.process_time()
         fooled, evaluations = way(worker, items)
         seconds = time.process_time() - started
@@ -128,7 +130,7 @@ def batching(make: Callable[..., AuditWorker], folder: Path, count: int) -> dict
     for name in ("fixed, shrinking", "fixed"):
         faster = rows[name]["cpu_seconds"] / rows["refilled"]["cpu_seconds"]
         rows["refilled"][f"times as fast as {name}"] = faster
-    return {"items": count, "batch_size": BATCH, "rows": rows}
+    return {"items": count, "batch_size": BATCH, "max_steps": max_steps, "rows": rows}
 
 
 def refilled(worker: AuditWorker, items: Sequence[dict[str, Any]]) -> tuple[int, int]:
@@ -163,7 +165,7 @@ def fixed(worker: AuditWorker, items: Sequence[dict[str, Any]]) -> tuple[int, in
         cond = model.encode([item["prompt"] for item in batch])
         points, memory = starts, attack.steps.begin(starts)
         right = ended = torch.zeros(len(batch), dtype=torch.bool)
-        for step in range(MAX_STEPS + 1):
+        for step in range(worker.config.max_steps + 1):
             leaf = points.detach().requires_grad_()
             logits = classifier(quantize(model.decode(model.sampler(leaf, **cond))))
             values = margin(logits, labels)
@@ -298,6 +300,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("audit-benchmark"))
     parser.add_argument("--items", type=int, default=400)
     parser.add_argument("--batching_items", type=int, default=40)
+    parser.add_argument("--batching_steps", type=int, default=MAX_STEPS)
     parser.add_argument("--method_items", type=int, default=32)
     parser.add_argument("--held_out", type=int, default=100)
     parser.add_argument("--radius", type=float, default=RADIUS, help="of the part audit alone")
@@ -307,14 +310,16 @@ def main() -> None:
 
 
 def run(part: str, args: argparse.Namespace) -> None:
-    name = part if part != "audit" else f"audit, radius {args.radius}"
+    of = {"audit": f", radius {args.radius}", "batching": f", {args.batching_steps} steps"}
+    name = part + of.get(part, "")
     rows = read(args).get(name)
     whole = args.folder / f"audit-{args.radius}"
     if part == "audit":
         row, _ = audit(whole, args.items, radius=args.radius)
         write(args, name, row)
     elif part == "batching" and rows is None:
-        write(args, name, batching(workers(args.folder), args.folder, args.batching_items))
+        make, count = workers(args.folder), args.batching_items
+        write(args, name, batching(make, args.folder, count, args.batching_steps))
     elif part == "methods":
         rows = rows or {"items": args.method_items, "rows": {}}
         make = workers(args.folder)

@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-from dataclasses import fields
+from dataclasses import MISSING, fields
 
 import pytest
 import torch
@@ -133,14 +133,18 @@ def test_settings_from_a_file(tmp_path, capsys):
 def test_every_setting_is_an_argument_with_help(command, capsys):
     """The dataclass is the one place: its defaults are the command's, its docstring the help."""
     config = command.config()
-    assert parse("x", "x", config, []) == config()
+    kinds = {field.name: field.type for field in fields(config) if field.default is MISSING}
+    needed = {name: ["x"] if "list" in kind else "x" for name, kind in kinds.items()}
+    typed = [f"--{name}={value}" for name, value in needed.items()]
+    assert parse("x", "x", config, typed) == config(**needed)
     with pytest.raises(SystemExit):
         parse("x", "x", config, ["--help"])
     shown = capsys.readouterr().out
     assert "Unvalidated" not in shown, "bases in another order: types are looked up along the first"
     for field in fields(config):
         assert re.search(rf"--{field.name} [^\n]*\n? +\S", shown), field.name
-    assert parse("x", "x", config, [f"--{f.name}" for f in fields(config) if f.type == "bool"])
+    switches = [f"--{field.name}" for field in fields(config) if field.type == "bool"]
+    assert parse("x", "x", config, [*typed, *switches])
 
 
 def test_a_stopped_run_says_how_to_go_on(tmp_path, monkeypatch, capfd):

@@ -268,6 +268,35 @@ def test_guide(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert names["latents"].isfinite().all()
 
 
+def test_several_machines(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one process, and with a worker here in place of Ray's."""
+    from adjointdpm.runs import share
+
+    monkeypatch.chdir(tmp_path)
+    share_out, shard, execute = blocks("docs/several-machines.md")
+    names = parts_of(adp.load_pipeline(folder))
+    names |= {"latent_shape": (4, 8, 8), "share": share}
+    names["objective"] = adp.objectives.as_objective(lambda images: images.mean((1, 2, 3)), True)
+    run(share_out.replace("randn(16", "randn(2"), names, "several-machines.md")
+    assert names["loss"](torch.Generator()).requires_grad
+    run(shard.replace("=20", "=3"), names, "several-machines.md")
+    assert all(weight.requires_grad for weight in names["weights"])
+
+    Path("my_workers.py").write_text(
+        "class Echo:\n"
+        "    capacity = 2\n"
+        "    def advance(self, items):\n"
+        "        return [dict(item, done=True) for item in items]\n"
+        "def build(**settings):\n"
+        "    return Echo()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    names["items"] = [{"id": "a"}, {"id": "b"}]
+    execute = execute.replace("my_package.workers", "my_workers").replace('"ray"', '"local"')
+    run(execute.replace(", num_workers=16", ""), names, "several-machines.md")
+    assert Path("results.jsonl").read_text().count("done") == 2
+
+
 def test_embed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first, use, own = blocks("docs/jobs/embed.md")

@@ -34,8 +34,9 @@ def audit_rates(part: str) -> str:
     )
 
 
-def audit_batches() -> str:
-    """Return what batches of three kinds took."""
+def audit_batches(max_steps: int) -> str:
+    """Return what batches of three kinds took, with so many steps at most."""
+    rows = _audit(f"batching, {max_steps} steps")["rows"]
 
     def cells(row: dict[str, Any]) -> list[str]:
         return [
@@ -46,7 +47,7 @@ def audit_batches() -> str:
 
     return table(
         ["batches", "gradients computed", "CPU s", "pictures a minute"],
-        ([name, *cells(row)] for name, row in _audit("batching")["rows"].items()),
+        ([name, *cells(row)] for name, row in rows.items()),
     )
 
 
