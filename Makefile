@@ -12,7 +12,7 @@ OLDEST_TORCH := $(shell sed -n 's/.*"torch>=\([0-9.]*\)".*/torch==\1/p' pyprojec
 # One process a core, each with one thread; a file of tests stays in one process.
 PYTEST := python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
-.PHONY: setup demo test test-shuffled test-newest test-oldest docs package lint lock clean
+.PHONY: setup demo test test-shuffled test-newest test-oldest bench bench-full lint lock docs package clean
 
 setup: $(VENV)/.installed
 
@@ -46,6 +46,23 @@ test: setup
 # In random order, with as many threads as OMP_NUM_THREADS says: no test depends on either.
 test-shuffled: setup
 	$(BIN)/$(PYTEST) -p randomly
+
+# Every claim in small, in minutes; and as the documents show it, in hours.
+bench: setup
+	$(BIN)/python benchmarks/gradients.py --toy --output_dir build/bench
+	$(BIN)/python benchmarks/stability.py --output_dir build/bench
+	$(BIN)/python benchmarks/exponential.py --calls 5 10 --output_dir build/bench
+
+bench-full: setup
+	$(BIN)/python benchmarks/core.py --output_dir docs/benchmarks
+	$(BIN)/python benchmarks/gradients.py
+	$(BIN)/python benchmarks/coarse_steps.py
+	$(BIN)/python benchmarks/stability.py
+	$(BIN)/python benchmarks/exponential.py
+	$(BIN)/python benchmarks/exponential.py --networks embedded --calls 5 10 20
+	$(BIN)/python benchmarks/audit.py audit batching methods training
+	$(BIN)/python -m benchmarks.embed --output docs/benchmarks/embed.json
+	$(BIN)/python -m benchmarks.documented
 
 lint: setup
 	$(BIN)/ruff check .

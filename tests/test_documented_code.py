@@ -278,7 +278,7 @@ def test_several_machines(folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
     names |= {"latent_shape": (4, 8, 8), "share": share}
     names["objective"] = adp.objectives.as_objective(lambda images: images.mean((1, 2, 3)), True)
     run(share_out.replace("randn(16", "randn(2"), names, "several-machines.md")
-    assert names["loss"](torch.Generator()).requires_grad
+    assert names["loss"](torch.Generator()).isfinite()
     run(shard.replace("=20", "=3"), names, "several-machines.md")
     assert all(weight.requires_grad for weight in names["weights"])
 
@@ -301,6 +301,7 @@ def test_embed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.chdir(tmp_path)
     first, use, own = blocks("docs/jobs/embed.md")
     short = "max_train_steps=2, num_candidates=4, num_validation_images=2, progress_bar=False"
+    short += ", inversion_steps=2, certify=False"
     names: dict[str, Any] = {}
     run(first.replace('target="cactus"', f'target="cactus", {short}'), names, "embed.md")
     assert Path("cactus/report.html").is_file()

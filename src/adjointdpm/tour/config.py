@@ -66,7 +66,7 @@ class TourConfig:
             target=self.embed_target,
             num_views=2,
             num_candidates=72,
-            inversion_steps=60,
+            inversion_steps=self.max_train_steps or 60,
             num_validation_images=4,
             certify=False,
         )
