@@ -62,11 +62,11 @@ class TourConfig:
         return self._job(
             EmbedConfig,
             "embed",
-            max_train_steps=self.max_train_steps or 10,
+            max_train_steps=self.max_train_steps or 16,
             target=self.embed_target,
             num_views=2,
-            num_candidates=72,
-            inversion_steps=self.max_train_steps or 60,
+            num_candidates=96,
+            inversion_steps=self.max_train_steps or 100,
             num_validation_images=4,
             certify=False,
         )
