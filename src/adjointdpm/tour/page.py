@@ -52,7 +52,7 @@ def write_tour_page(tour: Tour, command: str) -> Path:
         settings=asdict(tour.config),
         environment=tour.environment,
         facts=[
-            *[stop.page.facts[0] for stop in tour.stops],
+            *[stop.headline for stop in tour.stops],
             Fact(duration(tour.seconds), f"in all; at most {size(tour.peak_memory)} of memory"),
         ],
     )

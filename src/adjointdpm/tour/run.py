@@ -12,7 +12,7 @@ from ..jobs.audit import audit_page, run_audit, write_audit_report
 from ..jobs.embed import embed_page, run_embed, write_embed_report
 from ..jobs.guide import guide_page, run_guide, write_guide_report
 from ..jobs.stylize import run_stylize, stylize_page, write_stylize_report
-from ..report import RunPage
+from ..report import Fact, RunPage
 from ..runs import FolderConfig, choose_device, environment, peak_memory, run_folder
 from ..setup import require_goal
 from .config import TourConfig
@@ -27,6 +27,7 @@ class Stop:
         lesson: what it shows, in a sentence.
         command: what runs it alone.
         page: what its own report shows.
+        headline: the number of it to be read first.
         seconds: how long it took.
     """
 
@@ -34,6 +35,7 @@ class Stop:
     lesson: str
     command: str
     page: RunPage
+    headline: Fact
     seconds: float
 
 
@@ -95,6 +97,7 @@ def _visit(config: TourConfig) -> Iterator[Stop]:
         run_guide,
         guide_page,
         write_guide_report,
+        headline=-2,
     )
     yield _stop(
         "embed",
@@ -122,6 +125,7 @@ def _visit(config: TourConfig) -> Iterator[Stop]:
         run_audit,
         audit_page,
         write_audit_report,
+        headline=-2,
     )
 
 
@@ -132,11 +136,14 @@ def _stop(
     run: Callable[[Any], Any],
     page: Callable[[Any, str], RunPage],
     write: Callable[[Any, str], object],
+    headline: int = 0,
 ) -> Stop:
     started = time.perf_counter()
     result, command = run(config), _command(name, config)
     write(result, command)
-    return Stop(name, lesson, command, page(result, command), time.perf_counter() - started)
+    shown = page(result, command)
+    seconds = time.perf_counter() - started
+    return Stop(name, lesson, command, shown, shown.facts[headline], seconds)
 
 
 def _command(name: str, config: FolderConfig) -> str:
