@@ -143,7 +143,7 @@ def _stop(
     write(result, command)
     shown = page(result, command)
     seconds = time.perf_counter() - started
-    return Stop(name, lesson, command, shown, shown.facts[headline], seconds)
+    return Stop(name, lesson, command, shown, shown.facts[headline:][0], seconds)
 
 
 def _command(name: str, config: FolderConfig) -> str:
