@@ -112,3 +112,40 @@ def attacks(name: str) -> str:
     rows = read(name)["rows"]
     named = {"noise": f"noise, sign steps, box of {read(name)['radius']}"}
     return table(head, ([named.get(key, key), *cells(row)] for key, row in rows.items()))
+
+
+TEACHERS = {
+    "exact": "`Exact`",
+    "coarse": "`CoarseAdjoint(3)`",
+    "truncated": "`Truncated(2)`",
+    "continuous": "`ContinuousAdjoint`",
+    "start only": "the start for all of the time, no gradient through the sampler",
+    "textual inversion": "textual inversion of five pictures that were given",
+}
+
+
+def taught() -> list[str]:
+    """Return the words that all methods were given."""
+    rows = read("embed")
+    words = dict.fromkeys(row["concept"] for row in rows)
+    by = {word: {row["method"] for row in rows if row["concept"] == word} for word in words}
+    return [word for word in words if by[word] >= set(TEACHERS)]
+
+
+def words_by_method() -> str:
+    """Return how often the judge sees the words that all methods were given, word by word."""
+    rows = {(row["method"], row["concept"]): row for row in read("embed")}
+    words = taught()
+
+    def line(method: str) -> list[str]:
+        found = [rows[method, word] for word in words]
+        usual = [row["usual"] for row in found]
+        seconds = sum(row["cpu_seconds"] for row in found) / len(found)
+        return [
+            TEACHERS[method],
+            f"{seconds:.0f}",
+            *[f"{row['after']['successes']} of {row['after']['trials']}" for row in found],
+            f"{sum(u['successes'] for u in usual)} of {sum(u['trials'] for u in usual)}",
+        ]
+
+    return table(["method", "CPU s a word", *words, "all, in a trained style"], map(line, TEACHERS))
