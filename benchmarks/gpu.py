@@ -14,6 +14,7 @@ import argparse
 import json
 import platform
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,13 +185,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--memory_budget", default="16GiB", help="of exact_budget")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
+    parser.add_argument(
+        "--budget_seconds", type=float, help="leave out what would not end in so many seconds"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output_dir", type=Path, default=Path("benchmark-results"))
     args = parser.parse_args(argv)
 
+    started = time.monotonic()
     settings = {k: v for k, v in vars(args).items() if k != "output_dir"}
     result: dict[str, Any] = {
         "machine": describe_machine(args.device), "settings": settings, "workloads": {},
+        "left_out": [],
     }  # fmt: skip
     args.output_dir.mkdir(parents=True, exist_ok=True)
     for name in args.models:
@@ -198,15 +204,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             workload = Workload(name, resolution, args)
             measure(workload.gradient("exact", 1, args.memory_budget), args)  # warm-up
             rows = result["workloads"].setdefault(f"{name} {resolution}²", [])
+            per_step: dict[str, float] = {}
             for steps in args.steps:
                 for method in args.methods:
+                    began = time.monotonic()
+                    expected = began - started + steps * per_step.get(method, 0.0)
+                    if args.budget_seconds is not None and expected > args.budget_seconds:
+                        result["left_out"].append([name, resolution, method, steps])
+                        continue
                     found = measure(workload.gradient(method, steps, args.memory_budget), args)
+                    per_step[method] = (time.monotonic() - began) / steps
                     rows.append({"method": method, "steps": steps, **found})
                     print(name, resolution, rows[-1], flush=True)
                     # Written after each row, so that a run cut short is not lost.
                     text = json.dumps(result, indent=2) + "\n"
                     (args.output_dir / "gpu.json").write_text(text)
             del workload
+    (args.output_dir / "gpu.json").write_text(json.dumps(result, indent=2) + "\n")
     plot(result, args.output_dir / "gpu.png")
 
 

@@ -161,6 +161,16 @@ def test_real_sizes_at_toy_size(tmp_path: Path) -> None:
     assert (tmp_path / "gpu.png").stat().st_size > 10_000
 
 
+def test_what_would_not_end_in_time_is_left_out_and_said(tmp_path: Path) -> None:
+    import gpu
+
+    arguments = ["--models", "toy", "--steps", "2", "--device", "cpu", "--budget_seconds", "0"]
+    gpu.main([*arguments, "--output_dir", str(tmp_path)])
+    found = json.loads((tmp_path / "gpu.json").read_text())
+    assert found["workloads"] == {"toy 64²": []}
+    assert [left[2] for left in found["left_out"]] == list(gpu.METHODS)
+
+
 def test_steps_have_no_gradient_and_their_stand_ins_do(tmp_path: Path) -> None:
     import non_smooth
 
