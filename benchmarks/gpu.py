@@ -156,7 +156,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     mpl.use("Agg")
     import matplotlib.pyplot as plt
 
-    workloads = result["workloads"]
+    workloads = {title: rows for title, rows in result["workloads"].items() if rows}
     figure, axes = plt.subplots(
         2, len(workloads), figsize=(3.6 * len(workloads), 6), layout="constrained", squeeze=False
     )
@@ -221,7 +221,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                     (args.output_dir / "gpu.json").write_text(text)
             del workload
     (args.output_dir / "gpu.json").write_text(json.dumps(result, indent=2) + "\n")
-    plot(result, args.output_dir / "gpu.png")
+    if any(result["workloads"].values()):
+        plot(result, args.output_dir / "gpu.png")
 
 
 if __name__ == "__main__":
