@@ -176,6 +176,11 @@ def plot(result: dict[str, Any], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
+def write(result: dict[str, Any], folder: Path) -> None:
+    """Write after each row, so that a run cut short is not lost."""
+    (folder / "gpu.json").write_text(json.dumps(result, indent=2) + "\n")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=["sd15", "sdxl"])
@@ -211,16 +216,14 @@ def main(argv: Sequence[str] | None = None) -> None:
                     expected = began - started + steps * per_step.get(method, 0.0)
                     if args.budget_seconds is not None and expected > args.budget_seconds:
                         result["left_out"].append([name, resolution, method, steps])
+                        write(result, args.output_dir)
                         continue
                     found = measure(workload.gradient(method, steps, args.memory_budget), args)
                     per_step[method] = (time.monotonic() - began) / steps
                     rows.append({"method": method, "steps": steps, **found})
                     print(name, resolution, rows[-1], flush=True)
-                    # Written after each row, so that a run cut short is not lost.
-                    text = json.dumps(result, indent=2) + "\n"
-                    (args.output_dir / "gpu.json").write_text(text)
+                    write(result, args.output_dir)
             del workload
-    (args.output_dir / "gpu.json").write_text(json.dumps(result, indent=2) + "\n")
     if any(result["workloads"].values()):
         plot(result, args.output_dir / "gpu.png")
 

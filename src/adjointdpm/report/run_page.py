@@ -132,18 +132,18 @@ class RunPage:
 
 
 def write_run_page(
-    folder: Path, job: str, page: RunPage, numbers: Mapping[str, Any], **values: Any
+    folder: Path, templates: str, page: RunPage, numbers: Mapping[str, Any], **values: Any
 ) -> Path:
     """Write ``report.html`` and ``numbers.json``; return the page.
 
     Args:
         folder: of the run.
-        job: whose template it is, ``jobs/<job>/page.html``.
+        templates: folder of ``page.html`` within the package, such as ``jobs/guide``.
         page: what the template shows.
         numbers: for a machine to read; what JSON does not know is written as text.
         **values: what else the template shows.
     """
     text = json.dumps(numbers, indent=2, ensure_ascii=False, default=str)
     write_text(folder / "numbers.json", text + "\n")
-    write_text(folder / "report.html", render_page(f"jobs/{job}", "page.html", page=page, **values))
+    write_text(folder / "report.html", render_page(templates, "page.html", page=page, **values))
     return folder / "report.html"

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..report import Fact, RunPage, contact_sheet, duration, render_page, save_picture, size
-from ..storage import write_text
+from ..report import Fact, RunPage, contact_sheet, duration, save_picture, size, write_run_page
 from .run import Stop, Tour
 
 SHOWN = 4
@@ -44,8 +42,6 @@ def write_tour_page(tour: Tour, command: str) -> Path:
         "peak_memory_bytes": tour.peak_memory,
         "environment": tour.environment,
     }
-    text = json.dumps(numbers, indent=2, ensure_ascii=False, default=str)
-    write_text(folder / "numbers.json", text + "\n")
     page = RunPage(
         title="AdjointDPM: gradients through a whole sampling run",
         command=command,
@@ -56,9 +52,7 @@ def write_tour_page(tour: Tour, command: str) -> Path:
             Fact(duration(tour.seconds), f"in all; at most {size(tour.peak_memory)} of memory"),
         ],
     )
-    html = render_page("tour", "page.html", page=page, stops=tour.stops, shown=SHOWN)
-    write_text(folder / "report.html", html)
-    return folder / "report.html"
+    return write_run_page(folder, "tour", page, numbers, stops=tour.stops, shown=SHOWN)
 
 
 def _sheet(stops: list[Stop]) -> Tensor:

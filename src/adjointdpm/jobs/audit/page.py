@@ -66,7 +66,7 @@ def write_audit_report(result: AuditResult, command: str) -> Path:
     }
     return write_run_page(
         folder,
-        "audit",
+        "jobs/audit",
         audit_page(result, command),
         numbers,
         result=result,

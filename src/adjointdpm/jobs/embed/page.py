@@ -44,7 +44,7 @@ def write_embed_report(result: EmbedResult, command: str) -> Path:
         save_picture(folder / f"{when}.png", sheet, enlarge=2)
     page = embed_page(result, command)
     write_text(folder / "loss.svg", page.curves[0])
-    return write_run_page(folder, "embed", page, _numbers(result, command), result=result)
+    return write_run_page(folder, "jobs/embed", page, _numbers(result, command), result=result)
 
 
 def embed_page(result: EmbedResult, command: str) -> RunPage:

@@ -54,8 +54,7 @@ def run_embed(
     metric = None if objective is None else as_objective(objective)
     require_goal(config, metric)
     device = choose_device(config.device)
-    overwrite = config.overwrite_output_dir
-    with run_folder(config.output_dir, "embed", overwrite=overwrite, config=config) as folder:
+    with run_folder(config.output_dir, "embed", config=config) as folder:
         model = load_model(config, device, gradient, with_default=needs_default(config, metric))
         goal = Goal(config, model.default, metric, device)
         subject = Subject(config, model)

@@ -42,7 +42,9 @@ def write_fid_report(result: FidResult, command: str) -> Path:
     )
     folder = Path(result.config.output_dir)
     numbers = _numbers(result, command)
-    return write_run_page(folder, "fid", page, numbers, result=result, sheet=_sheet(result.shown))
+    return write_run_page(
+        folder, "jobs/fid", page, numbers, result=result, sheet=_sheet(result.shown)
+    )
 
 
 def _facts(result: FidResult) -> list[Fact]:

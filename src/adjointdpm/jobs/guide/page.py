@@ -50,7 +50,7 @@ def write_guide_report(result: GuideResult, command: str) -> Path:
     sheet = contact_sheet([result.before.images, result.after.images])
     save_picture(folder / "pictures.png", sheet, enlarge)
     return write_run_page(
-        folder, "guide", guide_page(result, command), _numbers(result, command), result=result
+        folder, "jobs/guide", guide_page(result, command), _numbers(result, command), result=result
     )
 
 

@@ -114,9 +114,7 @@ def run_guide(
     metric = None if objective is None else as_objective(objective)
     require_goal(config, metric)
     device = choose_device(config.device)
-    with run_folder(
-        config.output_dir, "guide", overwrite=config.overwrite_output_dir, config=config
-    ) as folder:
+    with run_folder(config.output_dir, "guide", config=config) as folder:
         model = load_model(config, device, with_default=needs_default(config, metric))
         goal = Goal(config, model.default, metric, device)
         guided = _Guided(config, model, goal)

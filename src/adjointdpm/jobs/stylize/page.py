@@ -46,7 +46,11 @@ def write_stylize_report(result: StylizeResult, command: str) -> Path:
     if result.style_picture is not None:
         save_picture(folder / STYLE, result.style_picture, _enlarge(result))
     return write_run_page(
-        folder, "stylize", stylize_page(result, command), _numbers(result, command), result=result
+        folder,
+        "jobs/stylize",
+        stylize_page(result, command),
+        _numbers(result, command),
+        result=result,
     )
 
 

@@ -64,9 +64,7 @@ def run_stylize(
     if objective is not None and (config.objective or config.style_image):
         raise ValueError("a style was passed, but the settings name one too; leave one of them out")
     device = choose_device(config.device)
-    with run_folder(
-        config.output_dir, "stylize", overwrite=config.overwrite_output_dir, config=config
-    ) as folder:
+    with run_folder(config.output_dir, "stylize", config=config) as folder:
         loaded = load_model(config, device, gradient)
         default = loaded.default
         prompts, labels = choose_prompts(config, default.concepts if default else None)
