@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import platform
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -37,6 +36,7 @@ from adjointdpm.runs import choose_device
 from adjointdpm.storage import write_text
 from adjointdpm.targets import imagenet_labels, load_target
 from benchmarks.audit_pixels import ATTACKS, prices, read, scored, summary
+from benchmarks.stamp import stamp
 
 SAMPLING_STEPS, STEPS, RADIUS, BATCH = 10, 15, 0.3, 8
 BOXES = (1, 2)
@@ -217,9 +217,7 @@ def write(args: argparse.Namespace, content: dict[str, Any]) -> None:
         "radius": RADIUS,
         "batch_size": BATCH,
         "noises": args.noises,
-        "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
+        **stamp(),
     }
     write_text(args.output, json.dumps(content, indent=1) + "\n")
 

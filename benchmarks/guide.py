@@ -9,7 +9,7 @@ calls, also those that are run again, and the products with its Jacobian that ar
 How far a way goes is a setting of it (a strength, a learning rate). It is chosen for each half of
 the targets on the other half, where the judge was surest of the target.
 
-    python -m benchmarks.guide
+    python benchmarks/guide.py
 
 What is there is not measured again, so that it can be stopped and go on. Pictures stay in a folder
 under build, a strip for each way and target.
@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from stamp import stamp
 from torch import Tensor
 
 import adjointdpm as adp
@@ -41,7 +43,6 @@ from adjointdpm.runs import OptimizeConfig, optimize
 from adjointdpm.setup import one_step_sampler
 from adjointdpm.storage import write_text
 from adjointdpm.variables import project_to_typical
-from benchmarks.stamp import stamp
 
 STEPS, GUIDANCE_SCALE, MARGIN = 10, 2.0, 5.0
 SEED = 20_000
@@ -171,18 +172,17 @@ def ways(budget: int) -> list[Way]:
     """Return the ways, each at all its settings."""
     found = [
         Way("plain", None, Task.plain),
-        Way("best of n", None, lambda task: task.best_of(budget)),
+        Way("best of n", None, partial(Task.best_of, budget=budget)),
     ]
     for rate in LEARNING_RATES:
         setting = f"learning rate {rate}"
-        found.append(Way("noise", setting, lambda task, r=rate: task.optimised_noise(budget, r)))
+        run = partial(Task.optimised_noise, budget=budget, learning_rate=rate)
+        found.append(Way("noise", setting, run))
     for inner, strengths in STRENGTHS.items():
         name = f"{inner} inner step{'s' if inner > 1 else ''}"
         for strength in strengths:
-            setting = f"strength {strength}"
-            found.append(
-                Way(name, setting, lambda task, n=inner, s=strength: task.guided(budget, n, s))
-            )
+            run = partial(Task.guided, budget=budget, inner_steps=inner, strength=strength)
+            found.append(Way(name, f"strength {strength}", run))
     return found
 
 
@@ -239,7 +239,7 @@ class Bench:
                 self.write()
 
     def chosen(self, name: str, target: str) -> Way:
-        """Return a way at the setting at which the judge was surest in the other half of targets."""
+        """Return a way at the setting that made the judge surest in the other half of targets."""
         half = self.targets.index(target) % 2
         others = [other for i, other in enumerate(self.targets) if i % 2 != half]
         found = [way for way in self.ways if way.name == name]
