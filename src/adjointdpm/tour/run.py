@@ -13,7 +13,7 @@ from ..jobs.embed import embed_page, run_embed, write_embed_report
 from ..jobs.guide import guide_page, run_guide, write_guide_report
 from ..jobs.stylize import run_stylize, stylize_page, write_stylize_report
 from ..report import Fact, RunPage
-from ..runs import FolderConfig, choose_device, environment, peak_memory, run_folder
+from ..runs import FolderConfig, RunResult, choose_device, run_folder, usage_since
 from ..setup import require_goal
 from .config import TourConfig
 
@@ -40,22 +40,16 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Tour:
+class Tour(RunResult):
     """What the tour found.
 
     Args:
         config: the settings.
         stops: the jobs, in order.
-        seconds: how long all of it took.
-        peak_memory: the most bytes that were held.
-        environment: versions and machine.
     """
 
     config: TourConfig
     stops: list[Stop]
-    seconds: float
-    peak_memory: int
-    environment: dict[str, str]
 
 
 def run_tour(config: TourConfig, visited: Callable[[Stop], None] | None = None) -> Tour:
@@ -82,9 +76,7 @@ def run_tour(config: TourConfig, visited: Callable[[Stop], None] | None = None) 
     return Tour(
         config,
         stops,
-        seconds=time.perf_counter() - started,
-        peak_memory=peak_memory(device),
-        environment=environment(device),
+        **usage_since(started, device),
     )
 
 
