@@ -47,7 +47,7 @@ from adjointdpm.variables import project_to_typical
 STEPS, GUIDANCE_SCALE, MARGIN = 10, 2.0, 5.0
 SEED = 20_000
 LEARNING_RATES = (0.1, 0.3)
-STRENGTHS = {1: (0.125, 0.25, 0.5), 4: (0.25, 0.5, 1.0)}
+STRENGTHS = {1: (0.25, 0.5), 4: (0.5, 1.0)}
 """By inner steps: with one, each step is repeated more often, and each repeat moves as far."""
 REFERENCE = 96
 """Other pictures of the prompt, for KID."""
