@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import shlex
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from typing import Any
 
+from ..formats import NO_PEFT
 from ..jobs.audit import audit_page, run_audit, write_audit_report
 from ..jobs.embed import embed_page, run_embed, write_embed_report
 from ..jobs.guide import guide_page, run_guide, write_guide_report
@@ -100,15 +103,18 @@ def _visit(config: TourConfig) -> Iterator[Stop]:
         embed_page,
         write_embed_report,
     )
-    yield _stop(
-        "stylize",
-        "A LoRA adapter is optimised until pictures have the style of one picture, on prompts that "
-        "no update has seen.",
-        config.stylize(),
-        run_stylize,
-        stylize_page,
-        write_stylize_report,
-    )
+    if find_spec("peft") is None:
+        warnings.warn(f"the tour leaves stylize out: {NO_PEFT}", stacklevel=3)
+    else:
+        yield _stop(
+            "stylize",
+            "A LoRA adapter is optimised until pictures have the style of one picture, on prompts "
+            "that no update has seen.",
+            config.stylize(),
+            run_stylize,
+            stylize_page,
+            write_stylize_report,
+        )
     yield _stop(
         "audit",
         "Each noise moves inside a small box until a classifier calls the picture by another name. "
