@@ -3,7 +3,7 @@
     pip install --no-deps efficientnet-lite-pytorch
     python -m benchmarks.audit_imagenet --weights efficientnet_lite0.safetensors
 
-``benchmarks/convert_efficientnet.py`` writes the weights. The emoji whose names are those of one
+``benchmarks/convert.py`` writes the weights. The emoji whose names are those of one
 class of ImageNet are drawn from several noises; pictures that the classifier gets right are the
 items. The judge is that of the embedded model, in ImageNet's words, and so is the classifier that
 is shown what was found. Beside it, attacks in pixels on the same pictures, as in
