@@ -12,7 +12,8 @@ the targets on the other half, where the judge was surest of the target.
     python benchmarks/guide.py
 
 What is there is not measured again, so that it can be stopped and go on. Pictures stay in a folder
-under build, a strip for each way and target.
+under build, a strip for each way and target, and become guide.png: a row for each way, a target
+every few columns.
 """
 
 from __future__ import annotations
@@ -256,7 +257,7 @@ class Bench:
         """Return what each way reached: at each setting, and at those that were chosen."""
         network = load_feature_network("judge", ["model.convnextv2.encoder.stages.2"])
         reference = self.draws()
-        found = {}
+        found, shown = {}, []
         every = {way.key: dict.fromkeys(self.targets, way) for way in self.ways}
         names = dict.fromkeys(way.name for way in self.ways)
         every |= {name: {t: self.chosen(name, t) for t in self.targets} for name in names}
@@ -269,6 +270,8 @@ class Bench:
                 **summary(rows),
                 **asdict(set_distance(torch.cat(strips), reference, network)),
             }
+            shown += [torch.cat(strips)] if name in names else []
+        save_picture(self.args.output.with_suffix(".png"), contact_sheet(shown))
         return found
 
     @torch.no_grad()
