@@ -82,7 +82,7 @@ package: setup
 		'from setuptools import build_meta as b; b.build_wheel("../dist")'
 	$(call fresh_venv,build/installed)
 	build/installed/bin/python -m pip install --quiet build/dist/*.whl "$(TORCH)"
-	cd build/installed && bin/adjointdpm guide --output_dir guided --max_train_steps 2
+	cd build/installed && bin/adjointdpm demo --output_dir demo --max_train_steps 2
 
 # The locks name every package but torch, whose build is the machine's choice.
 COMPILE = build/uv/bin/uv pip compile pyproject.toml --extra dev --upgrade --universal \

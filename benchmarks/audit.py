@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from stamp import stamp
 from torch import Tensor
 from torch.nn import functional
 
@@ -340,9 +340,7 @@ def write(args: argparse.Namespace, name: str, row: dict[str, Any]) -> None:
         "max_steps": MAX_STEPS,
         "radius": RADIUS,
         "batch_size": BATCH,
-        "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
+        **stamp(),
         "parts": {**read(args), name: row},
     }
     write_text(args.output, json.dumps(content, indent=1) + "\n")

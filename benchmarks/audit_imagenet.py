@@ -3,7 +3,7 @@
     pip install --no-deps efficientnet-lite-pytorch
     python -m benchmarks.audit_imagenet --weights efficientnet_lite0.safetensors
 
-``benchmarks/convert_efficientnet.py`` writes the weights. The emoji whose names are those of one
+``benchmarks/convert.py`` writes the weights. The emoji whose names are those of one
 class of ImageNet are drawn from several noises; pictures that the classifier gets right are the
 items. The judge is that of the embedded model, in ImageNet's words, and so is the classifier that
 is shown what was found. Beside it, attacks in pixels on the same pictures, as in
@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import platform
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -37,6 +36,7 @@ from adjointdpm.runs import choose_device
 from adjointdpm.storage import write_text
 from adjointdpm.targets import imagenet_labels, load_target
 from benchmarks.audit_pixels import ATTACKS, prices, read, scored, summary
+from benchmarks.stamp import stamp
 
 SAMPLING_STEPS, STEPS, RADIUS, BATCH = 10, 15, 0.3, 8
 BOXES = (1, 2)
@@ -217,9 +217,7 @@ def write(args: argparse.Namespace, content: dict[str, Any]) -> None:
         "radius": RADIUS,
         "batch_size": BATCH,
         "noises": args.noises,
-        "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
+        **stamp(),
     }
     write_text(args.output, json.dumps(content, indent=1) + "\n")
 

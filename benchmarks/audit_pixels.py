@@ -1,6 +1,6 @@
 """Attacks in pixels beside the audit in noise: the same pictures, the same time in gradients.
 
-    python benchmarks/audit_pixels.py --output docs/benchmarks/audit_pixels.json
+    python -m benchmarks.audit_pixels --output docs/benchmarks/audit_pixels.json
 
 The audit moves the noise of each picture by sign steps through the whole sampler. Then foolbox's
 projected gradient descent and ART's AutoPGD move the pixels of the very pictures that the audit
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +32,7 @@ from adjointdpm.runs import choose_device
 from adjointdpm.setup import load_model
 from adjointdpm.storage import write_text
 from adjointdpm.targets import to_art, to_foolbox
+from benchmarks.stamp import stamp
 
 STEPS, RADIUS, SAMPLING_STEPS, BATCH = 15, 0.3, 10, 8
 BOXES = (2, 8, 1)
@@ -219,9 +219,7 @@ def write(args: argparse.Namespace, content: dict[str, Any]) -> None:
         "sampling_steps": SAMPLING_STEPS,
         "radius": RADIUS,
         "batch_size": BATCH,
-        "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
+        **stamp(),
     }
     write_text(args.output, json.dumps(content, indent=1) + "\n")
 

@@ -16,10 +16,8 @@ import argparse
 import hashlib
 import importlib
 import json
-import platform
 import sys
 import tempfile
-import time
 import types
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,6 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from stamp import stamp
 from torch import Tensor, nn
 
 from adjointdpm.evaluation import FeatureStatistics, statistics_distance
@@ -157,9 +156,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.manual_seed(0)
     peers = load_peers(options.peers)
     result = {
-        "machine": f"{platform.machine()} CPU",
-        "date": time.strftime("%Y-%m-%d"),
-        "torch": torch.__version__,
+        **stamp(),
         "num_features": options.num_features,
         "num_pictures": options.num_pictures,
         "distances": compare_distances(peers, options.num_pictures, options.num_features),

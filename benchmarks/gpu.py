@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +22,7 @@ from typing import Any
 import torch
 from core import by_hand, checkpointed, plainly, seconds
 from diffusers import UNet2DConditionModel
+from stamp import stamp
 from torch import Tensor
 
 import adjointdpm as adp
@@ -139,12 +139,11 @@ def measure(run: Callable[[], None], args: argparse.Namespace) -> dict[str, Any]
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    described = {"torch": torch.__version__, "processor": platform.machine()}
+    described = stamp(device)
     if device == "cuda":
-        properties = torch.cuda.get_device_properties(0)
-        described |= {
-            "gpu": properties.name,
-            "gpu_memory_gib": round(properties.total_memory / 2**30, 1),
+        total = torch.cuda.get_device_properties(0).total_memory
+        described["machine"] |= {
+            "gpu_memory_gib": round(total / 2**30, 1),
             "cuda": torch.version.cuda,
         }
     return described
@@ -200,7 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     started = time.monotonic()
     settings = {k: v for k, v in vars(args).items() if k != "output_dir"}
     result: dict[str, Any] = {
-        "machine": describe_machine(args.device), "settings": settings, "workloads": {},
+        **describe_machine(args.device), "settings": settings, "workloads": {},
         "left_out": [],
     }  # fmt: skip
     args.output_dir.mkdir(parents=True, exist_ok=True)

@@ -3,63 +3,79 @@
 The embedded model is asked for "thing", which is any of twelve concepts that it has no word for,
 and each picture is to become a certain one of them. Compared are the noise optimised through the
 whole sampler (DOODL's way), guidance at each step by an estimate of one call (DPS, FreeDoM) or of
-four (SAG), and the best of many samples. A call that makes a graph counts twice, for its product.
+four (SAG), and the best of many samples. What is counted is what the network does: its forward
+calls, also those that are run again, and the products with its Jacobian that are really taken.
 
-    python benchmarks/guide.py --output docs/benchmarks/guide.json
+How far a way goes is a setting of it (a strength, a learning rate). It is chosen for each half of
+the targets on the other half, where the judge was surest of the target.
 
-What is there is not measured again, so that it can be stopped and go on.
+    python benchmarks/guide.py
+
+What is there is not measured again, so that it can be stopped and go on. Pictures stay in a folder
+under build, a strip for each way and target, and become guide.png: a row for each way, a target
+every few columns.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
+from stamp import stamp
 from torch import Tensor
 
 import adjointdpm as adp
 from adjointdpm.assets import load_feature_network
 from adjointdpm.evaluation import read_pictures, set_distance, success_rate
-from adjointdpm.features import FeatureNetwork
 from adjointdpm.objectives import ClassifierMargin, RandomViews
+from adjointdpm.report import contact_sheet, save_picture
 from adjointdpm.runs import OptimizeConfig, optimize
 from adjointdpm.setup import one_step_sampler
+from adjointdpm.storage import write_text
 from adjointdpm.variables import project_to_typical
 
 STEPS, GUIDANCE_SCALE, MARGIN = 10, 2.0, 5.0
 SEED = 20_000
+LEARNING_RATES = (0.1, 0.3)
+STRENGTHS = {1: (0.25, 0.5), 4: (0.5, 1.0)}
+"""By inner steps: with one, each step is repeated more often, and each repeat moves as far."""
+REFERENCE = 96
+"""Other pictures of the prompt, for KID."""
 
 
 @dataclass
 class Calls:
-    """Network calls of a block: forward, and products with the Jacobian of one."""
+    """What a network did in a block: forward calls, and products with its Jacobian."""
 
     forward: int = 0
     products: int = 0
 
-    @property
-    def total(self) -> int:
-        return self.forward + self.products
-
 
 @contextmanager
-def counted(unet: torch.nn.Module) -> Iterator[Calls]:
-    """Count calls; one with a graph counts for a product too, also where it is not taken."""
+def counted(network: torch.nn.Module) -> Iterator[Calls]:
+    """Count the calls of a network, and the gradients that arrive at what it answered."""
     calls = Calls()
 
-    def count(*_: Any) -> None:
-        calls.forward += 1
-        calls.products += torch.is_grad_enabled()
+    def product(_: Tensor) -> None:
+        calls.products += 1
 
-    handle = unet.register_forward_hook(count)
+    def forward(_: Any, __: Any, answer: Any) -> None:
+        calls.forward += 1
+        if answer[0].requires_grad:
+            answer[0].register_hook(product)
+
+    handle = network.register_forward_hook(forward)
     try:
         yield calls
     finally:
@@ -105,7 +121,7 @@ class Task:
             values = torch.where(better, found, values)
         return best
 
-    def optimised_noise(self, budget: int) -> Tensor:
+    def optimised_noise(self, budget: int, learning_rate: float) -> Tensor:
         """The whole sampler differentiated for each update."""
         noise = project_to_typical(self.noise).requires_grad_()
         cond = self.conditioning(len(noise))
@@ -118,7 +134,10 @@ class Task:
 
         updates = max(1, (budget - STEPS) // (3 * STEPS))
         config = OptimizeConfig(
-            learning_rate=0.1, lr_scheduler="cosine", max_train_steps=updates, progress_bar=False
+            learning_rate=learning_rate,
+            lr_scheduler="cosine",
+            max_train_steps=updates,
+            progress_bar=False,
         )
         optimize({"noise": noise}, loss, config, project=project)
         with torch.no_grad():
@@ -136,26 +155,43 @@ class Task:
         )
 
 
-def methods(budget: int) -> dict[str, Callable[[Task], Tensor]]:
-    """The ways by name."""
-    found: dict[str, Callable[[Task], Tensor]] = {
-        "plain": Task.plain,
-        "best of n": lambda task: task.best_of(budget),
-        "noise": lambda task: task.optimised_noise(budget),
-    }
-    for strength in (0.25, 0.5, 1.0):
-        found[f"one-step, strength {strength}"] = lambda task, s=strength: task.guided(budget, 1, s)
-        found[f"4 inner steps, strength {strength}"] = lambda task, s=strength: task.guided(
-            budget, 4, s
-        )
+@dataclass(frozen=True)
+class Way:
+    """One way to lead a sample, with a setting that says how far."""
+
+    name: str
+    setting: str | None
+    run: Callable[[Task], Tensor]
+
+    @property
+    def key(self) -> str:
+        """Its name in the file of results."""
+        return self.name if self.setting is None else f"{self.name}, {self.setting}"
+
+
+def ways(budget: int) -> list[Way]:
+    """Return the ways, each at all its settings."""
+    found = [
+        Way("plain", None, Task.plain),
+        Way("best of n", None, partial(Task.best_of, budget=budget)),
+    ]
+    for rate in LEARNING_RATES:
+        setting = f"learning rate {rate}"
+        run = partial(Task.optimised_noise, budget=budget, learning_rate=rate)
+        found.append(Way("noise", setting, run))
+    for inner, strengths in STRENGTHS.items():
+        name = f"{inner} inner step{'s' if inner > 1 else ''}"
+        for strength in strengths:
+            run = partial(Task.guided, budget=budget, inner_steps=inner, strength=strength)
+            found.append(Way(name, f"strength {strength}", run))
     return found
 
 
-def measure(task: Task, way: Callable[[Task], Tensor]) -> tuple[dict[str, Any], Tensor]:
+def measure(task: Task, way: Way) -> tuple[dict[str, Any], Tensor]:
     """Return what a way reached, and its pictures."""
     start = time.process_time()
     with counted(task.default.pipeline.unet) as calls:
-        latents = way(task)
+        latents = way.run(task)
     seconds = time.process_time() - start
     with torch.no_grad():
         images = task.decode(latents).mul(255).round().div(255)
@@ -170,77 +206,129 @@ def measure(task: Task, way: Callable[[Task], Tensor]) -> tuple[dict[str, Any], 
     }, images
 
 
-def main() -> None:
-    """Measure, and write JSON as it goes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path("docs/benchmarks/guide.json"))
-    parser.add_argument("--budget", type=int, default=300)
-    parser.add_argument("--pictures", type=int, default=4)
-    parser.add_argument("--targets", type=int, default=12)
-    parser.add_argument("--only", nargs="*", help="names of ways")
-    args = parser.parse_args()
-    default = adp.load_default()
-    network = load_feature_network("judge", ["model.convnextv2.encoder.stages.2"])
-    rows = json.loads(args.output.read_text())["rows"] if args.output.is_file() else {}
-    style = default.concepts.styles[0]
-    targets = [concept.label for concept in default.concepts.wordless][: args.targets]
-    reference = draws(default, style, args.pictures * len(targets))
-    for name, way in methods(args.budget).items():
-        if name in rows or (args.only and name not in args.only):
-            continue
-        found, pictures = [], []
-        for i, target in enumerate(targets):
-            task = Task(default, target, style, args.pictures, SEED + i)
-            result, images = measure(task, way)
-            found.append({"target": target, **result})
-            pictures.append(images)
-        rows[name] = summary(found, torch.cat(pictures), reference, network)
-        print(name, {k: v for k, v in rows[name].items() if k != "targets"}, flush=True)
-        write(args, rows)
+class Bench:
+    """All measurements: numbers in a file, pictures in a folder.
+
+    Args:
+        args: of the command line.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.default = args, adp.load_default()
+        self.style = self.default.concepts.styles[0]
+        concepts = self.default.concepts.wordless[: args.targets]
+        self.targets = [concept.label for concept in concepts]
+        content = json.loads(args.output.read_text()) if args.output.is_file() else {}
+        self.rows: dict[str, dict[str, Any]] = content.get("rows", {})
+        self.ways = ways(args.budget)
+
+    def strip(self, way: Way, target: str) -> Path:
+        """Return the file with the pictures of a way."""
+        return self.args.pictures_dir / f"{way.key}, {target}.png".replace(" ", "-")
+
+    def measure_all(self) -> None:
+        """Measure what is not there, target by target."""
+        for i, target in enumerate(self.targets):
+            for way in self.ways:
+                if target in self.rows.setdefault(way.key, {}):
+                    continue
+                task = Task(self.default, target, self.style, self.args.pictures, SEED + i)
+                row, images = measure(task, way)
+                save_picture(self.strip(way, target), contact_sheet([images], gap=0))
+                self.rows[way.key][target] = row
+                print(way.key, target, json.dumps(row), flush=True)
+                self.write()
+
+    def chosen(self, name: str, target: str) -> Way:
+        """Return a way at the setting that made the judge surest in the other half of targets."""
+        half = self.targets.index(target) % 2
+        others = [other for i, other in enumerate(self.targets) if i % 2 != half]
+        found = [way for way in self.ways if way.name == name]
+        if len(found) == 1:
+            return found[0]
+        return max(
+            found,
+            key=lambda way: fmean(
+                p for other in others for p in self.rows[way.key][other]["judge"]
+            ),
+        )
+
+    def summaries(self) -> dict[str, Any]:
+        """Return what each way reached: at each setting, and at those that were chosen."""
+        network = load_feature_network("judge", ["model.convnextv2.encoder.stages.2"])
+        reference = self.draws()
+        found, shown = {}, []
+        every = {way.key: dict.fromkeys(self.targets, way) for way in self.ways}
+        names = dict.fromkeys(way.name for way in self.ways)
+        every |= {name: {t: self.chosen(name, t) for t in self.targets} for name in names}
+        for name, by_target in every.items():
+            rows = [self.rows[way.key][target] for target, way in by_target.items()]
+            strips = [read(self.strip(way, t), self.args.pictures) for t, way in by_target.items()]
+            settings = dict.fromkeys(way.setting for way in by_target.values())
+            found[name] = {
+                "settings": [setting for setting in settings if setting is not None],
+                **summary(rows),
+                **asdict(set_distance(torch.cat(strips), reference, network)),
+            }
+            shown += [torch.cat(strips)] if name in names else []
+        save_picture(self.args.output.with_suffix(".png"), contact_sheet(shown))
+        return found
+
+    @torch.no_grad()
+    def draws(self) -> Tensor:
+        """Return other pictures of the prompt."""
+        label, size = self.default.judge.labels[0], 8
+        tasks = [
+            Task(self.default, label, self.style, size, SEED + 100 + i)
+            for i in range(REFERENCE // size)
+        ]
+        return torch.cat([task.decode(task.plain()) for task in tasks])
+
+    def write(self, summaries: dict[str, Any] | None = None) -> None:
+        """Write what is known."""
+        content = {
+            "budget": self.args.budget,
+            "steps": STEPS,
+            "guidance_scale": GUIDANCE_SCALE,
+            **stamp(),
+            "summaries": summaries or {},
+            "rows": self.rows,
+        }
+        write_text(self.args.output, json.dumps(content, indent=1) + "\n")
 
 
-@torch.no_grad()
-def draws(default: Any, style: str, count: int) -> Tensor:
-    """Return other pictures of the prompt."""
-    parts = [
-        Task(default, default.judge.labels[0], style, 8, SEED + 100 + i) for i in range(count // 8)
-    ]
-    return torch.cat([task.decode(task.plain()) for task in parts])
+def read(strip: Path, count: int) -> Tensor:
+    """Return the pictures of a strip, (count, 3, height, width) in [0, 1]."""
+    pixels = torch.from_numpy(np.asarray(Image.open(strip).convert("RGB")).copy())
+    return torch.stack(pixels.permute(2, 0, 1).div(255).chunk(count, dim=2))
 
 
-def summary(
-    found: list[dict[str, Any]], images: Tensor, reference: Tensor, network: FeatureNetwork
-) -> dict[str, Any]:
-    """Return the means over targets, and the distance of all pictures to those of the prompt."""
-    recognised = success_rate(yes for row in found for yes in row["recognised"])
-    metrics = [value for row in found for value in row["metric"]]
-    distance = set_distance(images, reference, network)
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the means over targets."""
+    recognised = success_rate(yes for row in rows for yes in row["recognised"])
     return {
         "recognised": recognised.successes,
         "of": recognised.trials,
         "interval": [recognised.low, recognised.high],
-        "metric": sum(metrics) / len(metrics),
-        "kid": distance.kid,
-        "kid_std": distance.kid_std,
-        "fid": distance.fid,
-        "feature_network": distance.feature_network,
-        "calls": sum(sum(row["calls"].values()) for row in found) / len(found),
-        "cpu_seconds": sum(row["cpu_seconds"] for row in found),
-        "targets": found,
+        "judge": fmean(value for row in rows for value in row["judge"]),
+        "metric": fmean(value for row in rows for value in row["metric"]),
+        "calls": fmean(row["calls"]["forward"] for row in rows),
+        "products": fmean(row["calls"]["products"] for row in rows),
+        "cpu_seconds": sum(row["cpu_seconds"] for row in rows),
     }
 
 
-def write(args: argparse.Namespace, rows: dict[str, Any]) -> None:
-    content = {
-        "budget": args.budget,
-        "steps": STEPS,
-        "guidance_scale": GUIDANCE_SCALE,
-        "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
-        "torch": torch.__version__,
-        "date": time.strftime("%Y-%m-%d"),
-        "rows": rows,
-    }
-    args.output.write_text(json.dumps(content, indent=1) + "\n")
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, and write JSON as it goes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output", type=Path, default=Path("docs/benchmarks/guide.json"))
+    parser.add_argument("--pictures_dir", type=Path, default=Path("build/guide"))
+    parser.add_argument("--budget", type=int, default=200, help="calls and products a picture")
+    parser.add_argument("--pictures", type=int, default=2, help="of each target")
+    parser.add_argument("--targets", type=int, default=12)
+    bench = Bench(parser.parse_args(arguments))
+    bench.measure_all()
+    bench.write(bench.summaries())
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import DDIMScheduler
+from stamp import stamp
 
 import adjointdpm as adp
 from adjointdpm.gradients import GradientMethod
@@ -74,9 +74,7 @@ def main() -> None:
         content = {
             "steps": STEPS,
             "pictures": PICTURES,
-            "machine": f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
-            "torch": torch.__version__,
-            "date": time.strftime("%Y-%m-%d"),
+            **stamp(),
             "rows": rows,
         }
         write_text(output, json.dumps(content, indent=1) + "\n")

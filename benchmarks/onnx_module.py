@@ -1,4 +1,8 @@
-"""An ONNX graph as a differentiable module: the operators that exported UNets consist of."""
+"""An ONNX graph as a differentiable module: the operators that exported UNets consist of.
+
+Classifiers are made modules by onnx2torch (`adjointdpm.targets`), which knows no `Split` of opset
+18 and so none of these UNets.
+"""
 
 from __future__ import annotations
 

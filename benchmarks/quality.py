@@ -11,7 +11,7 @@ solver. Networks run under autocast to bfloat16, which moves pictures by 0.001 o
 of a level of 8 bits.
 
 FID and KID are in the features of the embedded judge, which was trained on the same pictures, and
-with ``--mobilenet WEIGHTS`` (see convert_mobilenet.py) in those of MobileNetV2, which was not.
+with ``--mobilenet WEIGHTS`` (see convert.py) in those of MobileNetV2, which was not.
 Intervals are of 95 %, from a jackknife that leaves out one of 20 groups of samples at a time; the
 reference is all there is and has no error.
 """

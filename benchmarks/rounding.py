@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from stamp import stamp
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -132,8 +133,9 @@ def main() -> None:
         for what in WHAT:
             rows.append(measure(dtype, what, args.count))
             print(rows[-1], flush=True)
+    content = {**stamp(), "rows": rows}
     if args.output_dir is not None:
-        (args.output_dir / "rounding.json").write_text(json.dumps(rows, indent=2) + "\n")
+        (args.output_dir / "rounding.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

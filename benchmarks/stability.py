@@ -15,14 +15,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from exponential import CALLS_A_STEP, PROCESSES, plan_of
+from stamp import stamp
 
 import adjointdpm as adp
 
@@ -126,7 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("docs/benchmarks"))
     options = parser.parse_args(arguments)
     rows = list(measure())
-    content = {"machine": f"{platform.machine()} CPU", "date": time.strftime("%Y-%m-%d")}
+    content = stamp()
     options.output_dir.mkdir(parents=True, exist_ok=True)
     lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
     head = json.dumps(content, indent=1).removesuffix("\n}")

@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from stamp import stamp
 from torch import Tensor
 from torch.nn import functional
 
@@ -249,13 +250,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
     options = parser.parse_args(arguments)
     file = options.output_dir / "results.json"
-    results: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    results: dict[str, Any] = json.loads(file.read_text())["rows"] if file.is_file() else {}
 
     def once(name: str, compute: Callable[..., dict[str, Any]]) -> None:
         if name in results:
             return
         results[name] = compute(out=options.output_dir / name.replace("/", "-"))
-        write_text(file, json.dumps(results, indent=2) + "\n")
+        write_text(file, json.dumps({**stamp(), "rows": results}, indent=1) + "\n")
         shown = {k: v for k, v in results[name].items() if k != "losses"}
         print(name, json.dumps(shown), flush=True)
 

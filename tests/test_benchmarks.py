@@ -214,7 +214,7 @@ def test_styles_that_are_there_are_not_computed_again(
     arguments += ["--weights", "1"]
     stylize.main(arguments)
     first = (tmp_path / "results.json").read_text()
-    row = json.loads(first)["brown/sampler/1"]
+    row = json.loads(first)["rows"]["brown/sampler/1"]
     assert len(row["losses"]) == 1
     style = row["classifier"]
     assert style["after"] != style["before"]
@@ -296,3 +296,25 @@ def test_gains_are_those_of_a_sampling_run() -> None:
     noise = torch.randn(2, 3, dtype=torch.float64)
     ratio = adp.Sampler(denoiser, plan)(noise) / noise
     assert torch.allclose(ratio, torch.full_like(ratio, stability.gains(plan, schedule)[30]))
+
+
+def test_guide_counts_what_the_network_does() -> None:
+    """Each call, each that is run again, and each product with a Jacobian, once."""
+    import guide
+    import torch
+
+    import adjointdpm as adp
+
+    class Network(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor]:
+            return (x.square(),)
+
+    network, schedule = Network(), adp.Schedule.vp_linear()
+    denoiser = adp.Denoiser(lambda x, t: network(x)[0], schedule, "sample")
+    sampler = adp.Sampler(denoiser, adp.solvers.build("ddim", schedule, 3, "linspace", "sample"))
+    noise = torch.ones(1, 2, requires_grad=True)
+    with guide.counted(network) as calls:
+        sample = sampler(noise)
+        assert calls == guide.Calls(forward=3, products=0)
+        sample.sum().backward()
+    assert calls == guide.Calls(forward=6, products=3)

@@ -28,7 +28,7 @@ from adjointdpm.report import (
 )
 from adjointdpm.report.pictures import contact_sheet, data_uri, to_pil
 from adjointdpm.report.plots import curves_svg
-from adjointdpm.runs import History, OptimizeConfig, optimize
+from adjointdpm.runs import History, OptimizeConfig, RunResult, optimize
 
 
 def test_enlarged_picture_has_square_pixels():
@@ -168,7 +168,7 @@ def test_a_page_shows_what_a_run_has(gradient):
         curves=[curves_svg({"loss": history.losses}, "update", "loss")],
         certificate=certificate,
         predicted=cost,
-        spent=Spent.of(history, seconds=75.0, peak_memory=3 * 2**29),
+        spent=Spent.of(history, RunResult(seconds=75.0, peak_memory=3 * 2**29, environment={})),
         files=[WrittenFile("learned_embeds.safetensors", "the word", "pipe.load(...)")],
     )
     tags, text = read(render_page("report", "base.html", page=page))

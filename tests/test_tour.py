@@ -11,6 +11,7 @@ from tiny_pipeline import write_assets
 from adjointdpm.assets import ASSETS_VARIABLE
 from adjointdpm.cli.main import main
 from adjointdpm.runs import run_folder
+from adjointdpm.tour import TourConfig, run
 
 JOBS = ["guide", "embed", "stylize", "audit"]
 TARGETS = ["--guide_target", "rocket", "--embed_target", "cactus"]
@@ -107,3 +108,10 @@ def test_an_interrupted_demo_leaves_no_empty_folder(tmp_path, monkeypatch, capsy
     assert main(["demo", "--output_dir", str(tmp_path / "a" / "b"), *TARGETS]) == 130
     assert "stopped" in capsys.readouterr().err
     assert not list(Path(tmp_path).iterdir())
+
+
+def test_without_peft_the_tour_leaves_stylize_out(monkeypatch):
+    monkeypatch.setattr(run, "find_spec", {}.get)
+    monkeypatch.setattr(run, "_stop", lambda name, *_, **__: name)
+    with pytest.warns(UserWarning, match=r"leaves stylize out.*adjointdpm\[lora\]"):
+        assert list(run._visit(TourConfig())) == [job for job in JOBS if job != "stylize"]

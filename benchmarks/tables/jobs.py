@@ -62,7 +62,7 @@ def _styles(first: str, runs: dict[str, str]) -> str:
 
     return table(
         [first, "Gram distance, optimised", "Gram distance, VGG16", "still recognised"],
-        ([name, *cells(read("stylize")[run])] for name, run in runs.items()),
+        ([name, *cells(read("stylize")["rows"][run])] for name, run in runs.items()),
     )
 
 

@@ -85,7 +85,7 @@ def by_rule(scheduler: str) -> str:
 
 def told_apart() -> str:
     """Return how many gradients raised after each change, by dtype."""
-    rows = {(row["dtype"], row["what"]): row for row in read("rounding")}
+    rows = {(row["dtype"], row["what"]): row for row in read("rounding")["rows"]}
 
     def cell(dtype: str, what: str) -> str:
         row = rows[dtype, what]

@@ -94,8 +94,9 @@ def named_one_by_one(star: re.Match[str]) -> str:
 def executed(markdown: str) -> Any:
     """Run a Markdown page as a notebook, once for each state of the page and of the library."""
     state = hashlib.sha256(markdown.encode())
-    for path in sorted(PACKAGE.rglob("*.py")):
-        state.update(path.read_bytes())
+    for path in sorted(PACKAGE.rglob("*")):
+        if path.is_file() and path.suffix != ".pyc":  # the weights of the embedded model too
+            state.update(path.read_bytes())
     kept = CACHE / f"{state.hexdigest()[:16]}.ipynb"
     if kept.is_file():
         return nbformat.read(kept, as_version=4)

@@ -72,14 +72,14 @@ def _load(
             if weights is None:
                 raise ValueError(
                     "mobilenet-v2 needs weights: the safetensors file that "
-                    "benchmarks/convert_mobilenet.py writes"
+                    "benchmarks/convert.py writes"
                 )
             return mobilenet_v2_of_deep_sort(weights)
         case "inception-v3":
             if weights is None:
                 raise ValueError(
                     "inception-v3 needs weights: the safetensors file that "
-                    "benchmarks/convert_inception.py writes from those of pytorch-fid or "
+                    "benchmarks/convert.py writes from those of pytorch-fid or "
                     "torch-fidelity (pt_inception-2015-12-05-6726825d.pth)"
                 )
             return inception_v3_of_fid(weights, resizing)

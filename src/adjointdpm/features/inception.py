@@ -190,7 +190,7 @@ def inception_v3_of_fid(weights: str | Path, resizing: Resizing = "clean") -> Fe
 
     Args:
         weights: a safetensors file of ``pt_inception-2015-12-05``, the state dict of pytorch-fid
-            and torch-fidelity; ``benchmarks/convert_inception.py`` writes one from theirs.
+            and torch-fidelity; ``benchmarks/convert.py`` writes one from theirs.
         resizing: ``clean`` as clean-fid, ``legacy_pytorch`` as pytorch-fid, ``legacy_tensorflow``
             as the first FID and torch-fidelity.
 

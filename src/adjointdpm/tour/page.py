@@ -38,9 +38,7 @@ def write_tour_page(tour: Tour, command: str) -> Path:
             }
             for stop in tour.stops
         },
-        "seconds": tour.seconds,
-        "peak_memory_bytes": tour.peak_memory,
-        "environment": tour.environment,
+        **tour.usage(),
     }
     page = RunPage(
         title="AdjointDPM: gradients through a whole sampling run",

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import shlex
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from typing import Any
 
+from ..formats import NO_PEFT
 from ..jobs.audit import audit_page, run_audit, write_audit_report
 from ..jobs.embed import embed_page, run_embed, write_embed_report
 from ..jobs.guide import guide_page, run_guide, write_guide_report
 from ..jobs.stylize import run_stylize, stylize_page, write_stylize_report
 from ..report import Fact, RunPage
-from ..runs import FolderConfig, choose_device, environment, peak_memory, run_folder
+from ..runs import FolderConfig, RunResult, choose_device, run_folder, usage_since
 from ..setup import require_goal
 from .config import TourConfig
 
@@ -40,22 +43,16 @@ class Stop:
 
 
 @dataclass(frozen=True)
-class Tour:
+class Tour(RunResult):
     """What the tour found.
 
     Args:
         config: the settings.
         stops: the jobs, in order.
-        seconds: how long all of it took.
-        peak_memory: the most bytes that were held.
-        environment: versions and machine.
     """
 
     config: TourConfig
     stops: list[Stop]
-    seconds: float
-    peak_memory: int
-    environment: dict[str, str]
 
 
 def run_tour(config: TourConfig, visited: Callable[[Stop], None] | None = None) -> Tour:
@@ -82,9 +79,7 @@ def run_tour(config: TourConfig, visited: Callable[[Stop], None] | None = None) 
     return Tour(
         config,
         stops,
-        seconds=time.perf_counter() - started,
-        peak_memory=peak_memory(device),
-        environment=environment(device),
+        **usage_since(started, device),
     )
 
 
@@ -108,15 +103,18 @@ def _visit(config: TourConfig) -> Iterator[Stop]:
         embed_page,
         write_embed_report,
     )
-    yield _stop(
-        "stylize",
-        "A LoRA adapter is optimised until pictures have the style of one picture, on prompts that "
-        "no update has seen.",
-        config.stylize(),
-        run_stylize,
-        stylize_page,
-        write_stylize_report,
-    )
+    if find_spec("peft") is None:
+        warnings.warn(f"the tour leaves stylize out: {NO_PEFT}", stacklevel=3)
+    else:
+        yield _stop(
+            "stylize",
+            "A LoRA adapter is optimised until pictures have the style of one picture, on prompts "
+            "that no update has seen.",
+            config.stylize(),
+            run_stylize,
+            stylize_page,
+            write_stylize_report,
+        )
     yield _stop(
         "audit",
         "Each noise moves inside a small box until a classifier calls the picture by another name. "

@@ -60,9 +60,7 @@ def write_audit_report(result: AuditResult, command: str) -> Path:
         **asdict(result.summary),
         "predicted": asdict(result.predicted),
         "certificate": None if result.certificate is None else asdict(result.certificate),
-        "seconds": result.seconds,
-        "peak_memory_bytes": result.peak_memory,
-        "environment": result.environment,
+        **result.usage(),
     }
     return write_run_page(
         folder,

@@ -16,7 +16,7 @@ from ...cost import Cost
 from ...executors import Result, Worker, WorkerFactory, execute, shard
 from ...gradients import GradientMethod
 from ...objectives import ClassifierMargin, ImageClassifier
-from ...runs import choose_device, environment, peak_memory, run_folder
+from ...runs import RunResult, choose_device, run_folder, usage_since
 from ...setup import Model, certify_gradient
 from ...storage import JsonLines
 from .config import AuditConfig
@@ -29,7 +29,7 @@ RESULTS = "results.jsonl"
 
 
 @dataclass(frozen=True)
-class AuditResult:
+class AuditResult(RunResult):
     """What came of an audit.
 
     Args:
@@ -39,9 +39,6 @@ class AuditResult:
         predicted: the cost of one gradient through the sampler for a whole batch, before the run.
         certificate: how right the gradient is, where it was measured.
         judged: whether a judge looked on.
-        seconds: how long this run took; one that went on counts from there.
-        peak_memory: the most bytes that were held.
-        environment: versions and machine.
     """
 
     config: AuditConfig
@@ -50,9 +47,6 @@ class AuditResult:
     predicted: Cost
     certificate: Certificate | None
     judged: bool
-    seconds: float
-    peak_memory: int
-    environment: dict[str, str]
 
 
 def run_audit(
@@ -108,9 +102,7 @@ def run_audit(
         predicted=predicted,
         certificate=certificate,
         judged=panel.judge is not None,
-        seconds=time.perf_counter() - started,
-        peak_memory=peak_memory(device),
-        environment=environment(device),
+        **usage_since(started, device),
     )
 
 

@@ -19,8 +19,8 @@ from ...report import (
     Spent,
     WrittenFile,
     contact_sheet,
-    curves_svg,
     duration,
+    losses_svg,
     save_picture,
     write_run_page,
 )
@@ -54,13 +54,7 @@ def embed_page(result: EmbedResult, command: str) -> RunPage:
         result: what became of the word.
         command: how the job was called.
     """
-    config, losses = result.config, result.history.losses
-    curve = curves_svg(
-        {"loss": losses},
-        xlabel="update",
-        ylabel="loss",
-        description=f"The loss of each update, from {losses[0]:.2f} to {losses[-1]:.2f}.",
-    )
+    config = result.config
     better = "larger" if result.larger_is_better else "smaller"
     facts = [
         Fact(
@@ -82,9 +76,9 @@ def embed_page(result: EmbedResult, command: str) -> RunPage:
         environment=result.environment,
         facts=facts,
         pictures=[row for each in result.validations for row in _rows(each)],
-        curves=[curve],
+        curves=[losses_svg(result.history.losses)],
         certificate=result.certificate,
-        spent=Spent.of(result.history, result.seconds, result.peak_memory),
+        spent=Spent.of(result.history, result),
         files=[
             WrittenFile(result.file.name, "the word" if is_word else "the embedding"),
             WrittenFile("README.md", "its card, with the lines that load it in stock diffusers"),
@@ -147,7 +141,5 @@ def _numbers(result: EmbedResult, command: str) -> dict[str, Any]:
             }
             for each in result.validations
         ],
-        "seconds": result.seconds,
-        "peak_memory_bytes": result.peak_memory,
-        "environment": result.environment,
+        **result.usage(),
     }

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...certificate import Certificate
 from ...evaluation import Reading, SuccessRate, success_rate
-from ...runs import History
+from ...runs import History, RunResult
 from .config import EmbedConfig
 
 
@@ -37,7 +37,7 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class EmbedResult:
+class EmbedResult(RunResult):
     """What became of a word.
 
     Args:
@@ -49,9 +49,6 @@ class EmbedResult:
         validations: what it was judged on, one for each validation template.
         certificate: how right the gradient is, where it was measured.
         history: losses and timings.
-        seconds: how long all of it took.
-        peak_memory: the most bytes that were held.
-        environment: versions and machine.
     """
 
     config: EmbedConfig
@@ -62,9 +59,6 @@ class EmbedResult:
     validations: list[Validation]
     certificate: Certificate | None
     history: History
-    seconds: float
-    peak_memory: int
-    environment: dict[str, str]
 
     def recognised(self, when: str) -> SuccessRate | None:
         """Return how often the judge saw the goal ``before`` or ``after``; None without a judge."""

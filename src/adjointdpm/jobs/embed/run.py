@@ -16,11 +16,10 @@ from ...runs import (
     Callback,
     History,
     choose_device,
-    environment,
     optimize,
-    peak_memory,
     run_folder,
     share,
+    usage_since,
 )
 from ...setup import Goal, certify_gradient, load_model, needs_default, require_goal
 from .config import EmbedConfig
@@ -87,9 +86,7 @@ def run_embed(
         validations=validations,
         certificate=certificate,
         history=history,
-        seconds=time.perf_counter() - started,
-        peak_memory=peak_memory(device),
-        environment=environment(device),
+        **usage_since(started, device),
     )
 
 

@@ -87,5 +87,5 @@ class FidConfig:
         if self.feature_network == "inception-v3" and self.feature_weights is None:
             raise ValueError(
                 "inception-v3 needs feature_weights, the safetensors file that "
-                "benchmarks/convert_inception.py writes; without it take another feature_network"
+                "benchmarks/convert.py writes; without it take another feature_network"
             )

@@ -85,7 +85,5 @@ def _numbers(result: FidResult, command: str) -> dict[str, Any]:
         "distance": asdict(result.distance),
         "sampler": result.sampler,
         "num_calls": result.num_calls,
-        "seconds": result.seconds,
-        "peak_memory_bytes": result.peak_memory,
-        "environment": result.environment,
+        **result.usage(),
     }

@@ -20,7 +20,7 @@ from ...evaluation import (
     write_statistics,
 )
 from ...features import FeatureNetwork
-from ...runs import choose_device, environment, peak_memory, run_folder
+from ...runs import RunResult, choose_device, run_folder, usage_since
 from .config import FidConfig
 from .pictures import DrawnPictures, FolderPictures
 
@@ -29,7 +29,7 @@ SHOWN = 64
 
 
 @dataclass(frozen=True)
-class FidResult:
+class FidResult(RunResult):
     """What was measured.
 
     Args:
@@ -39,9 +39,6 @@ class FidResult:
         num_calls: network calls a picture, without those of guidance; None where they were there.
         shown: the first pictures, (at most 64, 3, height, width) in [0, 1]; None where a statistics
             file stands for them.
-        seconds: how long all of it took.
-        peak_memory: the most bytes that were held.
-        environment: versions and machine.
     """
 
     config: FidConfig
@@ -49,9 +46,6 @@ class FidResult:
     sampler: str | None
     num_calls: int | None
     shown: Tensor | None
-    seconds: float
-    peak_memory: int
-    environment: dict[str, str]
 
 
 def run_fid(config: FidConfig, network: FeatureNetwork | None = None) -> FidResult:
@@ -96,9 +90,7 @@ def run_fid(config: FidConfig, network: FeatureNetwork | None = None) -> FidResu
             sampler=None if drawn is None else drawn.sampler.plan.name,
             num_calls=None if drawn is None else drawn.sampler.plan.num_calls,
             shown=torch.cat(shown) if shown else None,
-            seconds=time.perf_counter() - started,
-            peak_memory=peak_memory(device),
-            environment=environment(device),
+            **usage_since(started, device),
         )
 
 

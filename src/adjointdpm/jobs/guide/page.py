@@ -15,8 +15,8 @@ from ...report import (
     Spent,
     WrittenFile,
     contact_sheet,
-    curves_svg,
     duration,
+    losses_svg,
     percent,
     save_picture,
     size,
@@ -61,22 +61,14 @@ def guide_page(result: GuideResult, command: str) -> RunPage:
         result: what became of the samples.
         command: how the job was called.
     """
-    by_noise = result.config.method == "noise"
-    curve = curves_svg(
-        {"loss": result.losses},
-        xlabel="update" if by_noise else "guided step",
-        ylabel="loss",
-        description=f"The loss, from {result.losses[0]:.2f} to {result.losses[-1]:.2f}."
-        if result.losses
-        else "",
-    )
+    step = "update" if result.config.method == "noise" else "guided step"
     files = [WrittenFile("pictures.png", "the pictures before, and below them after")]
     if result.noise_file is not None:
         name = result.noise_file.name
         files.insert(0, WrittenFile(name, "the noises, for the same pipeline", LOAD_NOISE))
     spent = None
     if result.history is not None:
-        spent = Spent.of(result.history, result.seconds, result.peak_memory)
+        spent = Spent.of(result.history, result)
     return RunPage(
         title=f"Samples led to a goal: {result.config.prompt}",
         command=command,
@@ -84,7 +76,7 @@ def guide_page(result: GuideResult, command: str) -> RunPage:
         environment=result.environment,
         facts=_facts(result),
         pictures=[_row(result, i) for i in range(result.config.num_images)],
-        curves=[curve] if result.losses else [],
+        curves=[losses_svg(result.losses, step)] if result.losses else [],
         certificate=result.certificate,
         predicted=result.predicted if spent else None,
         spent=spent,
@@ -136,7 +128,5 @@ def _numbers(result: GuideResult, command: str) -> dict[str, Any]:
         "losses": result.losses,
         "predicted": asdict(result.predicted),
         "certificate": None if result.certificate is None else asdict(result.certificate),
-        "seconds": result.seconds,
-        "peak_memory_bytes": result.peak_memory,
-        "environment": result.environment,
+        **result.usage(),
     }

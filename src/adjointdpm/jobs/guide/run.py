@@ -20,11 +20,11 @@ from ...guided import StepGuidance, guided_sample
 from ...objectives import Objective, as_objective
 from ...runs import (
     History,
+    RunResult,
     choose_device,
-    environment,
     optimize,
-    peak_memory,
     run_folder,
+    usage_since,
 )
 from ...setup import (
     Goal,
@@ -62,7 +62,7 @@ class Ending:
 
 
 @dataclass(frozen=True)
-class GuideResult:
+class GuideResult(RunResult):
     """What became of the samples.
 
     Args:
@@ -76,9 +76,6 @@ class GuideResult:
         predicted: the cost of one gradient through the sampler, before the run.
         certificate: how right the gradient is, where it was measured.
         noise_file: the optimised noise; None for ``steps``.
-        seconds: how long all of it took.
-        peak_memory: the most bytes that were held.
-        environment: versions and machine.
     """
 
     config: GuideConfig
@@ -91,9 +88,6 @@ class GuideResult:
     predicted: Cost
     certificate: Certificate | None
     noise_file: Path | None
-    seconds: float
-    peak_memory: int
-    environment: dict[str, str]
 
 
 def run_guide(
@@ -141,9 +135,7 @@ def run_guide(
         predicted=predicted,
         certificate=certificate,
         noise_file=file,
-        seconds=time.perf_counter() - started,
-        peak_memory=peak_memory(device),
-        environment=environment(device),
+        **usage_since(started, device),
     )
 
 

@@ -17,7 +17,7 @@ from ...report import (
     Spent,
     WrittenFile,
     contact_sheet,
-    curves_svg,
+    losses_svg,
     percent,
     save_picture,
     write_run_page,
@@ -73,13 +73,6 @@ def stylize_page(result: StylizeResult, command: str) -> RunPage:
         result: what became of the model.
         command: how the job was called.
     """
-    curve = curves_svg(
-        {"loss": result.history.losses},
-        xlabel="update",
-        ylabel="style + content",
-        description=f"The loss at each update: from {result.history.losses[0]:.3f} to "
-        f"{result.history.losses[-1]:.3f}.",
-    )
     return RunPage(
         title=f"The style of {result.style}, in every picture",
         command=command,
@@ -87,10 +80,10 @@ def stylize_page(result: StylizeResult, command: str) -> RunPage:
         environment=result.environment,
         facts=_facts(result),
         pictures=[_row(each, result) for each in result.comparisons],
-        curves=[curve],
+        curves=[losses_svg(result.history.losses, ylabel="style + content")],
         predicted=result.predicted,
         certificate=result.certificate,
-        spent=Spent.of(result.history, result.seconds, result.peak_memory),
+        spent=Spent.of(result.history, result),
         files=_files(result),
     )
 
@@ -177,7 +170,5 @@ def _numbers(result: StylizeResult, command: str) -> dict[str, Any]:
         "certificate": None if result.certificate is None else asdict(result.certificate),
         "losses": result.history.losses,
         "seconds_by_update": result.history.seconds,
-        "seconds": result.seconds,
-        "peak_memory_bytes": result.peak_memory,
-        "environment": result.environment,
+        **result.usage(),
     }

@@ -10,7 +10,7 @@ from torch import Tensor
 from ...certificate import Certificate
 from ...cost import Cost
 from ...evaluation import Reading, SuccessRate, success_rate
-from ...runs import History
+from ...runs import History, RunResult
 from .config import StylizeConfig
 
 
@@ -40,7 +40,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class StylizeResult:
+class StylizeResult(RunResult):
     """What became of a model.
 
     Args:
@@ -55,9 +55,6 @@ class StylizeResult:
         predicted: what a gradient would take, before the run.
         certificate: how right the gradient of the style is, where it was measured.
         history: losses and timings.
-        seconds: how long all of it took.
-        peak_memory: the most bytes that were held.
-        environment: versions and machine.
     """
 
     config: StylizeConfig
@@ -71,9 +68,6 @@ class StylizeResult:
     predicted: Cost
     certificate: Certificate | None
     history: History
-    seconds: float
-    peak_memory: int
-    environment: dict[str, str]
 
     @property
     def style_before(self) -> float:

@@ -20,11 +20,10 @@ from ...runs import (
     Callback,
     History,
     choose_device,
-    environment,
     optimize,
-    peak_memory,
     run_folder,
     share,
+    usage_since,
 )
 from ...setup import certify_gradient, load_model
 from .config import StylizeConfig
@@ -89,9 +88,7 @@ def run_stylize(
         predicted=predicted,
         certificate=certificate,
         history=history,
-        seconds=time.perf_counter() - started,
-        peak_memory=peak_memory(device),
-        environment=environment(device),
+        **usage_since(started, device),
     )
 
 
