@@ -87,6 +87,17 @@ def errors_by_form(network: str, process: str, calls: int) -> str:
     )
 
 
+def reference_error(network: str) -> str:
+    """Return how far exponential.json's reference is from itself with half its steps.
+
+    Args:
+        network: as exponential.json names it.
+    """
+    rows = [row for row in read("exponential")["rows"] if row["network"] == network]
+    half = max(rows, key=lambda row: row["budget"])
+    return f"{half['sample_error']:.2g} / {half['gradient_error']:.2g}"
+
+
 def by_steps_on_terrain(solver: str = "ddim") -> str:
     """Return how good gradient methods are on somebody else's network, by number of steps."""
     rows = [row for row in read("terrain")["rows"] if row["solver"] == solver]
