@@ -140,3 +140,30 @@ def sample_quality() -> str:
             for row in read("quality")["rows"]
         ),
     )
+
+
+def non_smooth() -> str:
+    """Return metrics with steps in them, before and after each way of differentiating them."""
+    ways = {
+        "exact": "its own derivative",
+        "without the step": "without the step",
+        "straight_through": "straight through",
+        "smooth": "smooth",
+    }
+
+    def line(row: dict[str, Any], seed: int) -> list[str]:
+        after = {way: row[way]["after"] for way in ways}
+        best = f"{max(after.values()):.2f}"
+        cells = [f"{value:.2f}" for value in after.values()]
+        return [
+            row["metric"] if seed == 0 else "",
+            f"seed {seed}",
+            f"{row['before']:.2f}",
+            *[f"**{cell}**" if cell == best else cell for cell in cells],
+        ]
+
+    pairs = zip(*(read(f"non_smooth_{seed}")["rows"] for seed in (0, 1)), strict=True)
+    return table(
+        ["metric", "noises", "before", *ways.values()],
+        (line(row, seed) for pair in pairs for seed, row in enumerate(pair)),
+    )
