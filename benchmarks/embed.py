@@ -37,12 +37,13 @@ from adjointdpm.evaluation import success_rate, wilson_interval
 from adjointdpm.jobs.embed import EmbedConfig
 from adjointdpm.jobs.embed.run import begin, teach
 from adjointdpm.jobs.embed.start import Examples, best_candidates, invert
-from adjointdpm.jobs.embed.subject import Subject, templates_in
+from adjointdpm.jobs.embed.subject import Subject, contexts_in, templates_in
 from adjointdpm.pipelines import encode_image, from_pipeline
 from adjointdpm.setup import Goal, load_model
 from adjointdpm.storage import write_text
+from benchmarks.stamp import stamp
 
-BUDGET = 75.0
+BUDGET = 120.0
 """CPU seconds of each method for each concept, with the search for pictures to start from."""
 NUM_PICTURES = 24
 STEPS, GUIDANCE = 15, 2.0
@@ -89,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     default = load_default()
     concepts = [concept.label for concept in default.concepts.wordless]
-    rows = json.loads(args.output.read_text()) if args.output.is_file() else []
+    rows = json.loads(args.output.read_text())["rows"] if args.output.is_file() else []
     done = {(row["method"], row["concept"]) for row in rows}
     changes = {name: json.loads(value) for name, value in (s.split("=") for s in args.set)}
     seen_before: dict[str, list[str]] = {}
@@ -102,8 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 default, name, concept, style, args.budget, args.pictures, changes, seen_before
             )
             rows.append(row)
-            write_text(args.output, json.dumps(rows, indent=1) + "\n")
-            write_text(args.output.with_suffix(".md"), table(rows))
+            content = {**stamp(), "rows": rows}
+            write_text(args.output, json.dumps(content, indent=1) + "\n")
+            write_text(args.output.with_suffix(".md"), table(content))
             print(json.dumps({k: v for k, v in row.items() if k != "losses"}), flush=True)
 
 
@@ -126,6 +128,7 @@ def measure(
         config = EmbedConfig(
             target=concept,
             templates=templates,
+            contexts=contexts_in(concepts, styles),
             validation_templates=[test],
             output_dir=folder,
             progress_bar=False,
@@ -158,21 +161,17 @@ def by_metric(default: Default, subject: Subject, budget: float) -> tuple[list[f
     """Follow the gradient of the classifier's margin for as many updates as the time allows."""
     goal = Goal(subject.config, default, None, CPU)
     started = time.process_time()
-    begin(subject, goal.objective)
+    examples = begin(subject, goal.objective)
     spent = time.process_time() - started
-    size, generator = subject.config.train_batch_size, torch.Generator().manual_seed(0)
 
-    def update() -> None:
-        noise = torch.randn(size, *subject.model.latent_shape, generator=generator)
-        images = subject.draw(noise, subject.templates[:1] * size)
-        goal.objective.loss(images, generator).mean().backward()
+    def teach_for(count: int) -> list[float]:
+        subject.config = replace(subject.config, max_train_steps=count)
+        return teach(subject, goal.objective, examples).losses
 
-    update()
-    count = updates_within(budget - spent, 3, lambda: [update() for _ in range(3)])
-    subject.config = replace(subject.config, max_train_steps=count)
+    count = updates_within(budget - spent, 3, subject, teach_for)
     started = time.process_time()
-    history = teach(subject, goal.objective)
-    return history.losses, spent + time.process_time() - started
+    losses = teach_for(count)
+    return losses, spent + time.process_time() - started
 
 
 def by_pictures(
@@ -193,22 +192,29 @@ def by_pictures(
     else:
         examples = best_candidates(subject, Goal(subject.config, default, None, CPU).objective)
         spent = time.process_time() - started
-    start = {name: rows.detach().clone() for name, rows in subject.tensors.items()}
-    invert(subject, examples, 1)
-    count = updates_within(budget - spent, 4, lambda: invert(subject, examples, 4))
-    with torch.no_grad():
-        for name, rows in subject.tensors.items():
-            rows.copy_(start[name])
+
+    def invert_for(count: int) -> list[float]:
+        return invert(subject, examples, count)
+
+    count = updates_within(budget - spent, 4, subject, invert_for)
     started = time.process_time()
-    losses = invert(subject, examples, count)
+    losses = invert_for(count)
     return losses, spent + time.process_time() - started
 
 
-def updates_within(seconds: float, count: int, updates: Callable[[], object]) -> int:
-    """Return how many updates fit into CPU seconds, by the time that some take."""
+def updates_within(
+    seconds: float, count: int, subject: Subject, updates: Callable[[int], object]
+) -> int:
+    """Return how many updates fit into CPU seconds, by the time that some take, and undo those."""
+    start = {name: rows.detach().clone() for name, rows in subject.tensors.items()}
+    updates(1)  # what happens once
     started = time.process_time()
-    updates()
-    return max(1, int(count * seconds / (time.process_time() - started)))
+    updates(count)
+    spent = time.process_time() - started
+    with torch.no_grad():
+        for name, rows in subject.tensors.items():
+            rows.copy_(start[name])
+    return max(1, int(count * seconds / spent))
 
 
 @torch.no_grad()
@@ -266,8 +272,9 @@ def usual_pictures(
     return torch.cat(drawn).mul(255).round().div(255)
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(content: dict[str, Any]) -> str:
     """Return all rows as a page: concepts by methods, and each method over its concepts."""
+    rows = content["rows"]
     methods = [name for name in METHODS if any(row["method"] == name for row in rows)]
     by_key = {(row["method"], row["concept"]): row for row in rows}
     concepts = list(dict.fromkeys(row["concept"] for row in rows))

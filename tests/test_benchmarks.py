@@ -191,7 +191,7 @@ def test_words_are_measured_once(tmp_path: Path) -> None:
     toy = ["--output", str(output), "--methods", "exact", "--concepts", "cactus", "--budget", "1"]
     toy += ["--pictures", "3", "--set", "num_candidates=4", "num_inference_steps=2"]
     embed.main(toy)
-    [row] = json.loads(output.read_text())
+    [row] = json.loads(output.read_text())["rows"]
     assert (row["method"], row["concept"], row["style"]) == ("exact", "cactus", "twemoji")
     assert len(row["losses"]) == row["updates"] >= 1
     assert row["before"]["trials"] == row["after"]["trials"] == 3
@@ -318,6 +318,8 @@ def test_guide_counts_what_the_network_does() -> None:
         assert calls == guide.Calls(forward=3, products=0)
         sample.sum().backward()
     assert calls == guide.Calls(forward=6, products=3)
+
+
 @pytest.mark.parametrize("form", ["noise", "flow"])
 @pytest.mark.parametrize("t", [0.01, 0.3, 0.9])
 def test_the_plain_ode_in_another_time_has_its_derivatives(form: str, t: float) -> None:

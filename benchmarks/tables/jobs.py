@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from adjointdpm.evaluation import wilson_interval
+
 from .writing import read, table
 
 WAYS = {
@@ -124,9 +126,47 @@ TEACHERS = {
 }
 
 
+def words(method: str = "exact") -> list[dict[str, Any]]:
+    """Return the rows of one method of teaching."""
+    return [row for row in read("embed")["rows"] if row["method"] == method]
+
+
+def share_of_words(when: str, method: str = "exact") -> str:
+    """Return in how many pictures of all words the judge saw them, with a Wilson interval.
+
+    Args:
+        when: ``before``, ``after`` (both in the style left out) or ``usual`` (in a trained style).
+        method: how they were taught.
+    """
+    found = [row[when] for row in words(method)]
+    seen, drawn = (sum(each[key] for each in found) for key in ("successes", "trials"))
+    low, high = wilson_interval(seen, drawn)
+    return f"{seen / drawn:.0%} ({100 * low:.0f} to {100 * high:.0f})"
+
+
+def words_taught() -> str:
+    """Return how often the judge sees each word before and after it was taught by `Exact`."""
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        before, after, usual = (row[when] for when in ("before", "after", "usual"))
+        low, high = after["interval"]
+        else_seen = [name for name in after["seen"] if name != row["concept"]]
+        return [
+            row["concept"],
+            row["style"],
+            f"{before['successes']} of {before['trials']}",
+            f"{after['successes']} of {after['trials']} ({100 * low:.0f} to {100 * high:.0f} %)",
+            f"{usual['successes']} of {usual['trials']}",
+            else_seen[0] if else_seen else "",
+        ]
+
+    head = ["word", "style left out", "before", "after (95 % interval)", "in a trained style"]
+    return table([*head, "most often seen instead"], map(cells, words()))
+
+
 def taught() -> list[str]:
     """Return the words that all methods were given."""
-    rows = read("embed")
+    rows = read("embed")["rows"]
     words = dict.fromkeys(row["concept"] for row in rows)
     by = {word: {row["method"] for row in rows if row["concept"] == word} for word in words}
     return [word for word in words if by[word] >= set(TEACHERS)]
@@ -134,7 +174,7 @@ def taught() -> list[str]:
 
 def words_by_method() -> str:
     """Return how often the judge sees the words that all methods were given, word by word."""
-    rows = {(row["method"], row["concept"]): row for row in read("embed")}
+    rows = {(row["method"], row["concept"]): row for row in read("embed")["rows"]}
     words = taught()
 
     def line(method: str) -> list[str]:

@@ -26,9 +26,15 @@ from adjointdpm.assets import ASSETS_VARIABLE
 from adjointdpm.cli import main
 from adjointdpm.jobs.embed import EmbedConfig, run_embed
 from adjointdpm.jobs.embed.run import teach
-from adjointdpm.jobs.embed.start import Examples, best_candidates, denoising_error, invert
-from adjointdpm.jobs.embed.subject import Subject
-from adjointdpm.objectives import ClassifierMargin, ImageClassifier, as_objective
+from adjointdpm.jobs.embed.start import (
+    Examples,
+    best_candidates,
+    denoising_error,
+    inversion_error,
+    invert,
+)
+from adjointdpm.jobs.embed.subject import Subject, contexts_in
+from adjointdpm.objectives import ClassifierMargin, ImageClassifier, Objective, as_objective
 from adjointdpm.report import save_picture
 from adjointdpm.runs import StoppedError
 from adjointdpm.setup import Goal, load_model
@@ -65,6 +71,7 @@ def settings(folder: Path, out: Path, **changes: Any) -> EmbedConfig:
         "output_dir": out,
         "templates": ["a {}"],
         "initializer_token": "c",
+        "num_vectors": 1,
         "num_inference_steps": 2,
         "num_candidates": 3,
         "num_examples": 2,
@@ -247,10 +254,9 @@ def test_a_word_starts_from_the_best_candidates_and_no_bad_ones(
 ) -> None:
     templates = ["a {}", "b {}"]
     red = as_objective(redness)
+    usual = {"templates": templates, "contexts": ["{} c"], "num_candidates": 9}
     for asked in (1, 12):
-        subject = taught(
-            one_encoder, tmp_path, templates=templates, num_candidates=9, num_examples=asked
-        )
+        subject = taught(one_encoder, tmp_path, **usual, num_examples=asked)
         found = best_candidates(subject, red)
         noise = torch.randn(
             9, *subject.model.latent_shape, generator=torch.Generator().manual_seed(0)
@@ -265,6 +271,7 @@ def test_a_word_starts_from_the_best_candidates_and_no_bad_ones(
             latents = subject.sample(noise, prompts)
         assert torch.allclose(found.latents, latents[kept], atol=1e-5)
         assert found.templates == [prompts[i] for i in kept.tolist()]
+        assert found.spread == pytest.approx((losses.median() - losses.min()).item(), rel=1e-4)
 
 
 def test_the_start_follows_the_error_that_diffusers_trains_with(
@@ -294,6 +301,56 @@ def test_a_small_update_fits_the_pictures_better(one_encoder: Path, tmp_path: Pa
     assert after < before
 
 
+def test_the_error_for_the_examples_counts_beside_the_objective(
+    one_encoder: Path, tmp_path: Path
+) -> None:
+    class Noted(Objective):
+        larger_is_better = True
+
+        def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+            assert generator is not None
+            after_objective.set_state(generator.get_state())
+            return redness(images)
+
+    after_objective = torch.Generator()
+    noise = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    losses = {}
+    for weight in (0.0, 5.0):
+        subject = taught(one_encoder, tmp_path, inversion_weight=weight, max_train_steps=1)
+        examples = Examples(noise[:, :, :, :8], ["a {}", "{}", "b {}"], spread=0.3)
+        untaught = taught(one_encoder, tmp_path)
+        [losses[weight]] = teach(subject, Noted(), examples).losses
+    error = inversion_error(untaught, examples, after_objective).item()
+    assert losses[5.0] - losses[0.0] == pytest.approx(5 * 0.3 * error, rel=1e-4)
+
+
+def test_contexts_take_the_place_of_about_half_of_the_prompts(
+    one_encoder: Path, tmp_path: Path
+) -> None:
+    asked = [f"{{}} {i}" for i in range(1000)]
+    subject = taught(one_encoder, tmp_path)
+    assert subject.prompts(asked, torch.Generator()) == asked
+    contexts = ["a {}", "b {}"]
+    subject = taught(one_encoder, tmp_path, contexts=contexts)
+    found = subject.prompts(asked, torch.Generator().manual_seed(0))
+    counts = [found.count(context) for context in contexts]
+    kept = [prompt for prompt in found if prompt not in contexts]
+    assert kept == [prompt for prompt, now in zip(asked, found, strict=True) if prompt == now]
+    # Binomial: five standard deviations.
+    assert all(abs(count - 250) < 69 for count in counts)
+    assert abs(len(kept) - 500) < 80
+
+
+def test_no_context_of_the_embedded_model_tells_of_the_style_left_out() -> None:
+    concepts = adp.load_default().concepts
+    *styles, last = concepts.styles
+    contexts = contexts_in(concepts, styles)
+    assert len(set(contexts)) == len(contexts) > 100
+    assert not any(last in context.split() or f"{{}}, {last}" == context for context in contexts)
+    wordless = {concept.name for concept in concepts.wordless}
+    assert not any(name in context for context in contexts for name in wordless - {"thing"})
+
+
 def test_a_start_that_is_stopped_leaves_no_checkpoint(
     one_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +371,7 @@ def test_a_start_that_is_stopped_leaves_no_checkpoint(
         ({"classifier": "folder"}, "set target"),
         ({"num_views": -1}, "num_views must not be negative"),
         ({"num_candidates": -1}, "num_candidates must not be negative"),
+        ({"contexts": ["beside it"]}, "contexts: 'beside it' needs {} once"),
         ({"inversion_learning_rate": 0.0}, "inversion_learning_rate must be positive"),
         ({"variable": "style"}, "variable must be one of word, prompt_embeds"),
     ],

@@ -129,6 +129,24 @@ def test_a_word_begins_as_its_initializer_and_does_not_grow(pipe: Any) -> None:
         assert torch.equal(rows[1], 0.5 * start[name][1])
 
 
+@pytest.mark.parametrize("max_distance", [0.3, 1.0, 1.8])
+def test_a_word_stays_near_the_one_that_it_began_as(pipe: Any, max_distance: float) -> None:
+    word = Word(pipe, "<it>", "c", 3, max_distance=max_distance)
+    start = {name: rows.detach().clone() for name, rows in word.tensors.items()}
+    for name, rows in word.tensors.items():
+        shift = torch.randn(rows.shape, generator=torch.Generator().manual_seed(3))
+        rows.data += shift * start[name].norm(dim=1, keepdim=True) / shift.norm(dim=1, keepdim=True)
+        rows.data[0] = start[name][0] * (1 - max_distance / 4)  # near enough as it is
+    near = {name: rows[0].clone() for name, rows in word.tensors.items()}
+    for _ in range(2):
+        word.project()
+        for name, rows in word.tensors.items():
+            length = start[name].norm(dim=1)
+            assert ((rows - start[name]).norm(dim=1) <= max_distance * length * (1 + 1e-6)).all()
+            assert (rows.norm(dim=1) <= length * (1 + 1e-6)).all()
+            assert torch.equal(rows[0], near[name])
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -141,6 +159,11 @@ def test_a_word_begins_as_its_initializer_and_does_not_grow(pipe: Any) -> None:
 def test_a_word_that_cannot_be(pipe: Any, arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Word(pipe, *arguments)
+
+
+def test_a_distance_is_positive(pipe: Any) -> None:
+    with pytest.raises(ValueError, match="max_distance must be positive or None, not 0"):
+        Word(pipe, "<it>", "a", max_distance=0)
 
 
 def test_encoders_that_cannot_learn_a_word(tmp_path: Path) -> None:

@@ -29,15 +29,27 @@ class Word:
         initializer_token: the words whose vectors it starts from, repeated as often as needed.
         num_vectors: number of vectors; diffusers calls the further ones ``<it>_1`` and so on, and
             puts them into prompts by itself.
+        max_distance: how far `project` lets a vector go from the one that it started as, as a share
+            of that one's length; None for any distance.
 
     Raises:
-        ValueError: a pipeline without such encoders, a token that is a word already or that the
-            tokenizer would split, or an initializer that it does not know.
+        ValueError: a number out of range, a pipeline without such encoders, a token that is a word
+            already or that the tokenizer would split, or an initializer that it does not know.
     """
 
-    def __init__(self, pipe: Any, token: str, initializer_token: str, num_vectors: int = 1) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        token: str,
+        initializer_token: str,
+        num_vectors: int = 1,
+        *,
+        max_distance: float | None = None,
+    ) -> None:
         if num_vectors < 1:
             raise ValueError(f"num_vectors must be at least 1, not {num_vectors}")
+        if max_distance is not None and not max_distance > 0:
+            raise ValueError(f"max_distance must be positive or None, not {max_distance}")
         if not token or token.split() != [token]:
             raise ValueError(f"the word {token!r} must be one piece of text without spaces")
         self.pipe = pipe
@@ -64,7 +76,8 @@ class Word:
             )
             rows = start[torch.arange(num_vectors) % len(start)]
             self.tensors[name] = rows.clone().requires_grad_()
-        self._longest = {name: rows.detach().norm(dim=1) for name, rows in self.tensors.items()}
+        self._max_distance = max_distance
+        self._start = {name: rows.detach().clone() for name, rows in self.tensors.items()}
 
     @contextmanager
     def spoken(self) -> Iterator[None]:
@@ -100,12 +113,17 @@ class Word:
 
     @torch.no_grad()
     def project(self) -> None:
-        """Scale vectors that are longer than those they started from back to that length.
+        """Bring vectors back that are longer than those they started from, or too far from them.
 
-        A metric's gradient lengthens them without end, and the encoder has seen no such words.
+        A metric's gradient lengthens them without end, and the encoder has seen no such words. Far
+        from all words it may take them for one thing in one prompt and for another in the next.
         """
         for name, rows in self.tensors.items():
-            rows.mul_((self._longest[name] / rows.norm(dim=1)).clamp(max=1)[:, None])
+            start = self._start[name]
+            length = start.norm(dim=1, keepdim=True)
+            rows.copy_(_within(rows, length))
+            if self._max_distance is not None:
+                rows.copy_(start + _within(rows - start, self._max_distance * length))
 
     def save(
         self,
@@ -120,6 +138,11 @@ class Word:
         return save_learned_embeds(
             folder, {self.token: embeds}, provenance=provenance, settings=settings
         )
+
+
+def _within(rows: Tensor, length: Tensor) -> Tensor:
+    """Return rows, those that are longer scaled to a length, (rows, 1)."""
+    return rows * (length / rows.norm(dim=1, keepdim=True)).clamp(max=1)
 
 
 class _WithWord(nn.Module):

@@ -28,17 +28,24 @@ class EmbedConfig(GoalConfig):
         initializer_token: the word that it starts from; by default the generic noun of the embedded
             model, ``object`` for others.
         num_vectors: vectors of the word.
+        max_distance: how far each of them may go from the one that it starts as, as a share of the
+            length of that; None for any distance.
         templates: prompts that the updates draw, with ``{}`` for the word; by default those of the
             embedded model in all styles but the last, or ``a picture of {}``.
         validation_templates: prompts that no update draws, for the report; by default the last
             style of the embedded model in another wording, or the templates again, which then meet
             other noises.
+        contexts: further prompts of every other update, in which the word stands beside other
+            words, so that it comes to mean the same in all of them; by default other wordings and
+            the named things of the embedded model, or none. No candidates are drawn with them.
         num_candidates: pictures that are drawn first, with ``initializer_token``; 0 for none.
         num_examples: the best of them, at most so many, are what the word is fitted to first, by
             textual inversion.
         inversion_steps: updates of that; 0 for none.
         inversion_learning_rate: their step size.
-        inversion_batch_size: noised pictures in each of them.
+        inversion_batch_size: noised pictures in each of them, and beside each update.
+        inversion_weight: how much the same error counts in the updates through the sampler, where a
+            factor of the objective's spread over the candidates; 0 for nothing.
         train_batch_size: pictures in each update.
         num_validation_images: pictures of each prompt in the report, drawn before and after.
         validation_steps: number of updates between two previews; None for none.
@@ -53,15 +60,17 @@ class EmbedConfig(GoalConfig):
     output_dir: str | Path = "adjointdpm-embed"
     description: str = "embed"
     max_train_steps: int = 40
-    learning_rate: float = 0.02
+    learning_rate: float = 0.01
     lr_scheduler: ScheduleName = "cosine"
     lr_warmup_steps: int = 5
     adam_beta2: float = 0.95
     variable: Variable = "word"
     placeholder_token: str = "<it>"
     initializer_token: str | None = None
-    num_vectors: int = 1
+    num_vectors: int = 3
+    max_distance: float | None = 0.8
     templates: list[str] | None = None
+    contexts: list[str] | None = None
     validation_templates: list[str] | None = None
     num_inference_steps: int = 6
     num_views: int = 4
@@ -69,7 +78,8 @@ class EmbedConfig(GoalConfig):
     num_examples: int = 12
     inversion_steps: int = 150
     inversion_learning_rate: float = 0.01
-    inversion_batch_size: int = 8
+    inversion_batch_size: int = 16
+    inversion_weight: float = 30.0
     train_batch_size: int = 4
     num_validation_images: int = 8
     validation_steps: int | None = None
@@ -87,7 +97,7 @@ class EmbedConfig(GoalConfig):
             "num_validation_images",
             "validation_steps",
         )
-        for name in ("num_candidates", "inversion_steps"):
+        for name in ("num_candidates", "inversion_steps", "inversion_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, but is {getattr(self, name)}")
         if not self.inversion_learning_rate > 0:
@@ -97,11 +107,11 @@ class EmbedConfig(GoalConfig):
         self._check_templates()
 
     def _check_templates(self) -> None:
-        for name in ("templates", "validation_templates"):
+        for name in ("templates", "contexts", "validation_templates"):
             templates = getattr(self, name)
             if templates is None:
                 continue
-            if not templates:
+            if not templates and name != "contexts":
                 raise ValueError(f"{name} must hold at least one prompt")
             for template in templates:
                 if template.count("{}") != 1:

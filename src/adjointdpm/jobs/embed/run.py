@@ -24,7 +24,7 @@ from ...runs import (
 from ...setup import Goal, certify_gradient, load_model, needs_default, require_goal
 from .config import EmbedConfig
 from .results import EmbedResult, Validation
-from .start import best_candidates, invert
+from .start import Examples, best_candidates, inversion_error, invert
 from .subject import Subject
 
 UNSEEN = 1_000_000
@@ -60,8 +60,8 @@ def run_embed(
         certificate = certify_word(subject, goal) if config.certifies else None
         unseen = _unseen_noise(subject)
         before = _pictures(subject, unseen)
-        begin(subject, goal.objective)
-        history = teach(subject, goal.objective, _previews(subject, unseen[0]))
+        examples = begin(subject, goal.objective)
+        history = teach(subject, goal.objective, examples, _previews(subject, unseen[0]))
         after = _pictures(subject, unseen)
         file = subject.save(folder, {"objective": goal.description, "updates": len(history)})
         pairs = zip(subject.validation_templates, before, after, strict=True)
@@ -98,32 +98,52 @@ def certify_word(subject: Subject, goal: Goal) -> Certificate:
     return certify_gradient(model.sampler, model.decode, goal.metric, noise, seed, **cond)
 
 
-def begin(subject: Subject, objective: Objective) -> None:
-    """Fit the word to the best pictures that it draws as it is.
+def begin(subject: Subject, objective: Objective) -> Examples | None:
+    """Fit the word to the best pictures that it draws as it is, and return them.
 
     A run that goes on does the same, and then takes the word from its checkpoint.
+
+    Args:
+        subject: the pipeline with its word, which is changed in place.
+        objective: says which pictures are the best.
     """
     config = subject.config
-    if config.num_candidates and config.inversion_steps:
-        invert(subject, best_candidates(subject, objective), config.inversion_steps)
+    if not config.num_candidates:
+        return None
+    examples = best_candidates(subject, objective)
+    if config.inversion_steps:
+        invert(subject, examples, config.inversion_steps)
+    return examples
 
 
-def teach(subject: Subject, objective: Objective, callbacks: Sequence[Callback] = ()) -> History:
+def teach(
+    subject: Subject,
+    objective: Objective,
+    examples: Examples | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> History:
     """Optimise the word through the sampler until the settings' number of updates is made.
 
     Args:
         subject: the pipeline with its word, which is changed in place.
         objective: what to optimise; it may draw random numbers.
+        examples: pictures for which the network's error is to stay small beside it. What pleases a
+            classifier and is not the thing has a word that is wrong for them.
         callbacks: told of steps and checkpoints.
     """
     config, shape = subject.config, subject.model.latent_shape
     size = config.train_batch_size
+    weight = 0.0 if examples is None else config.inversion_weight * examples.spread
 
     def loss(generator: torch.Generator) -> Tensor:
         noise = torch.randn(size, *shape, generator=generator)
         picks = torch.randint(len(subject.templates), (size,), generator=generator).tolist()
-        templates = [subject.templates[i] for i in picks]
-        return objective.loss(subject.draw(share(noise), share(templates)), generator).mean()
+        prompts = subject.prompts([subject.templates[i] for i in picks], generator)
+        images = subject.draw(share(noise), share(prompts))
+        value = objective.loss(images, generator).mean()
+        if examples is None or not weight:
+            return value
+        return value + weight * inversion_error(subject, examples, generator)
 
     return optimize(
         subject.tensors, loss, config, project=subject.word.project, callbacks=callbacks

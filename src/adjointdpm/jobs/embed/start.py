@@ -22,10 +22,12 @@ class Examples:
     Args:
         latents: (examples, ...) as the network was trained on them.
         templates: the prompt of each, with ``{}`` for the word.
+        spread: how far the objective is from the best of the candidates to the median one.
     """
 
     latents: Tensor
     templates: Sequence[str]
+    spread: float = 1.0
 
 
 @torch.no_grad()
@@ -49,17 +51,17 @@ def best_candidates(subject: Subject, objective: Objective) -> Examples:
         values.append(objective.loss(model.decode(latents), generator).cpu())
         found.append(latents.cpu())
     losses, best = torch.cat(values).sort(stable=True)
-    good = losses <= losses[0] + (losses.median() - losses[0]) / 2
-    kept = best[good][: config.num_examples]
-    return Examples(torch.cat(found)[kept], [templates[i] for i in kept.tolist()])
+    spread = losses.median() - losses[0]
+    kept = best[losses <= losses[0] + spread / 2][: config.num_examples]
+    kept_templates = [templates[i] for i in kept.tolist()]
+    return Examples(torch.cat(found)[kept], kept_templates, spread.item())
 
 
 def invert(subject: Subject, examples: Examples, steps: int) -> list[float]:
     """Fit the word to pictures by the network's own error: textual inversion (arXiv 2208.01618).
 
-    The times are those of the first half of the sampler's calls, where it is decided what a picture
-    shows. Nothing goes through the sampler, so that an update takes a fraction of the time of one
-    that does.
+    Nothing goes through the sampler, so that an update takes a fraction of the time of one that
+    does.
 
     Args:
         subject: the word, which is changed in place.
@@ -69,19 +71,9 @@ def invert(subject: Subject, examples: Examples, steps: int) -> list[float]:
     Returns:
         The losses.
     """
-    sampler, device = subject.model.sampler, subject.model.device
-    calls = sampler.plan.timesteps
-    times = torch.tensor(calls[: (len(calls) + 1) // 2])
 
     def loss(generator: torch.Generator) -> Tensor:
-        size = subject.config.inversion_batch_size
-        chosen = torch.randint(len(examples.latents), (size,), generator=generator)
-        t = times[torch.randint(len(times), (size,), generator=generator)]
-        clean = examples.latents[chosen]
-        noise = torch.randn(clean.shape, generator=generator)
-        templates = [examples.templates[i] for i in chosen.tolist()]
-        clean, noise, t = (share(each).to(device) for each in (clean, noise, t))
-        return denoising_error(subject, clean, noise, t, share(templates))
+        return inversion_error(subject, examples, generator)
 
     given = {each.name: getattr(subject.config, each.name) for each in fields(OptimizeConfig)}
     changed: dict[str, Any] = {
@@ -97,6 +89,26 @@ def invert(subject: Subject, examples: Examples, steps: int) -> list[float]:
     config = OptimizeConfig(**{**given, **changed})
     history = optimize(subject.tensors, loss, config, project=subject.word.project)
     return history.losses
+
+
+def inversion_error(subject: Subject, examples: Examples, generator: torch.Generator) -> Tensor:
+    """Return the network's error for a batch of pictures, noised to times of the sampler's calls.
+
+    Args:
+        subject: the word.
+        examples: the pictures. Each keeps its prompt or takes a context in its place.
+        generator: on the CPU, from which the batch is drawn.
+    """
+    sampler, device = subject.model.sampler, subject.model.device
+    times = torch.tensor(sampler.plan.timesteps)
+    size = subject.config.inversion_batch_size
+    chosen = torch.randint(len(examples.latents), (size,), generator=generator)
+    t = times[torch.randint(len(times), (size,), generator=generator)]
+    clean = examples.latents[chosen]
+    noise = torch.randn(clean.shape, generator=generator)
+    prompts = subject.prompts([examples.templates[i] for i in chosen.tolist()], generator)
+    clean, noise, t = (share(each).to(device) for each in (clean, noise, t))
+    return denoising_error(subject, clean, noise, t, share(prompts))
 
 
 def denoising_error(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,15 +33,23 @@ class Subject:
         embedded = config.pretrained_model_name_or_path is None
         concepts = model.default.concepts if embedded and model.default is not None else None
         self.templates, self.validation_templates = _templates(config, concepts)
+        self.contexts = _contexts(config, concepts)
         noun = "object" if concepts is None else concepts.generic_noun
         start = config.initializer_token or noun
         self.word: Word | PromptConditioning
         if config.variable == "word":
-            self.word = Word(model.pipe, config.placeholder_token, start, config.num_vectors)
+            self.word = Word(
+                model.pipe,
+                config.placeholder_token,
+                start,
+                config.num_vectors,
+                max_distance=config.max_distance,
+            )
         else:
             prompt = self.templates[0].replace("{}", start)
             self.word = PromptConditioning(model.pipe, prompt, guidance=model.guided)
             self.templates = self.validation_templates = self.templates[:1]
+            self.contexts = []
         if config.fully_shard:
             shard(model.pipe)
 
@@ -48,6 +57,17 @@ class Subject:
     def tensors(self) -> dict[str, Tensor]:
         """What is optimised, by name."""
         return self.word.tensors
+
+    def prompts(self, templates: Sequence[str], generator: torch.Generator) -> list[str]:
+        """Return templates with about every other one replaced by a context, if there are any."""
+        if not self.contexts:
+            return list(templates)
+        picks = torch.randint(len(self.contexts), (len(templates),), generator=generator).tolist()
+        replaced = (torch.rand(len(templates), generator=generator) < 0.5).tolist()
+        return [
+            self.contexts[pick] if other else template
+            for template, pick, other in zip(templates, picks, replaced, strict=True)
+        ]
 
     def draw(self, noise: Tensor, templates: Sequence[str]) -> Tensor:
         """Return pictures (batch, 3, height, width) in [0, 1].
@@ -86,9 +106,27 @@ class Subject:
         return self.word.save(folder, provenance=self.model.provenance, settings=settings)
 
 
+WORDINGS = ("{name} style {style}", "{name}, in {style} style", "{name} - {style}")
+"""Other wordings of captions that the embedded model understands, though it has seen none."""
+
+
 def templates_in(concepts: Concepts, styles: Sequence[str]) -> list[str]:
     """Return prompts of the embedded model in some styles, and one without any."""
     return [*(concepts.caption_template.format(name="{}", style=each) for each in styles), "{}"]
+
+
+def contexts_in(concepts: Concepts, styles: Sequence[str]) -> list[str]:
+    """Return the embedded model's contexts: other wordings, and named things in place of styles.
+
+    With one of its own words before it, the model draws that word whatever stands for the style.
+    """
+    wordings = (concepts.caption_template, *WORDINGS)
+    named = [concept.name for concept in concepts.concepts if not concept.wordless]
+    worded = [wording.format(name="{}", style=style) for wording in WORDINGS for style in styles]
+    return worded + [
+        wording.format(name="{}", style=name)
+        for wording, name in zip(itertools.cycle(wordings), named, strict=False)
+    ]
 
 
 def _templates(config: EmbedConfig, concepts: Concepts | None) -> tuple[list[str], list[str]]:
@@ -103,3 +141,9 @@ def _templates(config: EmbedConfig, concepts: Concepts | None) -> tuple[list[str
     if config.templates is not None:
         unseen = []
     return templates, config.validation_templates or unseen or templates
+
+
+def _contexts(config: EmbedConfig, concepts: Concepts | None) -> list[str]:
+    if config.contexts is not None or concepts is None or config.templates is not None:
+        return config.contexts or []
+    return contexts_in(concepts, concepts.styles[:-1])
