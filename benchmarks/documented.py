@@ -20,7 +20,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import audits, experiments, jobs, methods, peers, scaling
+from benchmarks.tables import audits, experiments, jobs, methods, networks, peers, scaling
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks"
@@ -46,6 +46,7 @@ def names() -> dict[str, Any]:
         **vars(experiments),
         **vars(jobs),
         **vars(methods),
+        **vars(networks),
         **vars(peers),
         **vars(scaling),
         **results,

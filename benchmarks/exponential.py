@@ -54,6 +54,7 @@ SAMPLERS = (
     ("dpmpp_2m", ""), ("deis3", ""), ("unipc_bh2_2", ""),
 )  # fmt: skip
 """Solvers and forms; ``x`` is the plain ODE."""
+REFERENCE = ("rk4", "flow")
 CALLS = (5, 10, 20, 50, 100)
 
 
@@ -67,7 +68,7 @@ class Problem:
         noise: of which the gradient is taken.
         cond: conditioning.
         objective: of the samples.
-        many: steps of the reference, by ``rk4`` in the flow form.
+        many: steps of the reference.
     """
 
     denoiser: adp.Denoiser
@@ -148,8 +149,10 @@ def measure(problem: Problem, calls: list[int]) -> Iterator[dict[str, Any]]:
         prediction_type = denoiser.prediction_type
         return plan_of(solver, form, denoiser.schedule, steps, spacing, prediction_type)
 
-    sample, gradient = problem.run(plan("rk4", "flow", problem.many, problem.spacings[0]))
-    for (solver, form), spacing, count in product(SAMPLERS, problem.spacings, calls):
+    sample, gradient = problem.run(plan(*REFERENCE, problem.many, problem.spacings[0]))
+    # With half its steps the reference tells how far it can be trusted.
+    half = REFERENCE, problem.spacings[0], CALLS_A_STEP["rk4"] * problem.many // 2
+    for (solver, form), spacing, count in (*product(SAMPLERS, problem.spacings, calls), half):
         steps = count // CALLS_A_STEP.get(solver, 1)
         if steps < 1:
             continue

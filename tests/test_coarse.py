@@ -144,10 +144,10 @@ def test_the_error_falls_with_the_square_of_the_distance_of_products(
     plan = solvers.build(solver, schedule, 240, prediction_type="v_prediction")
     exact = _mixture_gradients(plan, schedule, Exact())
     errors = []
-    for count in (15, 30, 60):
+    for count in (15, 60):
         found = _mixture_gradients(plan, schedule, CoarseAdjoint(count))
         errors.append([relative_error(g, e) for g, e in zip(found, exact, strict=True)])
-    coarse, _, fine = errors
+    coarse, fine = errors
     for most, least in zip(coarse, fine, strict=True):
         assert least < 3e-3
         assert most / least > 4**1.5

@@ -40,6 +40,21 @@ def test_embedded_model_takes_two_steps(default):
     assert noise.grad.abs().max() > 0
 
 
+def test_every_stored_weight_is_in_use(default):
+    """Names that a release of transformers does not know would leave random weights in place."""
+    folder, pipe = default.folder / "emoji-diffusion", default.pipeline
+    modules = {folder / name: getattr(pipe, name) for name in ("unet", "vae", "text_encoder")}
+    for name in ("classifier", "judge"):
+        modules[default.folder / name] = getattr(default, name).model
+    for part, module in modules.items():
+        [file] = part.glob("*.safetensors")
+        stored, prefix = load_file(file), "text_model."
+        in_use = {name.removeprefix(prefix): each for name, each in module.state_dict().items()}
+        assert {name.removeprefix(prefix) for name in stored} == set(in_use), part
+        for name, tensor in stored.items():
+            assert torch.equal(in_use[name.removeprefix(prefix)], tensor.float()), (part, name)
+
+
 def test_its_files_name_no_folder_of_the_machine_that_trained_it(default):
     for file in assets_folder().rglob("*.json"):
         assert "_name_or_path" not in file.read_text(encoding="utf-8"), file

@@ -39,7 +39,6 @@ NO_MACHINE_OR_DATE = {
     "cost",
     "cost_weights",
     "embed",
-    "fid_agreement",
     "gradients",
     "non_smooth_0",
     "non_smooth_1",

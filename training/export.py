@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification, CLIPTokenizer
 
 from training.concepts import published_list
@@ -68,6 +69,13 @@ def load_as_float32(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
+def name_as_the_hub_does(weights: Path) -> None:
+    """Name a text encoder's weights as those on the hub are: older transformers read no others."""
+    prefix = "text_model."
+    named = {prefix + name.removeprefix(prefix): each for name, each in load_file(weights).items()}
+    save_file(named, weights, metadata={"format": "pt"})
+
+
 def forget_folders(folder: Path) -> None:
     """Take out of the configs where on the machine of the training the parts were loaded from."""
     for file in folder.rglob("config.json"):
@@ -89,6 +97,7 @@ def main() -> None:
     folder = args.output_dir / PIPELINE_DIR
     pipeline.to(torch.float16).save_pretrained(folder)
     load_as_float32(folder / "text_encoder")
+    name_as_the_hub_does(folder / "text_encoder" / "model.safetensors")
     write_tokenizer_files(run_dir / "tokenizer", folder / "tokenizer")
 
     for name, architecture in CLASSIFIERS.items():

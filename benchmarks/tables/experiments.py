@@ -87,6 +87,17 @@ def errors_by_form(network: str, process: str, calls: int) -> str:
     )
 
 
+def reference_error(network: str) -> str:
+    """Return how far exponential.json's reference is from itself with half its steps.
+
+    Args:
+        network: as exponential.json names it.
+    """
+    rows = [row for row in read("exponential")["rows"] if row["network"] == network]
+    half = max(rows, key=lambda row: row["budget"])
+    return f"{half['sample_error']:.2g} / {half['gradient_error']:.2g}"
+
+
 def by_steps_on_terrain(solver: str = "ddim") -> str:
     """Return how good gradient methods are on somebody else's network, by number of steps."""
     rows = [row for row in read("terrain")["rows"] if row["solver"] == solver]
@@ -128,4 +139,31 @@ def sample_quality() -> str:
             ]
             for row in read("quality")["rows"]
         ),
+    )
+
+
+def non_smooth() -> str:
+    """Return metrics with steps in them, before and after each way of differentiating them."""
+    ways = {
+        "exact": "its own derivative",
+        "without the step": "without the step",
+        "straight_through": "straight through",
+        "smooth": "smooth",
+    }
+
+    def line(row: dict[str, Any], seed: int) -> list[str]:
+        after = {way: row[way]["after"] for way in ways}
+        best = f"{max(after.values()):.2f}"
+        cells = [f"{value:.2f}" for value in after.values()]
+        return [
+            row["metric"] if seed == 0 else "",
+            f"seed {seed}",
+            f"{row['before']:.2f}",
+            *[f"**{cell}**" if cell == best else cell for cell in cells],
+        ]
+
+    pairs = zip(*(read(f"non_smooth_{seed}")["rows"] for seed in (0, 1)), strict=True)
+    return table(
+        ["metric", "noises", "before", *ways.values()],
+        (line(row, seed) for pair in pairs for seed, row in enumerate(pair)),
     )

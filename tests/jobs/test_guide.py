@@ -16,10 +16,20 @@ from families_stable_diffusion_3 import build as build_sd3
 from families_stable_diffusion_xl import build as build_sdxl
 from tiny_pipeline import build_pipeline, write_assets
 
-from adjointdpm import formats, load_pipeline
+from adjointdpm import (
+    StepGuidance,
+    encode_prompt,
+    formats,
+    from_pipeline,
+    guided_sample,
+    latent_shape,
+    load_pipeline,
+)
 from adjointdpm.assets import ASSETS_VARIABLE
 from adjointdpm.cli.main import main
 from adjointdpm.jobs.guide import GuideConfig, run_guide, write_guide_report
+from adjointdpm.setup import one_step_sampler
+from adjointdpm.variables import project_to_typical
 
 BUILD = {
     "StableDiffusion": build_pipeline,
@@ -51,6 +61,23 @@ def saved(request: Any, tmp_path: Path) -> Path:
     return tmp_path / "pipe"
 
 
+def guided_by_hand(saved: Path) -> Tensor:
+    """Return the pictures that guidance step by step makes of the first noises."""
+    pipe = load_pipeline(saved)
+    sampler, decode = from_pipeline(pipe, 3, 1.0)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(latent_shape(pipe, 2), generator=generator)
+    sample = guided_sample(
+        one_step_sampler(sampler),
+        project_to_typical(noise),
+        lambda latents: -darkness(decode(latents)),
+        StepGuidance(strength=2.0, inner_steps=2),
+        **encode_prompt(pipe, ["a b"] * 2, guidance=False),
+    )
+    with torch.no_grad():
+        return decode(sample)
+
+
 @pytest.mark.parametrize("method", ["noise", "steps"])
 def test_pipelines_of_any_family(saved: Path, tmp_path: Path, method: Any) -> None:
     config = GuideConfig(
@@ -59,16 +86,24 @@ def test_pipelines_of_any_family(saved: Path, tmp_path: Path, method: Any) -> No
         method=method,
         strength=2.0,
         inner_steps=2,
+        learning_rate=1e-3,  # so small that every update goes downhill, whatever the weights
         **SETTINGS,
     )
     result = run_guide(config, darkness)
-    assert sum(result.after.metric) > sum(result.before.metric)
+    assert result.larger_is_better
+    for ending in (result.before, result.after):
+        assert ending.metric == darkness(ending.images).tolist()
     page = write_guide_report(result, "adjointdpm guide").read_text()
     assert "a b" in page
     assert len(list((tmp_path / "out").glob("picture-*.png"))) == 4
     if method == "steps":
         assert result.noise_file is None
+        assert len(result.losses) == config.num_inference_steps
+        torch.testing.assert_close(result.after.images, guided_by_hand(saved), rtol=0, atol=1e-5)
         return
+    assert result.losses[0] == pytest.approx(-sum(result.before.metric) / 2)
+    assert sorted(result.losses, reverse=True) == result.losses
+    assert -sum(result.after.metric) / 2 < result.losses[-1]
     noise = formats.load_noise(tmp_path / "out" / "noise.safetensors")
     pipe = load_pipeline(saved, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)

@@ -132,13 +132,26 @@ def run_stock(pipe, case, arguments, call=None, output_type="latent"):
     return case.from_stock(pipe, result) if output_type == "latent" else result
 
 
+@pytest.fixture(scope="module")
+def drawn(pipes):
+    """A case's noise and conditioning, and the stock pipeline's latents of them."""
+
+    @functools.cache
+    def get(case_name):
+        case = next(case for case in CASES if case.name == case_name)
+        pipe = pipes(case)
+        noise, cond = noise_of(pipe, case), cond_of(pipe, case)
+        return noise, cond, run_stock(pipe, case, case.stock(pipe, noise, cond))
+
+    return get
+
+
 @each_case
-def test_latents_and_pictures(pipes, found, case):
+def test_latents_and_pictures(pipes, drawn, found, case):
     pipe = pipes(case)
-    noise, cond = noise_of(pipe, case), cond_of(pipe, case)
+    noise, cond, expected = drawn(case.name)
     sampler, decode = sampler_of(pipe, case)
     arguments = case.stock(pipe, noise, cond)
-    expected = run_stock(pipe, case, arguments)
     with torch.no_grad():
         latents = sampler(noise, generator=torch.Generator().manual_seed(5), **cond)
         pictures = decode(expected)  # of the same latents: a decoder enlarges what rounding changed
@@ -149,14 +162,14 @@ def test_latents_and_pictures(pipes, found, case):
 
 
 @each_case
-def test_prompts(pipes, case):
+def test_prompts(pipes, drawn, case):
     if case.prompt is None:
         pytest.skip("unconditional")
     pipe = pipes(case)
-    noise, cond = noise_of(pipe, case), cond_of(pipe, case)
-    latents = case.stock(pipe, noise, cond)["latents"]
-    expected = run_stock(pipe, case, {**case.stock_prompt(case.prompt), "latents": latents})
-    assert_same(run_stock(pipe, case, case.stock(pipe, noise, cond)), expected, 1e-6)
+    noise, cond, latents = drawn(case.name)
+    start = case.stock(pipe, noise, cond)["latents"]
+    expected = run_stock(pipe, case, {**case.stock_prompt(case.prompt), "latents": start})
+    assert_same(latents, expected, 1e-6)
 
 
 def schedulers():
@@ -259,7 +272,7 @@ def test_gradient(both_gradients, found, case, dtype):
 
 
 @each_case
-def test_the_stock_call_is_differentiable(pipes, found, case):
+def test_the_stock_call_is_differentiable(pipes, both_gradients, found, case):
     dtype = torch.float64 if case.double else torch.float32
     pipe, noise, cond, _, inputs = prepared(pipes(case), case, dtype)
     if case.double:
@@ -274,10 +287,10 @@ def test_the_stock_call_is_differentiable(pipes, found, case):
             run_stock(pipe, case, arguments, call)
         return
     with kept_double(dtype):
-        theirs = gradients(run_stock(pipe, case, arguments, with_gradient), inputs)
         with adp.differentiable(pipe):
             sample = run_stock(pipe, case, arguments, call)
         ours = gradients(sample, inputs)
+    _, _, theirs = both_gradients(case.name, dtype)
     assert_same_gradients(ours, theirs, 1e-9 if case.double else 1e-4)
     found[case.name].stock_call = True
 

@@ -1,0 +1,105 @@
+"""What gradients cost by kind and size of the network, and what exponential integration gives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from .writing import read, table
+
+
+def _networks(group: str) -> dict[str, dict[str, Any]]:
+    return read("architectures")["groups"][group]
+
+
+def by_network(group: str) -> str:
+    """Return errors, time and memory of gradients through the networks of a group."""
+    head = ["network", "weights", "sample", "time of `Exact`", "checkpoints", "autograd"]
+    head += ["`ContinuousAdjoint`", "peak of `Exact`", "checkpoints", "autograd"]
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        time, peak = row["time"], row["peak_bytes"]
+        methods = ("Exact", "checkpoints", "autograd")
+        return [
+            f"{row['parameters'] / 1e6:.3g} M",
+            " × ".join(map(str, row["shape"])),
+            *[f"{time[name]:.2f}" for name in (*methods, "ContinuousAdjoint")],
+            *[f"{peak[name] / peak['one call']:.2f}" for name in methods],
+        ]
+
+    return table(head, ([name, *cells(row)] for name, row in _networks(group).items()))
+
+
+def exactness() -> str:
+    """Return how far gradients are from those of autograd, by architecture."""
+    head = ["network", "through the network", "error of `Exact`", "checkpoints"]
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        error = row["error"]
+        return [
+            f"{100 * row['through_the_network']:.0f} %",
+            f"{error['Exact']:.1g}",
+            f"{error['checkpoints']:.1g}",
+            f"{error['ContinuousAdjoint']:.2g} / {row['cosine']['ContinuousAdjoint']:.3f}",
+        ]
+
+    return table(
+        [*head, "`ContinuousAdjoint`: error / cosine"],
+        ([name, *cells(row)] for name, row in _networks("architecture").items()),
+    )
+
+
+def _all_networks() -> Iterable[dict[str, Any]]:
+    return (row for rows in read("architectures")["groups"].values() for row in rows.values())
+
+
+def largest_error_of_exact() -> float:
+    """Return the largest relative error of `Exact`, over all networks."""
+    return max(row["error"]["Exact"] for row in _all_networks())
+
+
+def between(method: str, to: str = "sample", what: str = "time") -> str:
+    """Return the range of a method's time or peak in that of another, over all networks."""
+    found = [row[what][method] / row[what][to] for row in _all_networks()]
+    return f"{min(found):.2f} to {max(found):.2f}"
+
+
+WAYS = (
+    ("x", "kept"),
+    ("noise", "kept"),
+    ("noise", "taken out"),
+    ("flow", "kept"),
+    ("flow", "taken out"),
+    ("", "taken out"),
+)
+"""Forms of semilinear.json, and what became of the linear term."""
+
+
+def by_field(order: int, budget: int) -> str:
+    """Return the errors of one order's solvers on fields that are less and less linear."""
+    head = ["data, guidance", "N / f", "x, t", "x, noise's time", "noise form"]
+    head += ["x, flow's time", "flow form"]
+    rows = read("semilinear")["rows"]
+    own = next(e["solver"] for e in rows[0]["errors"] if e["order"] == order and not e["form"])
+
+    def cells(row: dict[str, Any]) -> list[str]:
+        found = {
+            (error["form"], error["linear_term"]): error
+            for error in row["errors"]
+            if (error["order"], error["budget"]) == (order, budget)
+        }
+        return [
+            f"{found[way]['sample_error']:.2g} / {found[way]['gradient_error']:.2g}" for way in WAYS
+        ]
+
+    return table(
+        [*head, own],
+        (
+            [
+                f"{row['width']:g}, {row['guidance_scale']:g}",
+                f"{row['nonlinearity']:.1f}",
+                *cells(row),
+            ]
+            for row in rows
+        ),
+    )
