@@ -264,13 +264,14 @@ class Bench:
         for name, by_target in every.items():
             rows = [self.rows[way.key][target] for target, way in by_target.items()]
             strips = [read(self.strip(way, t), self.args.pictures) for t, way in by_target.items()]
+            images = torch.cat(strips)
             settings = dict.fromkeys(way.setting for way in by_target.values())
             found[name] = {
                 "settings": [setting for setting in settings if setting is not None],
                 **summary(rows),
-                **asdict(set_distance(torch.cat(strips), reference, network)),
+                **asdict(set_distance(images, reference, network, subset_size=len(images))),
             }
-            shown += [torch.cat(strips)] if name in names else []
+            shown += [images] if name in names else []
         save_picture(self.args.output.with_suffix(".png"), contact_sheet(shown))
         return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from adjointdpm.evaluation import wilson_interval
@@ -12,11 +13,10 @@ WAYS = {
     "plain": "the prompt alone",
     "best of n": "best of 20 samples",
     "noise": "noise, 6 updates",
-    "one-step, strength 0.25": "steps, 1 inner step, strength 0.25, each repeated 7 times",
-    "4 inner steps, strength 0.25": "steps, 4 inner steps, strength 0.25, each repeated twice",
+    "1 inner step": "steps, 1 inner step, each repeated 7 times",
+    "4 inner steps": "steps, 4 inner steps, each repeated twice",
 }
 """What guide.json calls a way, in words."""
-
 
 STYLES = {
     "brick, adapter, 0.7": "brick/sampler/0.7",
@@ -34,25 +34,40 @@ STYLES = {
 """What stylize.json calls a run, by what the table does."""
 
 
-def ways_to_guide() -> str:
-    """Return what becomes of pictures that are led to a goal, by the way."""
-
-    seen = "judge sees the target (95 % interval)"
+def _guided(names: Iterable[tuple[str, str]]) -> str:
+    head = ["way", "calls + products", "judge sees the target (95 % interval)", "metric"]
 
     def cells(row: dict[str, Any]) -> list[str]:
         low, high = (100 * end for end in row["interval"])
         return [
-            f"{row['calls']:.0f}",
+            f"{row['calls']:.0f} + {row['products']:.0f}",
             f"{row['recognised']} of {row['of']} ({low:.0f} to {high:.0f} %)",
-            f"{round(row['metric'], 1) + 0.0:.1f}",  # no minus before a zero
+            f"{row['metric']:.1f}",
             f"{row['kid']:.2f} ± {row['kid_std']:.2f}",
-            f"{row['cpu_seconds']:.0f}",
+            f"{row['cpu_seconds'] / row['of']:.1f}",
         ]
 
+    rows = read("guide")["summaries"]
     return table(
-        ["way", "calls", seen, "metric", "KID to the prompt", "CPU s"],
-        ([name, *cells(read("guide")["rows"][way])] for way, name in WAYS.items()),
+        [*head, "KID to the prompt", "CPU s a picture"],
+        ([name, *cells(rows[key])] for key, name in names),
     )
+
+
+def ways_to_guide() -> str:
+    """Return what becomes of pictures that are led to a goal, by the way."""
+    rows = read("guide")["summaries"]
+
+    def name(key: str, words: str) -> str:
+        settings = rows[key]["settings"]
+        return f"{words}, {' or '.join(settings)}" if settings else words
+
+    return _guided((key, name(key, words)) for key, words in WAYS.items())
+
+
+def ways_by_setting() -> str:
+    """Return the same of each way at each of its settings."""
+    return _guided((key, key) for key in read("guide")["summaries"] if ", " in key)
 
 
 def _styles(first: str, runs: dict[str, str]) -> str:
