@@ -225,17 +225,17 @@ def five_pictures(default: Default, subject: Subject, concept: str) -> Examples:
     """
     generator = torch.Generator().manual_seed(SEED + 1)
     found: list[Tensor] = []
-    templates: list[str] = []
     while len(found) < 5:
         noise = torch.randn(16, *subject.model.latent_shape, generator=generator)
         prompts = (subject.templates * 16)[:16]
         images = usual_pictures(default, subject, noise, prompts)
-        for image, template in zip(images, prompts, strict=True):
-            readers = (default.classifier, default.judge)
-            if all(r(image[None]).argmax() == r.index(concept) for r in readers):
-                found.append(image)
-                templates.append(template)
-    return Examples(encode_image(subject.model.pipe, torch.stack(found[:5])), templates[:5])
+        readers = (default.classifier, default.judge)
+        found += [
+            image
+            for image in images
+            if all(r(image[None]).argmax() == r.index(concept) for r in readers)
+        ]
+    return Examples(encode_image(subject.model.pipe, torch.stack(found[:5])))
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import sys
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -270,7 +271,6 @@ def test_a_word_starts_from_the_best_candidates_and_no_bad_ones(
         with torch.no_grad():
             latents = subject.sample(noise, prompts)
         assert torch.allclose(found.latents, latents[kept], atol=1e-5)
-        assert found.templates == [prompts[i] for i in kept.tolist()]
         assert found.spread == pytest.approx((losses.median() - losses.min()).item(), rel=1e-4)
 
 
@@ -296,7 +296,7 @@ def test_a_small_update_fits_the_pictures_better(one_encoder: Path, tmp_path: Pa
     """On the very noises that it was computed from, which are the first in every run."""
     subject = taught(one_encoder, tmp_path, guidance_scale=2.0, **SMALL)
     shorten(subject)
-    examples = Examples(torch.randn(2, *subject.model.latent_shape), ["a {}", "{} b"])
+    examples = Examples(torch.randn(2, *subject.model.latent_shape))
     (before,), (after,) = (invert(subject, examples, 1) for _ in range(2))
     assert after < before
 
@@ -317,28 +317,22 @@ def test_the_error_for_the_examples_counts_beside_the_objective(
     losses = {}
     for weight in (0.0, 5.0):
         subject = taught(one_encoder, tmp_path, inversion_weight=weight, max_train_steps=1)
-        examples = Examples(noise[:, :, :, :8], ["a {}", "{}", "b {}"], spread=0.3)
+        examples = Examples(noise, spread=0.3)
         untaught = taught(one_encoder, tmp_path)
         [losses[weight]] = teach(subject, Noted(), examples).losses
     error = inversion_error(untaught, examples, after_objective).item()
     assert losses[5.0] - losses[0.0] == pytest.approx(5 * 0.3 * error, rel=1e-4)
 
 
-def test_contexts_take_the_place_of_about_half_of_the_prompts(
-    one_encoder: Path, tmp_path: Path
-) -> None:
-    asked = [f"{{}} {i}" for i in range(1000)]
-    subject = taught(one_encoder, tmp_path)
-    assert subject.prompts(asked, torch.Generator()) == asked
-    contexts = ["a {}", "b {}"]
-    subject = taught(one_encoder, tmp_path, contexts=contexts)
-    found = subject.prompts(asked, torch.Generator().manual_seed(0))
-    counts = [found.count(context) for context in contexts]
-    kept = [prompt for prompt in found if prompt not in contexts]
-    assert kept == [prompt for prompt, now in zip(asked, found, strict=True) if prompt == now]
-    # Binomial: five standard deviations.
-    assert all(abs(count - 250) < 69 for count in counts)
-    assert abs(len(kept) - 500) < 80
+def test_half_of_the_prompts_are_contexts(one_encoder: Path, tmp_path: Path) -> None:
+    few = {"templates": ["a {}", "b {}"]}
+    for contexts, share in ((None, 0.5), (["c {}", "{} c"], 0.25)):
+        subject = taught(one_encoder, tmp_path, **few, contexts=contexts)
+        found = Counter(subject.prompts(1000, torch.Generator().manual_seed(0)))
+        assert set(found) == {*few["templates"], *(contexts or [])}
+        # Binomial: five standard deviations.
+        bound = 5 * (1000 * share * (1 - share)) ** 0.5
+        assert all(abs(count - 1000 * share) < bound for count in found.values())
 
 
 def test_no_context_of_the_embedded_model_tells_of_the_style_left_out() -> None:
@@ -347,8 +341,6 @@ def test_no_context_of_the_embedded_model_tells_of_the_style_left_out() -> None:
     contexts = contexts_in(concepts, styles)
     assert len(set(contexts)) == len(contexts) > 100
     assert not any(last in context.split() or f"{{}}, {last}" == context for context in contexts)
-    wordless = {concept.name for concept in concepts.wordless}
-    assert not any(name in context for context in contexts for name in wordless - {"thing"})
 
 
 def test_a_start_that_is_stopped_leaves_no_checkpoint(
@@ -356,7 +348,7 @@ def test_a_start_that_is_stopped_leaves_no_checkpoint(
 ) -> None:
     out = tmp_path / "out"
     subject = taught(one_encoder, out, checkpointing_steps=1)
-    examples = Examples(torch.zeros(1, *subject.model.latent_shape), ["a {}"])
+    examples = Examples(torch.zeros(1, *subject.model.latent_shape))
     monkeypatch.setattr(subject.word, "project", lambda: signal.raise_signal(signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         invert(subject, examples, 3)

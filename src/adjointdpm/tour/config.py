@@ -67,6 +67,7 @@ class TourConfig:
             num_views=2,
             num_candidates=96,
             inversion_steps=self.max_train_steps or 100,
+            inversion_batch_size=8,
             num_validation_images=4,
             certify=False,
         )

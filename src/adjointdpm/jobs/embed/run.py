@@ -137,8 +137,7 @@ def teach(
 
     def loss(generator: torch.Generator) -> Tensor:
         noise = torch.randn(size, *shape, generator=generator)
-        picks = torch.randint(len(subject.templates), (size,), generator=generator).tolist()
-        prompts = subject.prompts([subject.templates[i] for i in picks], generator)
+        prompts = subject.prompts(size, generator)
         images = subject.draw(share(noise), share(prompts))
         value = objective.loss(images, generator).mean()
         if examples is None or not weight:

@@ -21,12 +21,10 @@ class Examples:
 
     Args:
         latents: (examples, ...) as the network was trained on them.
-        templates: the prompt of each, with ``{}`` for the word.
         spread: how far the objective is from the best of the candidates to the median one.
     """
 
     latents: Tensor
-    templates: Sequence[str]
     spread: float = 1.0
 
 
@@ -53,8 +51,7 @@ def best_candidates(subject: Subject, objective: Objective) -> Examples:
     losses, best = torch.cat(values).sort(stable=True)
     spread = losses.median() - losses[0]
     kept = best[losses <= losses[0] + spread / 2][: config.num_examples]
-    kept_templates = [templates[i] for i in kept.tolist()]
-    return Examples(torch.cat(found)[kept], kept_templates, spread.item())
+    return Examples(torch.cat(found)[kept], spread.item())
 
 
 def invert(subject: Subject, examples: Examples, steps: int) -> list[float]:
@@ -96,7 +93,8 @@ def inversion_error(subject: Subject, examples: Examples, generator: torch.Gener
 
     Args:
         subject: the word.
-        examples: the pictures. Each keeps its prompt or takes a context in its place.
+        examples: the pictures. Their prompts are any, so that what differs between prompts, such as
+            a style, does not come to belong to the word.
         generator: on the CPU, from which the batch is drawn.
     """
     sampler, device = subject.model.sampler, subject.model.device
@@ -106,7 +104,7 @@ def inversion_error(subject: Subject, examples: Examples, generator: torch.Gener
     t = times[torch.randint(len(times), (size,), generator=generator)]
     clean = examples.latents[chosen]
     noise = torch.randn(clean.shape, generator=generator)
-    prompts = subject.prompts([examples.templates[i] for i in chosen.tolist()], generator)
+    prompts = subject.prompts(size, generator)
     clean, noise, t = (share(each).to(device) for each in (clean, noise, t))
     return denoising_error(subject, clean, noise, t, share(prompts))
 

@@ -58,16 +58,19 @@ class Subject:
         """What is optimised, by name."""
         return self.word.tensors
 
-    def prompts(self, templates: Sequence[str], generator: torch.Generator) -> list[str]:
-        """Return templates with about every other one replaced by a context, if there are any."""
+    def prompts(self, count: int, generator: torch.Generator) -> list[str]:
+        """Return prompts for an update: templates and, where there are any, as many contexts."""
+
+        def some(known: list[str]) -> list[str]:
+            picks = torch.randint(len(known), (count,), generator=generator)
+            return [known[i] for i in picks.tolist()]
+
+        templates = some(self.templates)
         if not self.contexts:
-            return list(templates)
-        picks = torch.randint(len(self.contexts), (len(templates),), generator=generator).tolist()
-        replaced = (torch.rand(len(templates), generator=generator) < 0.5).tolist()
-        return [
-            self.contexts[pick] if other else template
-            for template, pick, other in zip(templates, picks, replaced, strict=True)
-        ]
+            return templates
+        chances = torch.rand(count, generator=generator).tolist()
+        pairs = zip(templates, some(self.contexts), chances, strict=True)
+        return [template if chance < 0.5 else context for template, context, chance in pairs]
 
     def draw(self, noise: Tensor, templates: Sequence[str]) -> Tensor:
         """Return pictures (batch, 3, height, width) in [0, 1].
