@@ -11,6 +11,22 @@ import torch
 # The tensors of the tests are so small that a second thread costs more than it saves.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
+TESTS = Path(__file__).parent
+LONGEST = (
+    "pipelines/test_families.py",
+    "test_coarse.py",
+    "jobs/test_audit.py",
+    "jobs/test_stylize.py",
+    "test_solvers.py",
+    "test_recompute.py",
+    "test_gradients.py",
+    "test_benchmarks.py",
+    "jobs/test_embed.py",
+    "test_tour.py",
+    "jobs/test_guide.py",
+)
+"""The files that take longest go first, so that no process ends long after the others."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -21,6 +37,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # Many tests take few steps, of networks that nobody trained.
     config.addinivalue_line("filterwarnings", "ignore:ContinuousAdjoint took:UserWarning")
+    # pytest-xdist would begin with the files that hold the most tests.
+    config.option.loadscopereorder = False
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +48,8 @@ def _same_random_numbers() -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put what tells of a module's other tests after them, in any order of the rest."""
-    modules: dict[Path, int] = {}
+    """Begin with the longest modules; put what tells of a module's other tests after them."""
+    modules = {TESTS / name: number for number, name in enumerate(LONGEST)}
     for item in items:
         modules.setdefault(item.path, len(modules))
     items.sort(key=lambda item: (modules[item.path], item.get_closest_marker("last") is not None))

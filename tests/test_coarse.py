@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import warnings
 from itertools import pairwise
 from pathlib import Path
@@ -354,16 +352,14 @@ def test_solvers_with_stages_are_refused() -> None:
         sampler(torch.randn(3, 4), emb=torch.randn(3, 3))
 
 
-def test_the_study_runs(tmp_path: Path) -> None:
+def test_the_study_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """benchmarks/coarse.py on a Gaussian mixture, in small."""
-    script = Path(__file__).parents[1] / "benchmarks" / "coarse.py"
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # of all tests after it
+    import coarse
+
     sizes = ["--num_inference_steps", "8", "--num_steps", "2", "8", "--seeds", "1"]
-    done = subprocess.run(
-        [sys.executable, str(script), "--toy", *sizes, "--output_dir", str(tmp_path)],
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    coarse.main(["--toy", *sizes, "--output_dir", str(tmp_path)])
     rows = json.loads((tmp_path / "coarse.json").read_text())["rows"]
     own = [
         row["relative_error"]
