@@ -318,6 +318,8 @@ def test_guide_counts_what_the_network_does() -> None:
         assert calls == guide.Calls(forward=3, products=0)
         sample.sum().backward()
     assert calls == guide.Calls(forward=6, products=3)
+
+
 @pytest.mark.parametrize("form", ["noise", "flow"])
 @pytest.mark.parametrize("t", [0.01, 0.3, 0.9])
 def test_the_plain_ode_in_another_time_has_its_derivatives(form: str, t: float) -> None:
