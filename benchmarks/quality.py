@@ -207,7 +207,7 @@ def measure(options: argparse.Namespace, examples: Any, images: np.ndarray) -> l
         for calls in options.calls:
             paths = complete_blocks(options, calls)
             for solver, found in paths.items():
-                if len(found) * BLOCK < 1000:
+                if len(found) < 2:
                     continue
                 blocks = [
                     features_of(path, network, lambda path=path: torch.from_numpy(np.load(path)))

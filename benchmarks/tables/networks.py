@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from .writing import read, table
+from .writing import read, size, table
 
 
 def _networks(group: str) -> dict[str, dict[str, Any]]:
@@ -14,8 +14,9 @@ def _networks(group: str) -> dict[str, dict[str, Any]]:
 
 def by_network(group: str) -> str:
     """Return errors, time and memory of gradients through the networks of a group."""
-    head = ["network", "weights", "sample", "time of `Exact`", "checkpoints", "autograd"]
-    head += ["`ContinuousAdjoint`", "peak of `Exact`", "checkpoints", "autograd"]
+    head = ["network", "weights", "sample", "time of the calls", "`Exact`", "checkpoints"]
+    head += ["autograd", "`ContinuousAdjoint`", "peak of one call"]
+    head += ["`Exact`", "checkpoints", "autograd"]
 
     def cells(row: dict[str, Any]) -> list[str]:
         time, peak = row["time"], row["peak_bytes"]
@@ -23,7 +24,9 @@ def by_network(group: str) -> str:
         return [
             f"{row['parameters'] / 1e6:.3g} M",
             " × ".join(map(str, row["shape"])),
+            f"{1 + row['steps'] * time['one call']:.2f}",
             *[f"{time[name]:.2f}" for name in (*methods, "ContinuousAdjoint")],
+            size(peak["one call"]),
             *[f"{peak[name] / peak['one call']:.2f}" for name in methods],
         ]
 
@@ -53,14 +56,14 @@ def _all_networks() -> Iterable[dict[str, Any]]:
     return (row for rows in read("architectures")["groups"].values() for row in rows.values())
 
 
-def largest_error_of_exact() -> float:
-    """Return the largest relative error of `Exact`, over all networks."""
-    return max(row["error"]["Exact"] for row in _all_networks())
+def largest_error_of_exact(dtype: str) -> float:
+    """Return the largest relative error of `Exact`, over all networks compared in a dtype."""
+    return max(row["error"]["Exact"] for row in _all_networks() if row["dtype"] == dtype)
 
 
-def between(method: str, to: str = "sample", what: str = "time") -> str:
-    """Return the range of a method's time or peak in that of another, over all networks."""
-    found = [row[what][method] / row[what][to] for row in _all_networks()]
+def product_cost() -> str:
+    """Return the range of a product's time in that of a network call, over all networks."""
+    found = [row["steps"] * row["time"]["one call"] - 1 for row in _all_networks()]
     return f"{min(found):.2f} to {max(found):.2f}"
 
 
