@@ -73,6 +73,10 @@ METHODS = {
     "coarse": Method("products at half of the calls", CoarseAdjoint(3)),
     "truncated": Method("the last two calls (DRaFT-2)", Truncated(2)),
     "exact, no start": Method("from the initial word", Exact(), (("num_candidates", 0),)),
+    "exact, one vector": Method("in place of three", Exact(), (("num_vectors", 1),)),
+    "exact, any distance": Method("from the initial word", Exact(), (("max_distance", None),)),
+    "exact, no contexts": Method("templates alone", Exact(), (("contexts", []),)),
+    "exact, no error": Method("of the examples beside", Exact(), (("inversion_weight", 0.0),)),
     "start only": Method("textual inversion of the model's own best pictures"),
     "textual inversion": Method("the same on five pictures that were given"),
 }
@@ -125,15 +129,15 @@ def measure(
     templates = templates_in(concepts, styles)
     test = f"{{}}, {style}"
     with tempfile.TemporaryDirectory() as folder:
-        config = EmbedConfig(
-            target=concept,
-            templates=templates,
-            contexts=contexts_in(concepts, styles),
-            validation_templates=[test],
-            output_dir=folder,
-            progress_bar=False,
-            **{**changes, **dict(method.changes)},
-        )
+        settings: dict[str, Any] = {
+            "target": concept,
+            "templates": templates,
+            "contexts": contexts_in(concepts, styles),
+            "validation_templates": [test],
+            "output_dir": folder,
+            "progress_bar": False,
+        }
+        config = EmbedConfig(**{**settings, **changes, **dict(method.changes)})
         subject = Subject(config, load_model(config, CPU, method.gradient))
         if test not in seen_before:  # all words begin as the same one
             seen_before[test] = seen_in(default, subject, test, pictures)

@@ -179,6 +179,35 @@ def words_taught() -> str:
     return table([*head, "most often seen instead"], map(cells, words()))
 
 
+PARTS = {
+    "exact": "all of it",
+    "exact, no error": "nothing but the classifier in the updates (`inversion_weight=0`)",
+    "exact, any distance": "vectors at any distance (`max_distance=None`)",
+    "exact, one vector": "one vector",
+    "exact, no contexts": "no contexts",
+}
+
+
+def words_without() -> str:
+    """Return how often words are seen that were taught without one part of the job each."""
+    found = {(row["method"], row["concept"]): row for part in PARTS for row in words(part)}
+    known = [c for m, c in found if m == "exact" and all((part, c) in found for part in PARTS)]
+
+    def cell(row: dict[str, Any], when: str) -> str:
+        return f"{row[when]['successes']} of {row[when]['trials']}"
+
+    head = [""]
+    for concept in known:
+        head += [f"{concept}, style left out", f"{concept}, trained style"]
+    return table(
+        head,
+        (
+            [told, *(cell(found[part, c], when) for c in known for when in ("after", "usual"))]
+            for part, told in PARTS.items()
+        ),
+    )
+
+
 def taught() -> list[str]:
     """Return the words that all methods were given."""
     rows = read("embed")["rows"]
