@@ -3,12 +3,13 @@
     python -m training.emoji --output_dir DATA    # fetch and render the training pictures, once
     python benchmarks/quality.py --data_dir DATA --work_dir WORK --max_seconds 1500
 
-The reference are the pictures that the model was trained on, each once; samples have their captions
-in turn, with no guidance, and the seed of their number. They are drawn in blocks that are kept in
-``WORK``: a run that is killed, or that ends after ``max_seconds``, goes on where it was. For each
-number of calls the solvers take turns, and quality.json has what is there: as many samples for each
-solver. Networks run under autocast to bfloat16, which moves pictures by 0.001 on average, a quarter
-of a level of 8 bits.
+The reference are the pictures that the model was trained on, each once, or those of the captions
+that there are samples of; samples have their captions in turn, no guidance, and their number's
+seed. They are drawn in blocks that are kept in ``WORK``: a run that is killed, or that ends after
+``max_seconds``, goes on where it was. For each number of calls the solvers take turns, and
+quality.json has what is there: as many samples for each solver. Rows of other solvers and calls, of
+a run before, are kept. Networks run under autocast to bfloat16, which moves pictures by 0.001 on
+average, a quarter of a level of 8 bits.
 
 FID and KID are in the features of the embedded judge, which was trained on the same pictures, and
 with ``--mobilenet WEIGHTS`` (see convert.py) in those of MobileNetV2, which was not.
@@ -20,16 +21,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from stamp import stamp
 from torch import Tensor
 
 import adjointdpm as adp
@@ -176,7 +178,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                     calls, values, widths = zip(*chosen, strict=True)
                     ax.errorbar(calls, values, widths, marker="o", capsize=3, label=solver)
             ax.set(xlabel="network calls", ylabel=key.replace("_", " "), title=network)
-            ax.set(xscale="log", yscale="log" if key == "fid" else "linear")
+            ax.set_xticks(sorted({row["calls"] for row in rows}))
             ax.legend()
     figure.savefig(path, dpi=110)
 
@@ -214,10 +216,12 @@ def measure(options: argparse.Namespace, examples: Any, images: np.ndarray) -> l
                     for path in found
                 ]
                 samples = torch.cat(blocks)
+                # Captions come in turn: with fewer samples than captions, these are their pictures.
+                matched = reference[: len(samples)]
                 row = {
                     "solver": solver, "calls": calls, "feature_network": network.name,
                     "num_features": reference.shape[1], "num_images": len(samples),
-                    "num_reference": len(reference), **distances(samples, reference),
+                    "num_reference": len(matched), **distances(samples, matched),
                 }  # fmt: skip
                 rows.append(row)
                 print(json.dumps(row), flush=True)
@@ -242,18 +246,20 @@ def main(arguments: list[str] | None = None) -> None:
     emoji = load_emoji(options.data_dir)
     examples = training_examples(emoji)
     draw_all(Model([example.caption for example in examples]), options)
-    rows = measure(options, examples, emoji.images)
+    path = options.output_dir / "quality.json"
+    old = json.loads(path.read_text())["rows"] if path.is_file() else []
+    chosen = set(product(options.solvers, options.calls))
+    rows = [row for row in old if (row["solver"], row["calls"]) not in chosen]
+    rows = sorted(rows + measure(options, examples, emoji.images), key=lambda row: row["calls"])
     content = {
         "model": "embedded model, no guidance, steps linear in time, bfloat16",
-        "reference": "its training pictures",
+        "reference": "its training pictures of the same captions",
         "interval": f"95 %, jackknife over {GROUPS} groups of samples",
-        "machine": f"{platform.machine()} CPU",
-        "date": time.strftime("%Y-%m-%d"),
-        "torch": torch.__version__,
+        **stamp(),
         "rows": rows,
     }
     options.output_dir.mkdir(parents=True, exist_ok=True)
-    (options.output_dir / "quality.json").write_text(json.dumps(content, indent=1) + "\n")
+    path.write_text(json.dumps(content, indent=1) + "\n")
     if rows:
         plot(rows, options.output_dir / "quality.png")
 

@@ -123,8 +123,8 @@ def by_steps_on_terrain(solver: str = "ddim") -> str:
 def sample_quality() -> str:
     """Return FID and KID by solver, network calls and feature network."""
 
-    def interval(found: dict[str, float]) -> str:
-        return f"{found['value']:.3g} ± {found['half_width']:.1g}"
+    def interval(found: dict[str, float], digits: int) -> str:
+        return f"{found['value']:.{digits}f} ± {found['half_width']:.{digits}f}"
 
     return table(
         ["solver", "calls", "features", "samples", "FID", "KID × 1000"],
@@ -134,8 +134,8 @@ def sample_quality() -> str:
                 str(row["calls"]),
                 f"{row['feature_network']}, {row['num_features']}",
                 str(row["num_images"]),
-                interval(row["fid"]),
-                interval(row["kid_x_1000"]),
+                interval(row["fid"], 1),
+                interval(row["kid_x_1000"], 0),
             ]
             for row in read("quality")["rows"]
         ),
