@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
+from statistics import fmean
 from typing import Any
 
 from adjointdpm.evaluation import wilson_interval
@@ -159,6 +161,11 @@ def share_of_words(when: str, method: str = "exact") -> str:
     return f"{seen / drawn:.0%} ({100 * low:.0f} to {100 * high:.0f})"
 
 
+def seconds_a_word() -> float:
+    """Return the CPU seconds that `Exact` took for a word on average."""
+    return fmean(row["cpu_seconds"] for row in words())
+
+
 def words_taught() -> str:
     """Return how often the judge sees each word before and after it was taught by `Exact`."""
 
@@ -208,28 +215,23 @@ def words_without() -> str:
     )
 
 
-def taught() -> list[str]:
-    """Return the words that all methods were given."""
-    rows = read("embed")["rows"]
-    words = dict.fromkeys(row["concept"] for row in rows)
-    by = {word: {row["method"] for row in rows if row["concept"] == word} for word in words}
-    return [word for word in words if by[word] >= set(TEACHERS)]
-
-
 def words_by_method() -> str:
-    """Return how often the judge sees the words that all methods were given, word by word."""
-    rows = {(row["method"], row["concept"]): row for row in read("embed")["rows"]}
-    words = taught()
+    """Return how often the judge sees the words that another method than `Exact` was given too."""
+    found = {(row["method"], row["concept"]): row for row in chain(*map(words, TEACHERS))}
+    given = [row["concept"] for row in words() if ("coarse", row["concept"]) in found]
 
     def line(method: str) -> list[str]:
-        found = [rows[method, word] for word in words]
-        usual = [row["usual"] for row in found]
-        seconds = sum(row["cpu_seconds"] for row in found) / len(found)
+        rows = {word: found[method, word] for word in given if (method, word) in found}
+        usual = [row["usual"] for row in rows.values()]
+        after = {word: row["after"] for word, row in rows.items()}
         return [
             TEACHERS[method],
-            f"{seconds:.0f}",
-            *[f"{row['after']['successes']} of {row['after']['trials']}" for row in found],
+            f"{fmean(row['cpu_seconds'] for row in rows.values()):.0f}" if rows else "",
+            *(
+                f"{after[w]['successes']} of {after[w]['trials']}" if w in after else ""
+                for w in given
+            ),
             f"{sum(u['successes'] for u in usual)} of {sum(u['trials'] for u in usual)}",
         ]
 
-    return table(["method", "CPU s a word", *words, "all, in a trained style"], map(line, TEACHERS))
+    return table(["method", "CPU s a word", *given, "all, in a trained style"], map(line, TEACHERS))

@@ -35,17 +35,18 @@ class EmbedConfig(GoalConfig):
         validation_templates: prompts that no update draws, for the report; by default the last
             style of the embedded model in another wording, or the templates again, which then meet
             other noises.
-        contexts: further prompts of every other update, in which the word stands beside other
-            words, so that it comes to mean the same in all of them; by default other wordings and
-            the named things of the embedded model, or none. No candidates are drawn with them.
+        contexts: prompts that take the place of half of the templates in updates, in which the word
+            stands beside other words, so that it comes to mean the same in all of them; by default
+            other wordings and the named things of the embedded model, or none. No candidates are
+            drawn with them.
         num_candidates: pictures that are drawn first, with ``initializer_token``; 0 for none.
         num_examples: the best of them, at most so many, are what the word is fitted to first, by
             textual inversion.
         inversion_steps: updates of that; 0 for none.
         inversion_learning_rate: their step size.
         inversion_batch_size: noised pictures in each of them, and beside each update.
-        inversion_weight: how much the same error counts in the updates through the sampler, where a
-            factor of the objective's spread over the candidates; 0 for nothing.
+        inversion_weight: how much the same error counts in the updates through the sampler, as a
+            multiple of the objective's spread over the candidates; 0 for nothing.
         train_batch_size: pictures in each update.
         num_validation_images: pictures of each prompt in the report, drawn before and after.
         validation_steps: number of updates between two previews; None for none.
