@@ -26,7 +26,7 @@ import adjointdpm as adp
 from adjointdpm.assets import ASSETS_VARIABLE
 from adjointdpm.cli import main
 from adjointdpm.jobs.embed import EmbedConfig, run_embed
-from adjointdpm.jobs.embed.run import teach
+from adjointdpm.jobs.embed.run import teach, update_loss
 from adjointdpm.jobs.embed.start import (
     Examples,
     best_candidates,
@@ -35,7 +35,7 @@ from adjointdpm.jobs.embed.start import (
     invert,
 )
 from adjointdpm.jobs.embed.subject import Subject, contexts_in
-from adjointdpm.objectives import ClassifierMargin, ImageClassifier, Objective, as_objective
+from adjointdpm.objectives import ClassifierMargin, ImageClassifier, as_objective
 from adjointdpm.report import save_picture
 from adjointdpm.runs import StoppedError
 from adjointdpm.setup import Goal, load_model
@@ -301,27 +301,24 @@ def test_a_small_update_fits_the_pictures_better(one_encoder: Path, tmp_path: Pa
     assert after < before
 
 
-def test_the_error_for_the_examples_counts_beside_the_objective(
+def test_the_error_for_the_examples_counts_in_the_gradient_alone(
     one_encoder: Path, tmp_path: Path
 ) -> None:
-    class Noted(Objective):
-        larger_is_better = True
-
-        def forward(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-            assert generator is not None
-            after_objective.set_state(generator.get_state())
-            return redness(images)
-
-    after_objective = torch.Generator()
-    noise = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    losses = {}
-    for weight in (0.0, 5.0):
-        subject = taught(one_encoder, tmp_path, inversion_weight=weight, max_train_steps=1)
-        examples = Examples(noise, spread=0.3)
-        untaught = taught(one_encoder, tmp_path)
-        [losses[weight]] = teach(subject, Noted(), examples).losses
-    error = inversion_error(untaught, examples, after_objective).item()
-    assert losses[5.0] - losses[0.0] == pytest.approx(5 * 0.3 * error, rel=1e-4)
+    subject = taught(one_encoder, tmp_path, inversion_weight=5.0)
+    noise = torch.randn(3, *subject.model.latent_shape, generator=torch.Generator().manual_seed(1))
+    examples = Examples(noise, spread=0.3)
+    [rows] = subject.tensors.values()
+    generator, red = torch.Generator().manual_seed(2), as_objective(redness)
+    alone = update_loss(subject, red, None, generator)
+    error = inversion_error(subject, examples, generator)
+    together = update_loss(subject, red, examples, torch.Generator().manual_seed(2))
+    assert together.item() == pytest.approx(alone.item(), rel=1e-6)
+    of_alone, of_error, found = (
+        torch.autograd.grad(each, rows)[0] for each in (alone, error, together)
+    )
+    expected = of_alone + 5 * 0.3 * of_error
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6 * expected.norm().item())
+    assert (found - of_alone).norm() > 0.01 * found.norm()
 
 
 def test_half_of_the_prompts_are_contexts(one_encoder: Path, tmp_path: Path) -> None:

@@ -131,22 +131,38 @@ def teach(
             classifier and is not the thing has a word that is wrong for them.
         callbacks: told of steps and checkpoints.
     """
-    config, shape = subject.config, subject.model.latent_shape
-    size = config.train_batch_size
-    weight = 0.0 if examples is None else config.inversion_weight * examples.spread
 
     def loss(generator: torch.Generator) -> Tensor:
-        noise = torch.randn(size, *shape, generator=generator)
-        prompts = subject.prompts(size, generator)
-        images = subject.draw(share(noise), share(prompts))
-        value = objective.loss(images, generator).mean()
-        if examples is None or not weight:
-            return value
-        return value + weight * inversion_error(subject, examples, generator)
+        return update_loss(subject, objective, examples, generator)
 
     return optimize(
-        subject.tensors, loss, config, project=subject.word.project, callbacks=callbacks
+        subject.tensors, loss, subject.config, project=subject.word.project, callbacks=callbacks
     )
+
+
+def update_loss(
+    subject: Subject, objective: Objective, examples: Examples | None, generator: torch.Generator
+) -> Tensor:
+    """Return the objective's loss for newly drawn pictures, with the gradient of what is minimised.
+
+    The error for the examples is in the gradient alone: what is told of an update, and what ends a
+    run that went wrong, is the objective.
+
+    Args:
+        subject: the pipeline with its word.
+        objective: what to optimise.
+        examples: see `teach`.
+        generator: on the CPU, from which noises, prompts and times are drawn.
+    """
+    config = subject.config
+    size = config.train_batch_size
+    noise = torch.randn(size, *subject.model.latent_shape, generator=generator)
+    images = subject.draw(share(noise), share(subject.prompts(size, generator)))
+    loss = objective.loss(images, generator).mean()
+    if examples is None or not config.inversion_weight:
+        return loss
+    error = inversion_error(subject, examples, generator)
+    return loss + config.inversion_weight * examples.spread * (error - error.detach())
 
 
 def _previews(subject: Subject, noise: Tensor) -> list[Previews]:
