@@ -190,6 +190,7 @@ def test_words_are_measured_once(tmp_path: Path) -> None:
     output = tmp_path / "embed.json"
     toy = ["--output", str(output), "--methods", "exact", "--concepts", "cactus", "--budget", "1"]
     toy += ["--pictures", "3", "--set", "num_candidates=4", "num_inference_steps=2"]
+    toy += ["inversion_steps=2", "inversion_batch_size=2"]
     embed.main(toy)
     [row] = json.loads(output.read_text())["rows"]
     assert (row["method"], row["concept"], row["style"]) == ("exact", "cactus", "twemoji")
