@@ -38,7 +38,6 @@ NO_MACHINE_OR_DATE = {
     "core",
     "cost",
     "cost_weights",
-    "embed",
     "gradients",
     "non_smooth_0",
     "non_smooth_1",
