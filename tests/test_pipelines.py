@@ -87,6 +87,21 @@ def test_other_schedulers(pipe, noise, scheduler):
     assert_same(latents, expected, 1e-4)
 
 
+def test_what_a_run_with_gradients_left_in_the_scheduler_is_no_obstacle(pipe, noise):
+    used = restored(pipe, DPMSolverMultistepScheduler(steps_offset=1))
+    before = from_pipeline_latents(used, noise)
+    words = used.encode_prompt(PROMPTS, "cpu", 1, False)[0].detach().requires_grad_()
+    run(used, noise, gradient=True, prompt_embeds=words, guidance_scale=1.0, output_type="latent")
+    assert any(not output.is_leaf for output in used.scheduler.model_outputs)
+    assert torch.equal(from_pipeline_latents(used, noise), before)
+    assert any(not output.is_leaf for output in used.scheduler.model_outputs)  # left as it was
+
+
+def from_pipeline_latents(pipe, noise):
+    sampler, _ = adp.from_pipeline(pipe, 4, 1.0)
+    return sampler(noise, **adp.encode_prompt(pipe, PROMPTS, guidance=False)).detach()
+
+
 def test_clipping_goes_to_the_denoiser(pipe, noise):
     # The constructor of the pipeline turns clip_sample off, so it is put in afterwards.
     scheduler = DDPMScheduler(clip_sample=True, clip_sample_range=0.5, steps_offset=1)

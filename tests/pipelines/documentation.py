@@ -114,7 +114,7 @@ def document(found: dict[str, Found]) -> str:
         for name, one in found.items()
     ]
     schedulers = [
-        f"| {name} | {', '.join(dict.fromkeys([one.scheduler, *one.schedulers]))} |"
+        f"| {name} | {', '.join(dict.fromkeys([one.scheduler, *sorted(one.schedulers)]))} |"
         for name, one in found.items()
     ]
     return HEAD + "\n".join(rows) + "\n" + SCHEDULERS + "\n".join(schedulers) + "\n" + PICTURES

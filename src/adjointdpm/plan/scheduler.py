@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
 _MEMORY = ("old_pred_original_sample", "timestep_back")
 """Arguments of ``step`` in which CogVideoXDPMScheduler lets the pipeline remember for it."""
@@ -17,6 +18,12 @@ _MEMORY = ("old_pred_original_sample", "timestep_back")
 
 def _signature(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
     return inspect.signature(function).parameters
+
+
+def _copied(scheduler: Any) -> Any:
+    """Return a copy, without the graphs of what a run with gradients left in it."""
+    left = (each for each in pytree.tree_leaves(vars(scheduler)) if isinstance(each, Tensor))
+    return copy.deepcopy(scheduler, {id(each): each.detach().clone() for each in left})
 
 
 class SchedulerRun:
@@ -51,7 +58,7 @@ class SchedulerRun:
         self.name = type(scheduler).__name__
         self.begin = begin
         _check_interface(scheduler)
-        scheduler = copy.deepcopy(scheduler)
+        scheduler = _copied(scheduler)
         requested = {
             "num_inference_steps": num_inference_steps,
             "timesteps": timesteps,
