@@ -172,10 +172,7 @@ def by_metric(default: Default, subject: Subject, budget: float) -> tuple[list[f
         subject.config = replace(subject.config, max_train_steps=count)
         return teach(subject, goal.objective, examples).losses
 
-    count = updates_within(budget - spent, 3, subject, teach_for)
-    started = time.process_time()
-    losses = teach_for(count)
-    return losses, spent + time.process_time() - started
+    return filled(budget, spent, 3, subject, teach_for)
 
 
 def by_pictures(
@@ -200,25 +197,32 @@ def by_pictures(
     def invert_for(count: int) -> list[float]:
         return invert(subject, examples, count)
 
-    count = updates_within(budget - spent, 4, subject, invert_for)
-    started = time.process_time()
-    losses = invert_for(count)
-    return losses, spent + time.process_time() - started
+    return filled(budget, spent, 4, subject, invert_for)
 
 
-def updates_within(
-    seconds: float, count: int, subject: Subject, updates: Callable[[int], object]
-) -> int:
-    """Return how many updates fit into CPU seconds, by the time that some take, and undo those."""
+def filled(
+    budget: float, spent: float, few: int, subject: Subject, updates: Callable[[int], list[float]]
+) -> tuple[list[float], float]:
+    """Make as many updates as are left of a budget; return their losses, and all CPU seconds.
+
+    Args:
+        budget: CPU seconds.
+        spent: those that are gone.
+        few: updates that are timed, and undone, to find how many fit.
+        subject: the word.
+        updates: makes a number of updates.
+    """
     start = {name: rows.detach().clone() for name, rows in subject.tensors.items()}
     updates(1)  # what happens once
     started = time.process_time()
-    updates(count)
-    spent = time.process_time() - started
+    updates(few)
+    of_few = time.process_time() - started
     with torch.no_grad():
         for name, rows in subject.tensors.items():
             rows.copy_(start[name])
-    return max(1, int(count * seconds / spent))
+    started = time.process_time()
+    losses = updates(max(1, int(few * (budget - spent) / of_few)))
+    return losses, spent + time.process_time() - started
 
 
 @torch.no_grad()

@@ -148,6 +148,16 @@ def words(method: str = "exact") -> list[dict[str, Any]]:
     return [row for row in read("embed")["rows"] if row["method"] == method]
 
 
+def _pooled(found: Iterable[dict[str, Any]]) -> dict[str, int]:
+    """Return the pictures of several words that were seen, and all of them."""
+    counts = list(found)
+    return {key: sum(each[key] for each in counts) for key in ("successes", "trials")}
+
+
+def _seen(found: dict[str, Any]) -> str:
+    return f"{found['successes']} of {found['trials']}"
+
+
 def share_of_words(when: str, method: str = "exact") -> str:
     """Return in how many pictures of all words the judge saw them, with a Wilson interval.
 
@@ -155,10 +165,9 @@ def share_of_words(when: str, method: str = "exact") -> str:
         when: ``before``, ``after`` (both in the style left out) or ``usual`` (in a trained style).
         method: how they were taught.
     """
-    found = [row[when] for row in words(method)]
-    seen, drawn = (sum(each[key] for each in found) for key in ("successes", "trials"))
-    low, high = wilson_interval(seen, drawn)
-    return f"{seen / drawn:.0%} ({100 * low:.0f} to {100 * high:.0f})"
+    found = _pooled(row[when] for row in words(method))
+    low, high = wilson_interval(**found)
+    return f"{found['successes'] / found['trials']:.0%} ({100 * low:.0f} to {100 * high:.0f})"
 
 
 def seconds_a_word() -> float:
@@ -176,9 +185,9 @@ def words_taught() -> str:
         return [
             row["concept"],
             row["style"],
-            f"{before['successes']} of {before['trials']}",
-            f"{after['successes']} of {after['trials']} ({100 * low:.0f} to {100 * high:.0f} %)",
-            f"{usual['successes']} of {usual['trials']}",
+            _seen(before),
+            f"{_seen(after)} ({100 * low:.0f} to {100 * high:.0f} %)",
+            _seen(usual),
             else_seen[0] if else_seen else "",
         ]
 
@@ -199,17 +208,13 @@ def words_without() -> str:
     """Return how often words are seen that were taught without one part of the job each."""
     found = {(row["method"], row["concept"]): row for part in PARTS for row in words(part)}
     known = [c for m, c in found if m == "exact" and all((part, c) in found for part in PARTS)]
-
-    def cell(row: dict[str, Any], when: str) -> str:
-        return f"{row[when]['successes']} of {row[when]['trials']}"
-
     head = [""]
     for concept in known:
         head += [f"{concept}, style left out", f"{concept}, trained style"]
     return table(
         head,
         (
-            [told, *(cell(found[part, c], when) for c in known for when in ("after", "usual"))]
+            [told, *(_seen(found[part, c][when]) for c in known for when in ("after", "usual"))]
             for part, told in PARTS.items()
         ),
     )
@@ -222,16 +227,11 @@ def words_by_method() -> str:
 
     def line(method: str) -> list[str]:
         rows = {word: found[method, word] for word in given if (method, word) in found}
-        usual = [row["usual"] for row in rows.values()]
-        after = {word: row["after"] for word, row in rows.items()}
         return [
             TEACHERS[method],
             f"{fmean(row['cpu_seconds'] for row in rows.values()):.0f}" if rows else "",
-            *(
-                f"{after[w]['successes']} of {after[w]['trials']}" if w in after else ""
-                for w in given
-            ),
-            f"{sum(u['successes'] for u in usual)} of {sum(u['trials'] for u in usual)}",
+            *(_seen(rows[word]["after"]) if word in rows else "" for word in given),
+            _seen(_pooled(row["usual"] for row in rows.values())),
         ]
 
     return table(["method", "CPU s a word", *given, "all, in a trained style"], map(line, TEACHERS))
