@@ -1,5 +1,7 @@
 """Trackers: what is logged is what happened, once."""
 
+import time
+
 import numpy as np
 import pytest
 from quadratics import problem, settings
@@ -49,6 +51,23 @@ def test_tensorboard_shows_each_step_once_after_a_run_was_killed(tmp_path):
     assert curve(events, "lr")[-1][1] == np.float32(0.05 / 12)
     assert all(value > 0 for _, value in curve(events, "grad_norm"))
     assert [event.step for event in events.Images("x")] == [4, 8, 12]
+
+
+def test_a_run_is_shown_though_what_it_replaces_was_begun_in_the_same_second(tmp_path):
+    folder = tmp_path / "logs" / "adjointdpm"
+    variable, loss = problem()
+    optimize(
+        {"v": variable},
+        lambda generator: 2 * loss(generator),
+        settings(tmp_path, report_to="tensorboard", max_train_steps=20),
+    )
+    (killed,) = folder.glob("events*")
+    killed.rename(killed.with_name(f"events.out.tfevents.{int(time.time())}.~"))
+    variable, loss = problem()
+    history = optimize({"v": variable}, loss, settings(tmp_path, report_to="tensorboard"))
+    steps, losses = zip(*curve(logged(tmp_path), "loss"), strict=True)
+    assert steps == tuple(range(1, 13))
+    assert losses == tuple(np.float32(history.losses))
 
 
 def test_a_tracker_that_is_not_there_is_told_before_anything_is_written(tmp_path):

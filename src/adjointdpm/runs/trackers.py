@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -55,6 +56,7 @@ class AccelerateTracker(Tracker):
         if kind.requires_logging_directory:
             options["logging_dir"] = str(Path(str(config.output_dir)) / LOGS)
         if name == "tensorboard":
+            _wait_for_a_later_name(Path(options["logging_dir"]) / "adjointdpm")
             options["purge_step"] = steps + 1
         self._tracker = kind("adjointdpm", **options)
         if hasattr(self._tracker, "start"):  # those of accelerate before 1.9 start when made
@@ -100,6 +102,20 @@ def start_tracker(config: OptimizeConfig, steps: int) -> Tracker:
         ImportError: it is not installed.
     """
     return Tracker() if config.report_to is None else AccelerateTracker(config, steps)
+
+
+def _wait_for_a_later_name(folder: Path) -> None:
+    """Wait until a file that TensorBoard begins would come last by name.
+
+    It reads files in the order of their names, which begin with the second they were made in. Of
+    two of one second, a run that was killed and what goes on from it, the later may come first by
+    name; then the numbers that it is to replace are shown in place of its own. A clock that is
+    further back than some seconds is not waited for.
+    """
+    seconds = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
+    missing = max(seconds, default=0) + 1 - time.time()
+    if 0 < missing < 10:
+        time.sleep(missing)
 
 
 def _plain(config: OptimizeConfig) -> dict[str, bool | int | float | str]:
