@@ -72,6 +72,12 @@ def test_pictures_in_another_range_are_refused(classifier):
     assert classifier(images * 1.2 - 0.1).shape == (2, len(LABELS))
 
 
+def test_a_network_that_was_never_taught_the_classes_is_refused(classifier, tmp_path):
+    classifier.model.base_model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="lacks 2 weights of its .*they would be random numbers"):
+        ImageClassifier.from_pretrained(tmp_path)
+
+
 def test_labels_must_fit_the_logits(classifier):
     few = ImageClassifier(classifier.model, classifier.preprocessing, LABELS[1:])
     with pytest.raises(ValueError, match="has 4 labels"):

@@ -92,6 +92,15 @@ def test_colours_change_as_in_kornia_and_keep_their_gradient_where_it_clamps() -
     torch.testing.assert_close(white.grad, torch.full_like(white, 1.5))
 
 
+def test_views_with_much_noise_are_still_pictures_for_a_classifier() -> None:
+    images = torch.tensor([0.0, 1.0]).expand(1, 3, 64, 2)
+    noisy = RandomViews(square, max_rotation=0, max_shift=0, max_zoom=0, noise=0.3)
+    view = noisy.view(images, torch.Generator().manual_seed(0))
+    assert view.min() >= -0.5
+    assert view.max() <= 1.5
+    assert (view - images).std() > 0.2
+
+
 def test_there_is_at_least_one_view() -> None:
     with pytest.raises(ValueError, match="num_views"):
         RandomViews(square, num_views=0)

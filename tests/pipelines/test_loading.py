@@ -6,7 +6,8 @@ import shutil
 import huggingface_hub.constants
 import pytest
 import torch
-from safetensors.torch import load_file
+from families_stable_diffusion_3 import build as build_sd3
+from safetensors.torch import load_file, save_file
 from tiny_pipeline import build_pipeline
 
 import adjointdpm as adp
@@ -131,6 +132,24 @@ def test_pickled_weights_and_how_to_convert_them(folder, saved, safe, pickled):
     lines = [line[4:] for line in str(error.value).splitlines() if line.startswith("    ")]
     exec("\n".join(lines), {})
     assert torch.equal(picture(adp.load_pipeline(folder)), picture(adp.load_pipeline(saved)))
+
+
+@pytest.mark.parametrize("build", [build_pipeline, build_sd3], ids=["SD", "SD3"])
+def test_weights_that_are_not_there_are_not_made_up(build, tmp_path):
+    """Transformers would fill them with random numbers, and only log it."""
+    pipe = build(tmp_path)
+    folder = tmp_path / "model"
+    pipe.save_pretrained(folder)
+    assert picture(adp.load_pipeline(folder)).isfinite().all()
+    for file in sorted(folder.glob("text_encoder*/model.safetensors")):
+        whole = load_file(file)
+        for name in (next(iter(whole)), list(whole)[-1]):
+            save_file({k: v for k, v in whole.items() if k != name}, file, {"format": "pt"})
+            with pytest.raises(ValueError, match=rf"lacks \d weights of its .*{name}"):
+                adp.load_pipeline(folder)
+        given = {file.parent.name: getattr(pipe, file.parent.name)}
+        assert adp.load_pipeline(folder, **given) is not None
+        save_file(whole, file, {"format": "pt"})
 
 
 def test_pickled_files_beside_safetensors_do_not_matter(folder):

@@ -7,6 +7,7 @@ from .model_card import Artefact, model_card, write_model_card
 from .noise import Noise, load_noise, save_noise, scheduler_config
 from .prompt_embeds import PromptEmbeds, load_prompt_embeds, save_prompt_embeds
 from .provenance import Provenance
+from .whole_models import load_whole_model, refuse_missing_weights
 
 __all__ = [
     "ENCODERS",
@@ -19,7 +20,9 @@ __all__ = [
     "load_learned_embeds",
     "load_noise",
     "load_prompt_embeds",
+    "load_whole_model",
     "model_card",
+    "refuse_missing_weights",
     "refuse_pickle",
     "refuse_pickled_weights",
     "save_learned_embeds",

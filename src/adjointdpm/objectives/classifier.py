@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..features import Preprocessing
-from ..formats import refuse_pickled_weights
+from ..formats import load_whole_model
 from ..recompute import is_transformed
 from .objective import Objective
 
@@ -57,15 +57,13 @@ class ImageClassifier(nn.Module):
         """Load a folder written by ``save_pretrained``, in float32, frozen, in evaluation mode.
 
         Raises:
-            ValueError: the weights are pickled; only safetensors files are read.
+            ValueError: the weights are pickled, only safetensors files are read; or some are
+                missing.
         """
         from transformers import AutoModelForImageClassification  # slow to import
 
-        refuse_pickled_weights(folder)
-        model = AutoModelForImageClassification.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
-        return cls(model.eval().requires_grad_(False), Preprocessing.from_pretrained(folder))
+        model = load_whole_model(AutoModelForImageClassification, folder)
+        return cls(model, Preprocessing.from_pretrained(folder))
 
     @property
     def labels(self) -> list[str]:

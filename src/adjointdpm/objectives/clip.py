@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..features import Preprocessing
-from ..formats import refuse_pickled_weights
+from ..formats import load_whole_model
 from .objective import Objective
 
 
@@ -40,15 +40,12 @@ class ImageTextModel(nn.Module):
         The folder holds the model, ``preprocessor_config.json`` and the tokenizer.
 
         Raises:
-            ValueError: the weights are pickled, only safetensors files are read; or the model does
-                not embed pictures and words.
+            ValueError: the weights are pickled, only safetensors files are read; some are missing;
+                or the model does not embed pictures and words.
         """
         from transformers import AutoModel, AutoTokenizer  # slow to import
 
-        refuse_pickled_weights(folder)
-        model = AutoModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
-        )
+        model = load_whole_model(AutoModel, folder)
         for name in ("get_image_features", "get_text_features"):
             if not hasattr(model, name):
                 raise ValueError(
@@ -56,7 +53,6 @@ class ImageTextModel(nn.Module):
                     "as CLIPModel or SiglipModel is needed"
                 )
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        model.eval().requires_grad_(False)
         return cls(model, Preprocessing.from_pretrained(folder), tokenizer)
 
     def forward(self, images: Tensor) -> Tensor:

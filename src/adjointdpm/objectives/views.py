@@ -11,6 +11,9 @@ from torch import Tensor
 from ..features import Preprocessing, adjust_color
 from .objective import Objective, as_objective
 
+LARGEST_JITTER = 0.4
+"""So that a view is always taken for a picture in [0, 1], by what checks the range."""
+
 
 class AveragedViews(Objective):
     """A metric averaged over views of each picture, whose direction it has.
@@ -62,7 +65,7 @@ class RandomViews(AveragedViews):
         max_shift: largest shift to either side, as a share of the width or height.
         max_zoom: largest change of size, as a share of it.
         max_color: largest change of brightness, of contrast and of saturation, as a share of each.
-        noise: standard deviation of the noise added to each pixel.
+        noise: standard deviation of the noise added to each pixel, of at most `LARGEST_JITTER`.
     """
 
     def __init__(
@@ -102,8 +105,8 @@ class RandomViews(AveragedViews):
         )
         if self.max_color:
             seen = adjust_color(seen, *(1 + self.max_color * draws[4:]))
-        jitter = torch.randn(images.shape, generator=generator).to(images)
-        return seen + self.noise * jitter
+        jitter = self.noise * torch.randn(images.shape, generator=generator).to(images)
+        return seen + jitter.clamp(-LARGEST_JITTER, LARGEST_JITTER)
 
 
 class RandomCutouts(AveragedViews):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..formats import refuse_pickle, refuse_pickled_weights
+from ..formats import refuse_missing_weights, refuse_pickle, refuse_pickled_weights
 from .trained import freeze
 
 REFUSED = {
@@ -58,7 +59,8 @@ def load_pipeline(
         The pipeline, in evaluation mode and frozen; `trainable` and `add_lora` say what is trained.
 
     Raises:
-        ValueError: an argument that is refused, weights that are pickled, or a single file.
+        ValueError: an argument that is refused; weights that are pickled, or missing; or a single
+                file.
         FileNotFoundError: there is no such model, or none that can be had offline.
     """
     for name, reason in REFUSED.items():
@@ -80,15 +82,18 @@ def load_pipeline(
             f"StableDiffusionPipeline.from_single_file({str(path)!r}), and save it as a folder "
             "with pipe.save_pretrained(folder)"
         )
-    return _from_pretrained(
+    if dtype is not None:
+        arguments["dtype"] = dtype
+    pipe = _from_pretrained(
         path_or_id,
         revision=revision,
         variant=variant,
         cache_dir=cache_dir,
         local_files_only=local_files_only,
-        **({} if dtype is None else {"dtype": dtype}),
         **arguments,
     )
+    _check_whole(pipe, variant, set(arguments))
+    return freeze(pipe)
 
 
 def _from_pretrained(path_or_id: str | Path, **arguments: Any) -> Any:
@@ -96,7 +101,7 @@ def _from_pretrained(path_or_id: str | Path, **arguments: Any) -> Any:
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
     try:
-        pipe = DiffusionPipeline.from_pretrained(path_or_id, use_safetensors=True, **arguments)
+        return DiffusionPipeline.from_pretrained(path_or_id, use_safetensors=True, **arguments)
     except OSError as error:
         not_cached = (LocalEntryNotFoundError, OfflineModeIsEnabled)
         if not isinstance(error, not_cached) and not isinstance(error.__cause__, not_cached):
@@ -106,7 +111,30 @@ def _from_pretrained(path_or_id: str | Path, **arguments: Any) -> Any:
             "downloaded. Check the path; or go online, without HF_HUB_OFFLINE and "
             "local_files_only, and load it once"
         ) from error
-    return freeze(pipe)
+
+
+def _check_whole(pipe: Any, variant: str | None, given: Set[str]) -> None:
+    """Raise if a model lacks weights; diffusers does that for its own, transformers does not.
+
+    Only the heads of the files are read again. What quantised files hold is not known by name.
+    """
+    from transformers import PreTrainedModel  # slow to import
+
+    for name, part in pipe.components.items():
+        of_transformers = isinstance(part, PreTrainedModel) and name not in given
+        if not of_transformers or getattr(part, "hf_quantizer", None) is not None:
+            continue
+        folder = Path(part.name_or_path)  # also of what came from the hub
+        # Diffusers reads the usual files of a part that has none of the variant.
+        has_variant = variant is not None and any(folder.glob(f"*.{variant}*"))
+        _, found = type(part).from_pretrained(
+            folder,
+            variant=variant if has_variant else None,
+            device_map="meta",
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        refuse_missing_weights(found, folder, type(part).__name__)
 
 
 def _check_folder(folder: Path) -> None:
