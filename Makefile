@@ -69,7 +69,8 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The documentation, as build/site/index.html; a warning is an error. The tutorial is run for it.
+# The documentation, as build/site/index.html; a warning is an error. The tutorial is run for it,
+# some minutes, unless RUN_NOTEBOOKS=false is in the environment.
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from .writing import read, table
+from .writing import read, size, table
 
 
 def inversions() -> str:
@@ -167,3 +167,15 @@ def non_smooth() -> str:
         ["metric", "noises", "before", *ways.values()],
         (line(row, seed) for pair in pairs for seed, row in enumerate(pair)),
     )
+
+
+def kept_by_a_call(*, checkpointing: bool = False, offload: bool = False) -> str:
+    """Return what a guided call of the embedded model's network keeps for its graph.
+
+    Args:
+        checkpointing: with gradient checkpointing.
+        offload: with sequential offloading.
+    """
+    keys = {"checkpointing": checkpointing, "offload": offload}
+    [row] = [row for row in read("low_memory")["rows"] if keys.items() <= row.items()]
+    return size(row["bytes"])

@@ -69,7 +69,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     """Name what a star stands for, and run the pages that are notebooks."""
     if not page.meta.get("notebook"):
         return ALL_OF.sub(named_one_by_one, markdown)
-    notebook = executed(markdown)
+    run = config.extra["run_notebooks"]
+    notebook = executed(markdown) if run else jupytext.reads(markdown, fmt="md")
     exporter = MarkdownExporter(preprocessors=[CoalesceStreamsPreprocessor])
     text, resources = exporter.from_notebook_node(notebook)
     name = Path(page.file.src_uri).stem

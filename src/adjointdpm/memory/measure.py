@@ -83,7 +83,9 @@ class SavedBytes:
     """
 
     def __init__(self, besides: Iterable[Tensor]) -> None:
-        self._seen = {tensor.untyped_storage()._cdata for tensor in besides if _real(tensor)}
+        # Kept, for what is freed in the block would leave its address to what is saved.
+        self._besides = [tensor.untyped_storage() for tensor in besides if _real(tensor)]
+        self._seen = {storage._cdata for storage in self._besides}
         self.total = 0
 
     @contextmanager
