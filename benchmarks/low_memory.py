@@ -1,4 +1,4 @@
-"""What one call of the embedded model's network keeps for its graph, under the switches of diffusers.
+"""What a call of the embedded model's network keeps for its graph, by switches of diffusers.
 
     python benchmarks/low_memory.py --output_dir docs/benchmarks
 

@@ -8,6 +8,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
+    IPNDMScheduler,
     StableDiffusionPipeline,
 )
 from tiny_pipeline import build_pipeline
@@ -119,9 +120,17 @@ def test_clipping_goes_to_the_denoiser(pipe, noise):
     assert_same(latents, expected, 1e-4)
 
 
-def test_clipping_that_no_denoiser_can_do_is_refused(pipe):
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("clipping", ["clip_sample", "thresholding"])
+def test_clipping_that_no_denoiser_can_do_is_refused(pipe, prediction_type, clipping):
+    settings = {"clip_sample": False, clipping: True, "prediction_type": prediction_type}
     with pytest.raises(ValueError, match="does not take the noise from the clipped"):
-        adp.from_pipeline(pipe, 4, scheduler=DDIMScheduler(clip_sample=True))
+        adp.from_pipeline(pipe, 4, scheduler=DDIMScheduler(**settings))
+
+
+def test_a_scheduler_that_does_not_say_what_is_predicted_is_refused(pipe):
+    with pytest.raises(ValueError, match="config of IPNDMScheduler says what its network predicts"):
+        adp.from_pipeline(pipe, 4, scheduler=IPNDMScheduler())
 
 
 def test_gradient_is_autograds_through_the_pipeline(pipe, noise):

@@ -323,3 +323,12 @@ def test_classes_that_a_classifier_does_not_know(setting: Setting) -> None:
 def test_settings_that_contradict_each_other(settings: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         AuditConfig(**settings)
+
+
+def test_ray_that_is_not_there_is_told_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ImportError, match="needs Ray"):
+        run_audit(AuditConfig(output_dir=tmp_path / "run", executor="ray"))
+    assert not list(tmp_path.iterdir())

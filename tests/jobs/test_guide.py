@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import EulerAncestralDiscreteScheduler
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
@@ -35,6 +36,7 @@ BUILD = {
     "StableDiffusion": build_pipeline,
     "StableDiffusionXL": build_sdxl,
     "StableDiffusion3": build_sd3,
+    "ancestral": lambda folder: build_pipeline(folder, EulerAncestralDiscreteScheduler()),
 }
 SETTINGS: dict[str, Any] = {
     "prompt": "a b",
@@ -105,15 +107,21 @@ def test_pipelines_of_any_family(saved: Path, tmp_path: Path, method: Any) -> No
     assert sorted(result.losses, reverse=True) == result.losses
     assert -sum(result.after.metric) / 2 < result.losses[-1]
     noise = formats.load_noise(tmp_path / "out" / "noise.safetensors")
+    assert (noise.draws is not None) == ("draws=" in page)
     pipe = load_pipeline(saved, dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    images = pipe(
-        noise.prompt,
-        latents=noise.noise,
-        num_inference_steps=noise.num_inference_steps,
-        guidance_scale=noise.guidance_scale,
-        output_type="pt",
-    ).images
+    if noise.draws is None:
+        pipe.set_progress_bar_config(disable=True)
+        images = pipe(
+            noise.prompt,
+            latents=noise.noise,
+            num_inference_steps=noise.num_inference_steps,
+            guidance_scale=noise.guidance_scale,
+            output_type="pt",
+        ).images
+    else:
+        sampler, decode = from_pipeline(pipe, noise.num_inference_steps, noise.guidance_scale)
+        cond = encode_prompt(pipe, noise.prompt, guidance=False)
+        images = decode(sampler(noise.noise, draws=noise.draws, **cond))
     torch.testing.assert_close(images, result.after.images, rtol=0, atol=1e-4)
 
 

@@ -2,6 +2,7 @@
 
 from .execute import execute
 from .merging import MergeConfig, merge_folders
+from .ray_pool import require_ray
 from .shards import shard
 from .worker import Item, Result, Worker, WorkerFactory
 
@@ -13,5 +14,6 @@ __all__ = [
     "WorkerFactory",
     "execute",
     "merge_folders",
+    "require_ray",
     "shard",
 ]

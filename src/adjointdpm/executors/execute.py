@@ -9,6 +9,7 @@ from ..storage import JsonLines
 from .dispatch import dispatch
 from .pool import LocalPool, Pool
 from .queue import Queue
+from .ray_pool import RayPool
 from .worker import Item, Result, Worker, WorkerFactory
 
 Executor = Literal["local", "ray"]
@@ -75,7 +76,5 @@ def _pool(make_worker: Callable[[], Worker], executor: Executor, num_workers: in
                 "executor='ray' builds workers in other processes: make_worker must be a "
                 "WorkerFactory, which says how"
             )
-        from .ray_pool import RayPool
-
         return RayPool(make_worker, num_workers)
     raise ValueError(f"executor must be 'local' or 'ray', not {executor!r}")

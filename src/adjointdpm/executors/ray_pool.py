@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from .pool import Answer
@@ -90,17 +91,25 @@ class RayPool:
             self._ray.shutdown()
 
 
+def require_ray() -> None:
+    """Raise unless Ray is installed.
+
+    Raises:
+        ImportError: it is not.
+    """
+    if find_spec("ray") is None:
+        raise ImportError(
+            "executor='ray' needs Ray: pip install 'adjointdpm[ray]'; or take executor='local'"
+        )
+
+
 def _connect(num_workers: int) -> tuple[Any, bool]:
     """Return Ray, connected, and whether it was started here.
 
     It was not if the program has connected already, or if ``RAY_ADDRESS`` names a cluster.
     """
-    try:
-        ray: Any = import_module("ray")
-    except ImportError:
-        raise ImportError(
-            "executor='ray' needs Ray: pip install 'adjointdpm[ray]'; or take executor='local'"
-        ) from None
+    require_ray()
+    ray: Any = import_module("ray")
     if ray.is_initialized():
         return ray, False
     if os.environ.get("RAY_ADDRESS"):

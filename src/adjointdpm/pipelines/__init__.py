@@ -2,6 +2,7 @@
 
 from .adapt import encode_image, encode_prompt, from_pipeline, latent_shape
 from .differentiable import differentiable
+from .diffusers_private import packs_latents
 from .image_to_image import ImageToImageSampler
 from .inverting import ImageInversion, invert_images
 from .loading import load_pipeline
@@ -28,6 +29,7 @@ __all__ = [
     "invert_images",
     "latent_shape",
     "load_pipeline",
+    "packs_latents",
     "quieten_libraries",
     "scheduler_of",
     "shard",

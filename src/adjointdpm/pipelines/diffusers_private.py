@@ -19,6 +19,11 @@ def announced_steps(pipe: Any) -> int | None:
     return getattr(pipe, "_num_timesteps", None)
 
 
+def packs_latents(pipe: Any) -> bool:
+    """Say whether a pipeline takes and returns latents packed into tokens, as Flux does."""
+    return hasattr(pipe, "_pack_latents")
+
+
 def cogvideox_rotary_embeddings(pipe: Any) -> Callable[..., Any]:
     """Return the method of CogVideoX that makes rotary embeddings, not bound to the pipeline."""
     method: Callable[..., Any] = type(pipe)._prepare_rotary_positional_embeddings

@@ -2,6 +2,7 @@
 
 from .certified import certify_gradient
 from .config import GoalConfig, ModelConfig, SamplerConfig
+from .drawing import drawing_code
 from .goal import Goal, needs_default, require_goal
 from .model import Model, load_model, one_step_sampler
 
@@ -12,6 +13,7 @@ __all__ = [
     "ModelConfig",
     "SamplerConfig",
     "certify_gradient",
+    "drawing_code",
     "load_model",
     "needs_default",
     "one_step_sampler",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from ..decoding import Decoder
 from ..formats import Provenance
 from ..gradients import Exact, GradientMethod
 from ..pipelines import encode_prompt, freeze, from_pipeline, latent_shape, load_pipeline
+from ..plan import CounterNoise
 from ..sampler import Sampler
 from .config import SamplerConfig
 
@@ -30,6 +32,7 @@ class Model:
         provenance: what files say of the model.
         device: where it is.
         guided: whether classifier-free guidance takes part.
+        in_single_steps: whether DDIM draws, in place of the pipeline's own scheduler.
     """
 
     pipe: Any
@@ -39,6 +42,7 @@ class Model:
     provenance: Provenance
     device: torch.device
     guided: bool
+    in_single_steps: bool = False
 
     @property
     def latent_shape(self) -> tuple[int, ...]:
@@ -54,6 +58,38 @@ class Model:
     def noise(self, count: int, generator: torch.Generator) -> Tensor:
         """Return standard-normal latents, the same on every device."""
         return torch.randn(count, *self.latent_shape, generator=generator).to(self.device)
+
+    def on_the_way(self, noise: Tensor) -> CounterNoise | None:
+        """Return what a stochastic sampler draws on the way of each noise; None for others.
+
+        The noise itself is the seed. So it has one picture, before an update and after it, alone or
+        in a batch, in one process or several; where it is optimised, that of the start is kept.
+
+        Args:
+            noise: (batch, ...) latents.
+        """
+        if not self.sampler.plan.num_draws:
+            return None
+        return CounterNoise([zlib.crc32(row.numpy().tobytes()) for row in noise.detach().cpu()])
+
+    def sample(self, noise: Tensor, **cond: Any) -> Tensor:
+        """Return the latents of noises, each with what is drawn on its way."""
+        return self.sampler(noise, generator=self.on_the_way(noise), **cond)
+
+    def by_single_steps(self) -> Model:
+        """Return the same with DDIM at the times of the sampler, whose steps can be repeated."""
+        return replace(self, sampler=one_step_sampler(self.sampler), in_single_steps=True)
+
+    def draws(self, source: CounterNoise | None, noise: Tensor) -> Tensor | None:
+        """Return all that is drawn on the way, (num_draws, batch, ...), for a file.
+
+        Args:
+            source: of `on_the_way`.
+            noise: (batch, ...) latents.
+        """
+        if source is None:
+            return None
+        return torch.stack([source(i, noise) for i in range(self.sampler.plan.num_draws)])
 
 
 def load_model(

@@ -29,8 +29,7 @@ import adjointdpm as adp
 
 results = [json.loads(line) for line in open("results.jsonl")]
 saved = adp.formats.load_noise(results[0]["noise"])  # of an item that was fooled
-images = pipe(saved.prompt, latents=saved.noise, num_inference_steps=saved.num_inference_steps,
-              guidance_scale=saved.guidance_scale).images"""
+"""
 
 DISTANCE_NAMES = {
     "linf": "noise, largest change of an entry",
@@ -93,7 +92,11 @@ def audit_page(result: AuditResult, command: str) -> RunPage:
         WrittenFile("pictures/", "the pictures that were judged, before and after"),
     ]
     if any(r.get("noise") for r in result.results):
-        files.append(WrittenFile("noises/", "the noises that fool, for the pipeline", LOAD_NOISE))
+        files.append(
+            WrittenFile(
+                "noises/", "the noises that fool, for the pipeline", LOAD_NOISE + result.drawing
+            )
+        )
     curve = _curve(result)
     return RunPage(
         title="An audit of a classifier",

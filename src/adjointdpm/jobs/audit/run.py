@@ -13,11 +13,11 @@ from tqdm.auto import tqdm
 
 from ...certificate import Certificate
 from ...cost import Cost
-from ...executors import Result, Worker, WorkerFactory, execute, shard
+from ...executors import Result, Worker, WorkerFactory, execute, require_ray, shard
 from ...gradients import GradientMethod
 from ...objectives import ClassifierMargin, ImageClassifier
 from ...runs import RunResult, choose_device, run_folder, usage_since
-from ...setup import Model, certify_gradient
+from ...setup import Model, certify_gradient, drawing_code
 from ...storage import JsonLines
 from .config import AuditConfig
 from .items import audit_items
@@ -39,6 +39,7 @@ class AuditResult(RunResult):
         predicted: the cost of one gradient through the sampler for a whole batch, before the run.
         certificate: how right the gradient is, where it was measured.
         judged: whether a judge looked on.
+        drawing: code that draws the picture of a saved noise.
     """
 
     config: AuditConfig
@@ -47,6 +48,7 @@ class AuditResult(RunResult):
     predicted: Cost
     certificate: Certificate | None
     judged: bool
+    drawing: str
 
 
 def run_audit(
@@ -66,13 +68,16 @@ def run_audit(
         ValueError: settings or files that do not fit together; a classifier that does not know a
             label; a classifier or gradient that was passed, with actors of Ray.
         OSError: the folder cannot be used; see `run_folder`.
+        ImportError: Ray is asked for, and not installed.
     """
     started = time.perf_counter()
-    if config.executor == "ray" and not (classifier is None and gradient is None):
-        raise ValueError(
-            "with executor ray, classifier and gradient are built elsewhere: name the classifier "
-            "in the settings, and leave gradient out"
-        )
+    if config.executor == "ray":
+        require_ray()
+        if not (classifier is None and gradient is None):
+            raise ValueError(
+                "with executor ray, classifier and gradient are built elsewhere: name the "
+                "classifier in the settings, and leave gradient out"
+            )
     every = audit_items(config)
     items = [dict(item) for item in shard(every, config.num_shards, config.shard_index)]
     if not items:
@@ -102,6 +107,7 @@ def run_audit(
         predicted=predicted,
         certificate=certificate,
         judged=panel.judge is not None,
+        drawing=drawing_code(model, config.negative_prompt),
         **usage_since(started, device),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from ...objectives import ImageClassifier
 from ...pipelines import encode_image
 from ...report import save_picture
 from ...runs import choose_device
-from ...setup import Model, load_model, one_step_sampler
+from ...setup import Model, load_model
 from .config import AuditConfig
 from .items import audit_items
 from .panel import Panel, from_bits, read_picture, to_bits
@@ -49,6 +49,7 @@ class _Taken:
     """An item that is being worked on."""
 
     item: Item
+    noise: Tensor
     start: Tensor | None = None
     seconds: float = 0.0
     inversion_error: float | None = None
@@ -107,19 +108,20 @@ class AuditWorker:
 
     def _take(self, item: Item) -> Result | None:
         """Take an item; return its result if it cannot be begun, which is no fault of others."""
-        classifier, taken = self.panel.classifier, _Taken(item)
+        classifier = self.panel.classifier
         if item["picture"] is None:
             noise = self.model.noise(1, torch.Generator().manual_seed(item["seed"]))
+            taken = _Taken(item, noise)
         else:
             try:
                 found = self._invert(item)
             except (OSError, ValueError) as error:
                 return {"id": item["id"], "error": str(error), "attempts": 1}
-            noise, taken.inversion_calls = found.noise, found.num_calls
+            taken = _Taken(item, found.noise, inversion_calls=found.num_calls)
             taken.inversion_error = float(found.error)
         target = None if item["target"] is None else classifier.index(item["target"])
         label = classifier.index(item["label"])
-        self._batch.add(taken, noise[0], label, target, seed=item["seed"])
+        self._batch.add(taken, taken.noise[0], label, target, seed=item["seed"])
         return None
 
     def _invert(self, item: Item) -> Inversion:
@@ -141,13 +143,11 @@ class AuditWorker:
         prompts = [one.item["prompt"] for one in taken]
         if prompts != self._prompts:
             self._prompts, self._cond = prompts, model.encode(prompts, config.negative_prompt)
-        generators = None
-        if self.sampler.plan.num_draws:
-            generators = [_generator(one.item["seed"], model.device) for one in taken]
         if not self.calls_of_one:
             cost = self.sampler.cost(points, **self._cond)
             self.calls_of_one = cost.forward_calls + cost.recomputed_calls + cost.products
-        latents = self.sampler(points, generator=generators, **self._cond)
+        source = model.on_the_way(torch.cat([one.noise for one in taken]))
+        latents = self.sampler(points, generator=source, **self._cond)
         images = quantize(model.decode(latents))
         distance = None
         if config.picture_limit is not None:
@@ -182,7 +182,7 @@ class AuditWorker:
             "noise": None,
         }
         if ended.status == "fooled":
-            result["noise"] = self._save_noise(item, ended.best)
+            result["noise"] = self._save_noise(taken, ended.best)
         return result
 
     def _reading(self, item: Item, which: str, iterate: Iterate, ended: Ended) -> dict[str, Any]:
@@ -204,17 +204,19 @@ class AuditWorker:
             **self.panel.compare(iterate.picture, ended.start.picture),
         }
 
-    def _save_noise(self, item: Item, iterate: Iterate) -> str:
-        config, name = self.config, f"{NOISES}/{item['id']}.safetensors"
+    def _save_noise(self, taken: _Taken, iterate: Iterate) -> str:
+        config, model, item = self.config, self.model, taken.item
+        name = f"{NOISES}/{item['id']}.safetensors"
         noise = Noise(
             iterate.point[None].cpu(),
+            draws=model.draws(model.on_the_way(taken.noise), taken.noise.cpu()),
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
             prompt=item["prompt"],
             negative_prompt=config.negative_prompt,
             seed=item["seed"],
             plan=self.sampler.plan.name if item["picture"] else None,
-            provenance=self.model.provenance,
+            provenance=model.provenance,
         )
         save_noise(self._folder / name, noise)
         return name
@@ -243,7 +245,7 @@ def load_worker(
     panel.check(items)
     model = load_model(config, device, gradient)
     if any(item["picture"] for item in items):
-        model = replace(model, sampler=one_step_sampler(model.sampler))
+        model = model.by_single_steps()
     return AuditWorker(config, model, panel, any(item["target"] for item in items))
 
 
@@ -261,8 +263,3 @@ def settings_of(config: AuditConfig) -> dict[str, Any]:
         if settings[name] is not None and Path(settings[name]).exists():
             settings[name] = str(Path(settings[name]).resolve())
     return settings
-
-
-def _generator(seed: int, device: torch.device) -> torch.Generator:
-    """Return what an item's noises on the way are drawn from, in every update the same."""
-    return torch.Generator(device).manual_seed(seed + 2**32)

@@ -83,8 +83,7 @@ class Subject:
 
     def sample(self, noise: Tensor, templates: Sequence[str]) -> Tensor:
         """Return the latents of the same pictures."""
-        model = self.model
-        return model.sampler(noise.to(model.device), **self.encode(templates))
+        return self.model.sample(noise.to(self.model.device), **self.encode(templates))
 
     @property
     def many(self) -> int:

@@ -28,8 +28,7 @@ LOAD_NOISE = """\
 import adjointdpm as adp
 
 saved = adp.formats.load_noise("noise.safetensors")
-images = pipe(saved.prompt, latents=saved.noise, num_inference_steps=saved.num_inference_steps,
-              guidance_scale=saved.guidance_scale).images"""
+"""
 
 
 def write_guide_report(result: GuideResult, command: str) -> Path:
@@ -64,8 +63,8 @@ def guide_page(result: GuideResult, command: str) -> RunPage:
     step = "update" if result.config.method == "noise" else "guided step"
     files = [WrittenFile("pictures.png", "the pictures before, and below them after")]
     if result.noise_file is not None:
-        name = result.noise_file.name
-        files.insert(0, WrittenFile(name, "the noises, for the same pipeline", LOAD_NOISE))
+        name, code = result.noise_file.name, LOAD_NOISE + result.drawing
+        files.insert(0, WrittenFile(name, "the noises, for the same pipeline", code))
     spent = None
     if result.history is not None:
         spent = Spent.of(result.history, result)

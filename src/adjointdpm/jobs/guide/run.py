@@ -30,9 +30,9 @@ from ...setup import (
     Goal,
     Model,
     certify_gradient,
+    drawing_code,
     load_model,
     needs_default,
-    one_step_sampler,
     require_goal,
 )
 from ...variables import project_to_typical
@@ -76,6 +76,7 @@ class GuideResult(RunResult):
         predicted: the cost of one gradient through the sampler, before the run.
         certificate: how right the gradient is, where it was measured.
         noise_file: the optimised noise; None for ``steps``.
+        drawing: code that draws its pictures.
     """
 
     config: GuideConfig
@@ -88,6 +89,7 @@ class GuideResult(RunResult):
     predicted: Cost
     certificate: Certificate | None
     noise_file: Path | None
+    drawing: str
 
 
 def run_guide(
@@ -113,14 +115,14 @@ def run_guide(
         goal = Goal(config, model.default, metric, device)
         guided = _Guided(config, model, goal)
         certificate = guided.certify() if config.certifies else None
-        before = guided.ending(model.sampler(guided.noise, **guided.cond).detach())
-        predicted = model.sampler.cost(guided.noise.clone().requires_grad_(), **guided.cond)
+        before = guided.ending(guided.sample().detach())
+        predicted = guided.sampler.cost(guided.noise.clone().requires_grad_(), **guided.cond)
         history, file = None, None
         if config.method == "noise":
             history = guided.optimise_noise()
             losses = history.losses
             file = guided.save_noise(folder)
-            after = guided.ending(model.sampler(guided.noise, **guided.cond).detach())
+            after = guided.ending(guided.sample().detach())
         else:
             sample, losses = guided.move_latents()
             after = guided.ending(sample)
@@ -135,6 +137,7 @@ def run_guide(
         predicted=predicted,
         certificate=certificate,
         noise_file=file,
+        drawing=drawing_code(model, config.negative_prompt),
         **usage_since(started, device),
     )
 
@@ -143,12 +146,20 @@ class _Guided:
     """The samples of a run."""
 
     def __init__(self, config: GuideConfig, model: Model, goal: Goal) -> None:
+        if config.method == "steps":
+            model = model.by_single_steps()
         self._config, self._model, self._goal = config, model, goal
         assert config.prompt is not None
         self._prompts = [config.prompt] * config.num_images
         self.cond: dict[str, Any] = model.encode(self._prompts, config.negative_prompt)
         generator = torch.Generator().manual_seed(config.seed)
         self.noise = project_to_typical(model.noise(config.num_images, generator))
+        self.sampler = model.sampler
+        self._on_the_way = model.on_the_way(self.noise)
+
+    def sample(self) -> Tensor:
+        """Return the latents of the noise as it is; all that is drawn on its way stays the same."""
+        return self.sampler(self.noise, generator=self._on_the_way, **self.cond)
 
     @torch.no_grad()
     def ending(self, latents: Tensor) -> Ending:
@@ -161,7 +172,7 @@ class _Guided:
         model, noise = self._model, self.noise.requires_grad_()
 
         def loss(generator: torch.Generator) -> Tensor:
-            images = model.decode(model.sampler(noise, **self.cond))
+            images = model.decode(self.sample())
             return self._goal.objective.loss(images, generator).mean()
 
         def project() -> None:
@@ -177,6 +188,7 @@ class _Guided:
         negative = config.negative_prompt
         noise = Noise(
             self.noise,
+            draws=self._model.draws(self._on_the_way, self.noise),
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
             prompt=self._prompts,
@@ -195,7 +207,7 @@ class _Guided:
             num_repeats=config.num_repeats,
             start=config.guidance_start,
             end=config.guidance_end,
-            gradient=model.sampler.gradient,
+            gradient=self.sampler.gradient,
         )
         generator = torch.Generator().manual_seed(config.seed + 1)
         objective: Objective = self._goal.objective
@@ -207,8 +219,7 @@ class _Guided:
             bar.update()
             return values
 
-        sampler = one_step_sampler(model.sampler)
-        steps = sampler.plan.num_calls
+        steps = self.sampler.plan.num_calls
         with tqdm(
             total=sum(guidance.guides(k, steps) for k in range(steps)) * config.num_repeats,
             desc=config.description,
@@ -216,7 +227,7 @@ class _Guided:
             unit="step",
         ) as bar:
             sample = guided_sample(
-                sampler, self.noise, loss, guidance, generator=generator, **self.cond
+                self.sampler, self.noise, loss, guidance, generator=generator, **self.cond
             )
         return sample, torch.stack(losses).tolist() if losses else []
 
@@ -225,5 +236,5 @@ class _Guided:
         model, config = self._model, self._config
         cond = model.encode(self._prompts[:1], config.negative_prompt)
         return certify_gradient(
-            model.sampler, model.decode, self._goal.metric, self.noise[:1], config.seed, **cond
+            self.sampler, model.decode, self._goal.metric, self.noise[:1], config.seed, **cond
         )

@@ -53,7 +53,7 @@ class StylizedModel:
             prompts: one for each.
         """
         model = self.model
-        return model.decode(model.sampler(noise, **self.encode(prompts)))
+        return model.decode(model.sample(noise, **self.encode(prompts)))
 
     def encode(self, prompts: Sequence[str]) -> dict[str, Any]:
         """Return the conditioning of prompts, with a graph where the encoder is trained."""
