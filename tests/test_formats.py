@@ -163,8 +163,8 @@ def test_conditioning_gives_the_same_picture(tmp_path, fresh, noise):
 def test_any_nest_of_conditioning(tmp_path):
     both = torch.randn(2, 3)
     cond = {
-        "added_cond_kwargs": {"text_embeds": both[:1], "time_ids": torch.arange(6)},
-        "negative_added_cond_kwargs": {"text_embeds": both[1:], "time_ids": torch.arange(6)},
+        "added_cond_kwargs": {"text_embeds": both[:1], "time_ids": torch.arange(6)[None]},
+        "negative_added_cond_kwargs": {"text_embeds": both[1:], "time_ids": torch.arange(6)[None]},
         "pair": (torch.ones(2, dtype=torch.bfloat16), [torch.zeros(1), None, 3]),
     }
     path = formats.save_prompt_embeds(tmp_path / "x.safetensors", formats.PromptEmbeds(cond))
@@ -177,8 +177,14 @@ def test_any_nest_of_conditioning(tmp_path):
         loaded.pipeline_arguments()
     del loaded.cond["pair"]
     arguments = loaded.pipeline_arguments()
-    assert set(arguments) == {"pooled_prompt_embeds", "negative_pooled_prompt_embeds"}
-    assert torch.equal(arguments["negative_pooled_prompt_embeds"], both[1:])
+    assert torch.equal(arguments.pop("pooled_prompt_embeds"), both[:1])
+    assert torch.equal(arguments.pop("negative_pooled_prompt_embeds"), both[1:])
+    sizes = {"original_size": (0, 1), "crops_coords_top_left": (2, 3), "target_size": (4, 5)}
+    negative = {f"negative_{name}": pair for name, pair in sizes.items()}
+    assert arguments == {**sizes, **negative, "negative_prompt": None}
+    loaded.cond["added_cond_kwargs"]["time_ids"] = torch.arange(12).reshape(2, 6)
+    with pytest.raises(ValueError, match="by a common name"):
+        loaded.pipeline_arguments()
     with pytest.raises(ValueError, match="cond"):
         formats.save_prompt_embeds(tmp_path, formats.PromptEmbeds({"cond": object()}))
 

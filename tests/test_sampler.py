@@ -11,7 +11,19 @@ from mixtures import PROCESSES
 from networks import SmallNetwork
 from torch import Tensor, nn
 
-from adjointdpm import Backprop, Denoiser, Exact, Plan, Sampler, solvers
+from adjointdpm import (
+    Backprop,
+    CoarseAdjoint,
+    ContinuousAdjoint,
+    Denoiser,
+    Exact,
+    Plan,
+    Reversible,
+    Sampler,
+    Symplectic,
+    Truncated,
+    solvers,
+)
 
 VP = PROCESSES["vp"]
 PLAN = solvers.build("ddim", VP, 6)
@@ -132,6 +144,17 @@ def test_the_step_of_an_adjoint_that_is_not_finite_is_named() -> None:
     sample = sampler(_noise(True))
     with pytest.raises(FloatingPointError, match="adjoint at the input of network call 4"):
         sample.sum().backward()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [Exact(), CoarseAdjoint(2), Truncated(2), ContinuousAdjoint(), Symplectic(), Reversible()],
+    ids=repr,
+)
+def test_a_loss_that_is_not_finite_is_told_from_a_network(method: Any) -> None:
+    sample = Sampler(Denoiser(_BreaksAt(99, False), VP), PLAN, method)(_noise(True))
+    with pytest.raises(FloatingPointError, match="arrives at the samples is not finite"):
+        (sample.sum() * torch.nan).backward()
 
 
 def test_checks_can_be_turned_off() -> None:

@@ -133,6 +133,12 @@ def _stack(name: str, without: Any, with_: Any, batch: int) -> Any:
             "pass tensors, or use guidance_passes='sequential'"
         )
     shapes = [tuple(leaf.shape) for leaf in (without, with_)]
+    for called, shape in zip((f"{NEGATIVE}{name}", name), shapes, strict=True):
+        if shape and shape[0] not in (1, batch):
+            raise ValueError(
+                f"{called} has the shape {shape}, which is of {shape[0]} samples, but the noise is "
+                f"a batch of {batch}: give as many prompts as noises, or one"
+            )
     fitting = shapes[0][1:] == shapes[1][1:] and all(s[:1] in ((1,), (batch,)) for s in shapes)
     if not (fitting and is_dense(without) and is_dense(with_)):
         raise ValueError(

@@ -51,6 +51,37 @@ def test_a_direction_is_never_guessed() -> None:
 @pytest.mark.parametrize(
     ("function", "error"),
     [
+        (lambda images: brightness(images.detach()), "the objective has no gradient"),
+        (lambda images: torch.ones(len(images)), "the objective has no gradient"),
+        (lambda images: brightness(images).round().long(), "returned torch.int64"),
+        (lambda images: brightness(images) > 0.5, "returned torch.bool"),
+    ],
+)
+@pytest.mark.parametrize("num_views", [0, 2])
+def test_an_objective_without_a_gradient_is_told(function, error, num_views) -> None:
+    objective = as_objective(function, larger_is_better=True)
+    if num_views:
+        objective = RandomViews(objective, num_views)
+    images = IMAGES.clone().requires_grad_()
+    with pytest.raises((TypeError, ValueError), match=error):
+        objective.loss(images)
+
+
+def test_what_an_objective_does_to_its_pictures_does_not_reach_others() -> None:
+    def halved(images: Tensor) -> Tensor:
+        return brightness(images.mul_(0.5))
+
+    images = IMAGES.clone().requires_grad_()
+    loss = as_objective(halved, larger_is_better=False).loss(images)
+    assert torch.equal(images, IMAGES)
+    torch.testing.assert_close(loss, brightness(IMAGES) / 2)
+    loss.sum().backward()
+    torch.testing.assert_close(images.grad, torch.full_like(IMAGES, 0.5 / (3 * 8 * 8)))
+
+
+@pytest.mark.parametrize(
+    ("function", "error"),
+    [
         (lambda images: images.mean(), "for 3 pictures; return one number a picture"),
         (lambda images: images.mean((2, 3)), r"\(3, 3\)"),
     ],

@@ -41,7 +41,29 @@ def test_conditioning_by_the_names_of_the_pipeline(tmp_path, tmp_path_factory, c
     expected = case.stock(pipe, torch.zeros(shape), cond)
     names = [name for name, value in expected.items() if name.endswith(("embeds", "mask"))]
     given = {name: expected[name] for name in names if expected[name] is not None}
-    torch.testing.assert_close(loaded.pipeline_arguments(), given, rtol=0, atol=0)
+    arguments = loaded.pipeline_arguments()
+    torch.testing.assert_close({k: arguments[k] for k in given}, given, rtol=0, atol=0)
+    others = {name: value for name, value in arguments.items() if name not in given}
+    assert not any(isinstance(value, torch.Tensor) for value in others.values())
+    assert ("negative_prompt" in others) == any(name.startswith("negative_") for name in given)
+
+
+def test_sizes_that_a_network_is_told_of_go_with_the_conditioning(tmp_path, tmp_path_factory):
+    pipe = build(XL, tmp_path_factory)
+    sizes = {
+        "original_size": (64, 32),
+        "crops_coords_top_left": (3, 5),
+        "target_size": (16, 24),
+    }
+    cond = adp.encode_prompt(pipe, "a b", **sizes)
+    formats.save_prompt_embeds(tmp_path, formats.PromptEmbeds(cond))
+    arguments = formats.load_prompt_embeds(tmp_path).pipeline_arguments()
+    noise = torch.randn(adp.latent_shape(pipe), generator=torch.Generator().manual_seed(0))
+    stock = pipe(latents=noise, num_inference_steps=2, guidance_scale=3.0, output_type="latent",
+                 **arguments).images  # fmt: skip
+    sampler, _ = adp.from_pipeline(pipe, 2, 3.0)
+    torch.testing.assert_close(sampler(noise, **cond), stock, rtol=1e-4, atol=1e-4)
+    assert {name: arguments[name] for name in sizes} == sizes
 
 
 def test_word_for_two_text_encoders(tmp_path, tmp_path_factory):

@@ -220,3 +220,19 @@ def test_settings_are_arguments_and_are_read_back(tmp_path, capsys):
     shown = capsys.readouterr().out
     for field in fields(JobConfig):
         assert re.search(rf"--{field.name} [^\n]*\n? +\S", shown), field.name
+
+
+def test_two_runs_never_write_into_one_folder_at_a_time(tmp_path):
+    where = tmp_path / "run"
+    with run_folder(where, "test") as folder:
+        for _ in range(2):  # before the first has written anything, and after
+            with (
+                pytest.raises(FileExistsError, match="another run is writing into"),
+                run_folder(where, "test", overwrite=True),
+            ):
+                pass
+            assert "run.json" in contents(where)
+            (folder / "x.txt").write_text("x")
+    assert contents(where) == ["run.json", "x.txt"]
+    with run_folder(where, "test", overwrite=True):
+        assert contents(where) == ["run.json"]

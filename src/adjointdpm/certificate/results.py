@@ -141,6 +141,11 @@ class Certificate:
                 "hooks on weights has another gradient than derivative (detach, a straight-through "
                 "estimate, a kink)"
             )
+        if not any(t.norm for t in self.targets):
+            return (
+                "exact, and zero: the objective does not change with any target here, so there is "
+                "nothing to follow, and little is shown of the method"
+            )
         if all(word == "exact" for word in words.values()):
             return "exact: the gradient is that of plain autograd, to rounding"
         return (

@@ -71,7 +71,18 @@ class Subject:
         return self._sampler(self._noise, generator=generator, **self._cond)
 
     def _value(self, sample: Tensor) -> Tensor:
-        return self._objective(sample.to(self._dtype)).sum()
+        value = self._objective(sample.to(self._dtype))
+        if value.shape not in ((), (len(sample),)):
+            raise ValueError(
+                f"the objective must return a number, or one for each of the {len(sample)} "
+                f"samples, not the shape {tuple(value.shape)}"
+            )
+        if sample.requires_grad and torch.is_grad_enabled() and not value.requires_grad:
+            raise ValueError(
+                "the objective has no gradient: what it returns does not depend on the samples, or "
+                "goes through detach, torch.no_grad, .item(), numpy or a comparison"
+            )
+        return value.sum()
 
     def gradient(self, method: GradientMethod, plan: Plan, *, keep: bool) -> Gradient:
         """Return the flat gradient of each target by a method, and what was seen."""

@@ -2,7 +2,7 @@
 
 from .files import PICKLED, refuse_pickle, refuse_pickled_weights
 from .learned_embeds import ENCODERS, load_learned_embeds, save_learned_embeds
-from .lora import NO_PEFT, save_lora, unwrapped
+from .lora import NO_PEFT, check_saves_lora, save_lora, unwrapped
 from .model_card import Artefact, model_card, write_model_card
 from .noise import Noise, load_noise, save_noise, scheduler_config
 from .prompt_embeds import PromptEmbeds, load_prompt_embeds, save_prompt_embeds
@@ -17,6 +17,7 @@ __all__ = [
     "Noise",
     "PromptEmbeds",
     "Provenance",
+    "check_saves_lora",
     "load_learned_embeds",
     "load_noise",
     "load_prompt_embeds",

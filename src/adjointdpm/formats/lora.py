@@ -105,6 +105,20 @@ def unwrapped(module: Any) -> Any:
     return module
 
 
+def check_saves_lora(pipe: Any) -> None:
+    """Raise unless a pipeline loads LoRA files, and so saves them.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if not {"unet", "transformer"} & set(getattr(pipe, "_lora_loadable_modules", ())):
+        raise ValueError(
+            f"{type(pipe).__name__} has no load_lora_weights, so that nothing could load an "
+            "adapter: train parts of the pipeline itself (trainable), such as "
+            "trainable=['transformer']"
+        )
+
+
 def _adapted(pipe: Any, adapter_name: str | None) -> dict[str, tuple[Any, str]]:
     """Return the components that have an adapter, and its name in each."""
     found: dict[str, tuple[Any, str]] = {}

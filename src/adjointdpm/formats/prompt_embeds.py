@@ -34,7 +34,12 @@ PIPELINE_NAMES = {
 }
 """What pipelines call the arguments of their networks."""
 SIZES = "added_cond_kwargs.time_ids"
-"""What SDXL's UNet is told of sizes; its pipeline makes them from its own arguments."""
+"""What SDXL's UNet is told of sizes."""
+SIZE_ARGUMENTS = {
+    6: {"original_size": 2, "crops_coords_top_left": 2, "target_size": 2},
+    5: {"original_size": 2, "crops_coords_top_left": 2, "aesthetic_score": 1},
+}
+"""What arguments they are made of, and how many numbers each has: of SDXL and of its refiner."""
 DESCRIBED: Fields = {
     "prompt": TEXT,
     "negative_prompt": TEXT,
@@ -68,21 +73,21 @@ class PromptEmbeds:
         """Return the conditioning by the names of a pipeline's arguments: ``pipe(**arguments)``.
 
         ``prompt_embeds``, ``negative_prompt_embeds``, the pooled ones and the masks, whichever
-        there are. SDXL's sizes are left out: its pipeline takes them as ``original_size`` and so
-        on, and has the same defaults as `encode_prompt`.
+        there are; and the sizes that SDXL's network is told of, as ``original_size`` and so on.
 
         Raises:
             ValueError: there are tensors that pipelines have no common argument for (pictures for
-                IP-Adapter or ControlNet, classes); ``sampler(noise, **embeds.cond)`` takes all.
+                IP-Adapter or ControlNet, classes, sizes that differ between samples);
+                ``sampler(noise, **embeds.cond)`` takes all.
         """
         tensors = _flatten(self.cond)[0]
-        names = _pipeline_names(tensors)
-        if names is None:
+        names, plain = _pipeline_names(tensors), _plain_arguments(tensors)
+        if names is None or plain is None:
             raise ValueError(
                 f"some of {', '.join(tensors)} cannot be passed to a pipeline by a common name; "
                 "use the sampler of from_pipeline: sampler(noise, **embeds.cond)"
             )
-        return {theirs: tensors[ours] for ours, theirs in names.items()}
+        return {**{theirs: tensors[ours] for ours, theirs in names.items()}, **plain}
 
 
 def save_prompt_embeds(
@@ -193,15 +198,37 @@ def _pipeline_names(tensors: Mapping[str, Tensor]) -> dict[str, str] | None:
     return names
 
 
+def _plain_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """Return the arguments that are no tensors; None if sizes are unknown or differ by sample."""
+    arguments: dict[str, Any] = {}
+    # Some pipelines have a negative prompt by default, and take no embeddings beside it.
+    if any(name.startswith(NEGATIVE) for name in tensors):
+        arguments["negative_prompt"] = None
+    for prefix in ("", NEGATIVE):
+        if (sizes := tensors.get(prefix + SIZES)) is None:
+            continue
+        count_of = SIZE_ARGUMENTS.get(sizes.shape[-1]) if sizes.ndim == 2 and len(sizes) else None
+        if count_of is None or not torch.equal(sizes, sizes[:1].expand_as(sizes)):
+            return None
+        numbers = iter(sizes[0].tolist())
+        for name, count in count_of.items():
+            values = tuple(next(numbers) for _ in range(count))
+            pair = tuple(int(value) for value in values)
+            arguments[prefix + name] = pair if count == 2 else values[0]
+    return arguments
+
+
 def _artefact(embeds: PromptEmbeds) -> Artefact:
     sampling = "".join(
         f", {name}={value!r}"
         for name in ("guidance_scale", "num_inference_steps")
         if (value := getattr(embeds, name)) is not None
     )
-    names = _pipeline_names(_flatten(embeds.cond)[0])
-    if names is not None:
+    tensors = _flatten(embeds.cond)[0]
+    names, plain = _pipeline_names(tensors), _plain_arguments(tensors)
+    if names is not None and plain is not None:
         arguments = "".join(f"    {name}=tensors[{path!r}],\n" for path, name in names.items())
+        arguments += "".join(f"    {name}={value!r},\n" for name, value in plain.items())
         snippet = f"""
 from safetensors.torch import load_file
 

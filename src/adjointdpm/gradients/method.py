@@ -147,6 +147,26 @@ class GradientMethod(ABC):
 
 
 @dataclass(frozen=True)
+class FiniteArrival:
+    """Looks whether the adjoint that arrives at the samples is finite."""
+
+    adjoint: Tensor
+
+    def numbers(self) -> Tensor | None:
+        """Return the sum, on the device."""
+        return None if self.adjoint.is_meta else self.adjoint.detach().sum().reshape(1)
+
+    def judge(self, found: Sequence[float]) -> None:
+        """Raise FloatingPointError if it is not finite."""
+        if not math.isfinite(found[0]):
+            raise FloatingPointError(
+                "the gradient that arrives at the samples is not finite, so it was not before it "
+                "went through the sampler: look at the loss, and at the decoder. The loss may be "
+                "NaN, or have no finite derivative there, as sqrt has none at 0"
+            )
+
+
+@dataclass(frozen=True)
 class FiniteGradients:
     """Looks whether gradients of conditioning and weights are finite.
 

@@ -184,7 +184,8 @@ class ReversibleSweep(Sweep):
             if pulled is not None:
                 adjoints[other] = adjoints[other] + pulled
             adjoints[target] = shear.weight * adjoints[target]
-        check.raise_if_not_finite()
+        self.network.judge_later(check)
+        self.network.judge_now()
         self._judge(pair)
         noise = self._reversal.scale * (adjoints[0] + adjoints[1])
         return noise.to(run.noise.dtype) if noise_needed else None, None

@@ -35,8 +35,17 @@ class Objective(nn.Module, ABC):
         """
 
     def loss(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return what is to be minimised, (batch,): the metric, negated if larger is better."""
+        """Return what is to be minimised, (batch,): the metric, negated if larger is better.
+
+        Raises:
+            ValueError: a gradient is recorded, and the metric has none.
+        """
         values = self(images, generator)
+        if images.requires_grad and torch.is_grad_enabled() and not values.requires_grad:
+            raise ValueError(
+                "the objective has no gradient: what it returns does not depend on the pictures, "
+                "or goes through detach, torch.no_grad, .item(), numpy, a comparison or a rounding"
+            )
         return -values if self.larger_is_better else values
 
 
@@ -59,14 +68,19 @@ class FunctionObjective(Objective):
         """Return what the function returns, checked to be one number a picture.
 
         Raises:
-            TypeError: it is no tensor.
+            TypeError: it is no tensor, or one without fractions.
             ValueError: it is not one number a picture.
         """
         options = {"generator": generator} if self._draws else {}
-        values = self.function(images, **options)
+        values = self.function(images.clone(), **options)  # it may write into its own
         name = getattr(self.function, "__name__", type(self.function).__name__)
         if not isinstance(values, Tensor):
             raise TypeError(f"the objective {name} returned a {type(values).__name__}, no tensor")
+        if not values.is_floating_point():
+            raise TypeError(
+                f"the objective {name} returned {values.dtype}: there is no gradient of it. A "
+                "comparison or a count needs a smooth form"
+            )
         if values.shape != (len(images),):
             raise ValueError(
                 f"the objective {name} returned the shape {tuple(values.shape)} for {len(images)} "

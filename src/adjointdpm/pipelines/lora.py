@@ -54,6 +54,7 @@ def add_lora(
     module: Any = pipe_or_module
     if not isinstance(pipe_or_module, nn.Module):
         module = getattr(pipe_or_module, "unet", None) or pipe_or_module.transformer
+    _check_fits(module, rank, target_modules)
     config = LoraConfig(
         r=rank,
         lora_alpha=rank if lora_alpha is None else lora_alpha,
@@ -71,3 +72,25 @@ def add_lora(
     for parameter in parameters:
         parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
     return parameters
+
+
+def _check_fits(module: nn.Module, rank: int, target_modules: Sequence[str]) -> None:
+    """Raise before anything is changed: an adapter that fails half-way leaves its traces."""
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, not {rank}")
+    names = [name for name, _ in module.named_modules()]
+    missing = [
+        target
+        for target in target_modules
+        if not any(name == target or name.endswith(f".{target}") for name in names)
+    ]
+    if len(missing) == len(target_modules):
+        layers = {name.rsplit(".", 1)[-1] for name, m in module.named_modules() if _is_linear(m)}
+        raise ValueError(
+            f"no layer of {type(module).__name__} is called {' or '.join(missing)}; its linear and "
+            f"convolutional layers end in {', '.join(sorted(layers))}"
+        )
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Embedding)

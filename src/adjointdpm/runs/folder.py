@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 from ..storage import remove_partial
 from .config import FolderConfig
 from .processes import is_main_process, join_processes, wait_for_processes
@@ -46,7 +51,8 @@ def run_folder(
             checked too.
 
     Raises:
-        FileExistsError: the folder is not empty, and may not be emptied.
+        FileExistsError: the folder is not empty, and may not be emptied; or a run that is alive
+            writes into it.
         NotADirectoryError: it is a file, or lies within one.
         PermissionError: it cannot be written to.
         OSError: the disk has too little room.
@@ -81,14 +87,46 @@ def _own_folder(
         made = [folder]  # as good as made: it is emptied
     try:
         _check_writable(folder, room)
-        if goes_on:
-            remove_partial(folder)
-        else:
-            _empty(folder)
-        write_record(folder, job, config)
-        yield folder
-    finally:
+    except OSError:
         _remove_unused(folder, made)
+        raise
+    with _held(folder):
+        try:
+            if goes_on:
+                remove_partial(folder)
+            else:
+                _empty(folder)
+            write_record(folder, job, config)
+            yield folder
+        finally:
+            _remove_unused(folder, made)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Hold a folder against other runs for the length of the block; its end, killed too, frees it.
+
+    Raises:
+        FileExistsError: a run that is alive holds it.
+    """
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise FileExistsError(
+            f"another run is writing into output_dir {folder} now: wait for its end, or name "
+            "another folder"
+        ) from None
+    except OSError:  # a network's file system that holds nothing
+        pass
+    try:
+        yield
+    finally:
+        os.close(handle)
 
 
 def _check_is_folder(folder: Path) -> None:

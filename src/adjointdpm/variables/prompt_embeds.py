@@ -57,8 +57,18 @@ class PromptConditioning:
         *,
         provenance: Provenance | None = None,
         settings: Mapping[str, Any] | None = None,
+        **described: Any,
     ) -> Path:
-        """Save the conditioning; see `save_prompt_embeds`."""
+        """Save the conditioning; see `save_prompt_embeds`.
+
+        Args:
+            folder: where to.
+            provenance: the model that it conditions.
+            settings: how it was made, for the model card.
+            **described: further fields of `PromptEmbeds`, such as ``guidance_scale``.
+        """
         cond = pytree.tree_map_only(Tensor, lambda leaf: leaf.detach(), self.cond)
-        embeds = PromptEmbeds(cond, prompt=self.prompt, provenance=provenance or Provenance())
+        embeds = PromptEmbeds(
+            cond, prompt=self.prompt, provenance=provenance or Provenance(), **described
+        )
         return save_prompt_embeds(folder, embeds, settings=settings)

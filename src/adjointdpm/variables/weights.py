@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..formats import Artefact, Provenance, save_lora, write_model_card
+from ..formats import Artefact, Provenance, check_saves_lora, save_lora, write_model_card
 from ..pipelines import ATTENTION, add_lora, shard, trainable
 from ..sharded import as_saved, is_sharded, reshard
 from ..storage import replacing_folder
@@ -131,6 +131,7 @@ class Adapter(PipelineWeights):
         seed: int = 0,
         fully_shard: bool = False,
     ) -> None:
+        check_saves_lora(pipe)  # before hours of training
         self.pipe = pipe
         with torch.random.fork_rng():
             torch.manual_seed(seed)

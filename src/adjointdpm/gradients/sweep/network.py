@@ -380,6 +380,11 @@ class Network:
         """Look at numbers at the end of `reversing`, together with all others."""
         self._judges.append(judge)
 
+    def judge_now(self) -> None:
+        """Look at the numbers that wait for the end, before something else is said of them."""
+        judge_together(self._judges)
+        self._judges = []
+
     @contextlib.contextmanager
     def undisturbed(self) -> Iterator[None]:
         """Leave buffers and settings at the end of a block as they were at its start."""

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...plan import State, execute, execute_dense
 from ...recompute import announced, is_transformed
 from ..collect import Collector
-from ..method import FiniteCheck, FiniteGradients, Run
+from ..method import FiniteArrival, FiniteCheck, FiniteGradients, Run
 from .network import Caller, Network
 
 
@@ -158,6 +158,8 @@ class _Attached(torch.autograd.Function):
             adjoint = torch.zeros_like(ctx.sample_like)
         sweep.collected = collected
         with network.reversing():
+            if sweep.run.check_finite:
+                network.judge_later(FiniteArrival(adjoint))
             noise, draws = sweep.backward(adjoint, noise_needed, draws_needed)
             others = sweep.gradients()
             if sweep.run.check_finite:

@@ -105,7 +105,16 @@ class Subject:
 
     def save(self, folder: Path, settings: Mapping[str, Any]) -> Path:
         """Save the word; return its file."""
-        return self.word.save(folder, provenance=self.model.provenance, settings=settings)
+        how: dict[str, Any] = {"provenance": self.model.provenance, "settings": settings}
+        if isinstance(self.word, Word):
+            return self.word.save(folder, **how)
+        config = self.config
+        return self.word.save(
+            folder,
+            guidance_scale=config.guidance_scale,
+            num_inference_steps=config.num_inference_steps,
+            **how,
+        )
 
 
 WORDINGS = ("{name} style {style}", "{name}, in {style} style", "{name} - {style}")
