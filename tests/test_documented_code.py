@@ -190,7 +190,18 @@ def test_methods_and_solvers(folder: Path, document: str) -> None:
         if "odeint" in code:
             pytest.importorskip("torchdiffeq")
             given = {**given, "cond": {"encoder_hidden_states": names["embeds"]}}
-        run(code, given, document)
+        run(with_few_steps(code), given, document)
+
+
+def with_few_steps(code: str) -> str:
+    """Leave little for error control to find, too."""
+    for whole, small in {
+        "num_inference_steps=20": "num_inference_steps=3",
+        'form="x"': 'form="x", rtol=1.0, atol=1.0',
+        "rtol=1e-3, atol=1e-3": "rtol=1.0, atol=1.0",
+    }.items():
+        code = code.replace(whole, small)
+    return code
 
 
 def test_objectives() -> None:
