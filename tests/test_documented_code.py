@@ -229,7 +229,7 @@ def test_targets() -> None:
 def test_inversion() -> None:
     [code] = blocks("docs/inversion.md")
     names = {"noise": torch.randn(1, 4, 16, 16)}
-    run(code.replace("num_inference_steps=10", "num_inference_steps=3"), names, "inversion.md")
+    run(code.replace("num_inference_steps=10", "num_inference_steps=2"), names, "inversion.md")
     assert names["found"].noise.shape == names["noise"].shape
 
 
@@ -244,7 +244,9 @@ def test_formats(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         if "clip_l" in code or ".bin" in code or "on-the-hub" in code:
             continue  # of SDXL, of a file from elsewhere, of the network
         names["pipe"] = adp.load_pipeline(folder)
-        run(shorter(code), names, "formats.md")
+        code = shorter(code).replace('"num_inference_steps": 25', '"num_inference_steps": 3')
+        code = code.replace('"a picture of <it>"', '"a picture of <it>", num_inference_steps=3')
+        run(code, names, "formats.md")
     assert (tmp_path / "lora" / "pytorch_lora_weights.safetensors").is_file()
 
 
@@ -311,14 +313,15 @@ def test_several_machines(folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
 def test_embed(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     first, use, own = blocks("docs/jobs/embed.md")
-    short = "max_train_steps=2, num_candidates=4, num_validation_images=2, progress_bar=False"
-    short += ", inversion_steps=2, certify=False"
+    short = "max_train_steps=1, num_candidates=4, num_validation_images=1, progress_bar=False"
+    short += ", inversion_steps=2, inversion_batch_size=2, train_batch_size=2, certify=False"
     names: dict[str, Any] = {}
     run(first.replace('target="cactus"', f'target="cactus", {short}'), names, "embed.md")
     assert Path("cactus/report.html").is_file()
     run(use.replace("num_inference_steps=25", "num_inference_steps=2"), names, "embed.md")
     assert names["image"].size == (64, 64)
     own = own.replace("path/or/hub-id", str(folder)).replace('"object"', '"c"')
+    own = own.replace("num_inference_steps=10", "num_inference_steps=2")
     run(
         own.replace("    guidance_scale=5.0,", f"    guidance_scale=5.0,\n    {short},"),
         names,
