@@ -6,10 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
-# The tensors of the tests are so small that a second thread costs more than it saves.
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+# torch is imported where it is used: the process that hands tests out runs none.
 
 TESTS = Path(__file__).parent
 LONGEST = (
@@ -41,8 +39,18 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _few_threads() -> None:
+    """Tensors of tests are so small that a second thread costs more than it saves."""
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+
+
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
