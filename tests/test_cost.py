@@ -28,7 +28,7 @@ from adjointdpm import (
 from adjointdpm.gradients.sweep.checkpoints import repeated_calls
 from adjointdpm.memory.measure import peak_bytes
 
-STEPS = 12
+STEPS = 8
 
 
 class ConvolutionalNetwork(nn.Module):
