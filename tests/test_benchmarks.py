@@ -84,7 +84,9 @@ def embedded(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> tuple[Path,
     names = ("Exact", "by hand")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ASSETS_VARIABLE, tiny)
-        return folder, run(folder, "--contests", "embedded/euler", "--methods", *names)
+        return folder, run(
+            folder, "--contests", "embedded/euler", "--calls", "2", "--methods", *names
+        )
 
 
 def test_all_phases_on_the_embedded_model(embedded: tuple[Path, dict[str, Any]]) -> None:
@@ -201,8 +203,9 @@ def test_words_are_measured_once(
     import embed
 
     monkeypatch.setenv(ASSETS_VARIABLE, tiny)
+    monkeypatch.setattr(embed, "STEPS", 2)
     output = tmp_path / "embed.json"
-    toy = ["--output", str(output), "--methods", "exact", "--concepts", "cactus", "--budget", "1"]
+    toy = ["--output", str(output), "--methods", "exact", "--concepts", "cactus", "--budget", "0.1"]
     toy += ["--pictures", "3", "--set", "num_candidates=4", "num_inference_steps=2"]
     toy += ["inversion_steps=2", "inversion_batch_size=2"]
     embed.main(toy)
