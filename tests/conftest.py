@@ -39,14 +39,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.option.loadscopereorder = False
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _few_threads() -> None:
-    """Tensors of tests are so small that a second thread costs more than it saves."""
-    import torch
-
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-
-
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
     import torch
@@ -57,6 +49,10 @@ def _same_random_numbers() -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest modules; put what tells of a module's other tests after them."""
+    import torch
+
+    # The tensors of the tests are so small that a second thread costs more than it saves.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     modules = {TESTS / name: number for number, name in enumerate(LONGEST)}
     for item in items:
         modules.setdefault(item.path, len(modules))
