@@ -6,10 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
-# The tensors of the tests are so small that a second thread costs more than it saves.
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+# torch is imported where it is used: the process that hands tests out runs none.
 
 TESTS = Path(__file__).parent
 LONGEST = (
@@ -43,12 +41,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers() -> None:
+    import torch
+
     torch.manual_seed(0)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the longest modules; put what tells of a module's other tests after them."""
+    import torch
+
+    # The tensors of the tests are so small that a second thread costs more than it saves.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     modules = {TESTS / name: number for number, name in enumerate(LONGEST)}
     for item in items:
         modules.setdefault(item.path, len(modules))

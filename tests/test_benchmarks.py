@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_pipeline import write_assets
+
+from adjointdpm.assets import ASSETS_VARIABLE
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 EXACT_METHODS = ("Exact", "Exact, sqrt(N) latents", "Symplectic", "Reversible")
@@ -33,6 +36,12 @@ def benchmarks_on_the_path() -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(BENCHMARKS)
         yield
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a small model of random weights, to stand in for the embedded one."""
+    return str(write_assets(tmp_path_factory.mktemp("tiny") / "assets"))
 
 
 def run(folder: Path, *arguments: str) -> dict[str, Any]:
@@ -69,11 +78,15 @@ def test_every_library_solves_the_same_adjoint_ode(errors: dict[str, Any]) -> No
 
 
 @pytest.fixture(scope="module")
-def embedded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """All phases of two methods on the embedded model."""
+def embedded(tmp_path_factory: pytest.TempPathFactory, tiny: str) -> tuple[Path, dict[str, Any]]:
+    """All phases of two methods on the model that is embedded."""
     folder = tmp_path_factory.mktemp("embedded")
     names = ("Exact", "by hand")
-    return folder, run(folder, "--contests", "embedded/euler", "--methods", *names)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(ASSETS_VARIABLE, tiny)
+        return folder, run(
+            folder, "--contests", "embedded/euler", "--calls", "2", "--methods", *names
+        )
 
 
 def test_all_phases_on_the_embedded_model(embedded: tuple[Path, dict[str, Any]]) -> None:
@@ -151,14 +164,14 @@ def test_the_description_of_the_machine_names_no_place(
 def test_real_sizes_at_toy_size(tmp_path: Path) -> None:
     import gpu
 
-    arguments = ["--models", "toy", "--steps", "2", "6", "--device", "cpu"]
+    arguments = ["--models", "toy", "--steps", "1", "4", "--device", "cpu"]
     gpu.main([*arguments, "--memory_budget", "1GiB", "--output_dir", str(tmp_path)])
     rows = json.loads((tmp_path / "gpu.json").read_text())["workloads"]["toy 64²"]
     peaks = {(row["method"], row["steps"]): row["peak_bytes"] for row in rows}
-    assert peaks["exact", 6] < 1.1 * peaks["exact", 2]
-    assert peaks["exact", 6] <= 1.02 * peaks["checkpoint", 6]
-    assert peaks["backprop", 6] > 2 * peaks["exact", 6]
-    assert peaks["exact_budget", 6] > 2 * peaks["exact", 6]
+    assert peaks["exact", 4] < 1.1 * peaks["exact", 1]
+    assert peaks["exact", 4] <= 1.02 * peaks["checkpoint", 4]
+    assert peaks["backprop", 4] > 2 * peaks["exact", 4]
+    assert peaks["exact_budget", 4] > 2 * peaks["exact", 4]
     assert (tmp_path / "gpu.png").stat().st_size > 10_000
 
 
@@ -184,19 +197,23 @@ def test_steps_have_no_gradient_and_their_stand_ins_do(tmp_path: Path) -> None:
             assert row[way]["first_gradient"] > 0, (row["metric"], way)
 
 
-def test_words_are_measured_once(tmp_path: Path) -> None:
+def test_words_are_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: str
+) -> None:
     import embed
 
+    monkeypatch.setenv(ASSETS_VARIABLE, tiny)
+    monkeypatch.setattr(embed, "STEPS", 2)
     output = tmp_path / "embed.json"
-    toy = ["--output", str(output), "--methods", "exact", "--concepts", "cactus", "--budget", "1"]
+    toy = ["--output", str(output), "--methods", "exact", "--concepts", "cactus", "--budget", "0.1"]
     toy += ["--pictures", "3", "--set", "num_candidates=4", "num_inference_steps=2"]
     toy += ["inversion_steps=2", "inversion_batch_size=2"]
     embed.main(toy)
     [row] = json.loads(output.read_text())["rows"]
-    assert (row["method"], row["concept"], row["style"]) == ("exact", "cactus", "twemoji")
+    assert (row["method"], row["concept"], row["style"]) == ("exact", "cactus", "noto")
     assert len(row["losses"]) == row["updates"] >= 1
     assert row["before"]["trials"] == row["after"]["trials"] == 3
-    assert "| cactus | twemoji |" in output.with_suffix(".md").read_text()
+    assert "| cactus | noto |" in output.with_suffix(".md").read_text()
     written = output.read_bytes()
     embed.main(toy)
     assert output.read_bytes() == written

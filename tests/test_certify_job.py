@@ -33,7 +33,7 @@ def saved(request: Any, tmp_path: Path) -> tuple[Path, set[str]]:
 def test_pipelines_of_any_family_are_certified(saved: tuple[Path, set[str]]) -> None:
     folder, names = saved
     config = CertifyConfig(
-        pipeline=folder, prompt="a b", num_inference_steps=3, num_directions=1, device="cpu"
+        pipeline=folder, prompt="a b", num_inference_steps=2, num_directions=1, device="cpu"
     )
     certificate = run_certify(config)
     found = {target.name for target in certificate.targets}
@@ -48,7 +48,7 @@ def test_pipelines_of_any_family_are_certified(saved: tuple[Path, set[str]]) -> 
             method="truncated",
             num_steps=1,
             prompt="a b",
-            num_inference_steps=3,
+            num_inference_steps=2,
             num_directions=1,
             device="cpu",
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,7 @@ def used_names(tree: ast.AST) -> Iterator[str]:
                     yield key.value
 
 
+@cache
 def parsed() -> dict[str, ast.Module]:
     """Our modules by their place."""
     return {

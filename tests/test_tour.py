@@ -11,6 +11,7 @@ from tiny_pipeline import write_assets
 from adjointdpm.assets import ASSETS_VARIABLE
 from adjointdpm.cli.main import main
 from adjointdpm.runs import run_folder
+from adjointdpm.storage import read_json_lines
 from adjointdpm.tour import TourConfig, run
 
 JOBS = ["guide", "embed", "stylize", "audit"]
@@ -43,6 +44,8 @@ def test_every_job_leaves_its_report(tour):
         assert 0 < job["seconds"] < numbers["seconds"]
     assert numbers["peak_memory_bytes"] > 0
     assert (tour / "pictures.png").stat().st_size > 0
+    audited = list(read_json_lines(tour / "audit" / "results.jsonl"))
+    assert not [result["error"] for result in audited if "error" in result]
 
 
 def test_the_page_opens_offline_and_says_what_it_shows(tour):

@@ -10,6 +10,9 @@ from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTokenizer,
+    ConvNextV2Config,
+    ConvNextV2ForImageClassification,
+    PreTrainedModel,
     ResNetConfig,
     ResNetForImageClassification,
 )
@@ -87,17 +90,27 @@ LABELS = ["apple", "rocket", "pineapple", "cactus", "octopus"]
 WORDLESS = LABELS[3:]
 
 
+NAMES = {
+    "id2label": dict(enumerate(LABELS)),
+    "label2id": {label: i for i, label in enumerate(LABELS)},
+}
+
+
 def write_classifier(folder: Path, seed: int = 0) -> Path:
     torch.manual_seed(seed)
-    config = ResNetConfig(
-        embedding_size=4,
-        hidden_sizes=[4, 4, 8, 8],
-        depths=[1, 1, 1, 1],
-        layer_type="basic",
-        id2label=dict(enumerate(LABELS)),
-        label2id={label: i for i, label in enumerate(LABELS)},
-    )
-    model = ResNetForImageClassification(config)
+    sizes = {"embedding_size": 4, "hidden_sizes": [4, 4, 8, 8], "depths": [1, 1, 1, 1]}
+    config = ResNetConfig(layer_type="basic", **sizes, **NAMES)
+    return _write(ResNetForImageClassification(config), folder)
+
+
+def write_judge(folder: Path) -> Path:
+    """Of the architecture of the embedded one, whose layers are known by name."""
+    torch.manual_seed(1)
+    sizes = {"num_stages": 3, "hidden_sizes": [4, 4, 8], "depths": [1, 1, 1]}
+    return _write(ConvNextV2ForImageClassification(ConvNextV2Config(**sizes, **NAMES)), folder)
+
+
+def _write(model: PreTrainedModel, folder: Path) -> Path:
     model.save_pretrained(folder)
     preprocessor = {
         "image_processor_type": "ConvNextImageProcessor",
@@ -116,8 +129,8 @@ def write_assets(folder: Path) -> Path:
     tokenizer = folder / "tokenizer"
     tokenizer.mkdir(parents=True)
     build_pipeline(tokenizer).save_pretrained(folder / "emoji-diffusion")
-    for seed, name in enumerate(("classifier", "judge")):
-        write_classifier(folder / name, seed)
+    write_classifier(folder / "classifier")
+    write_judge(folder / "judge")
     concepts = {
         "caption_template": "{name}, style {style}",
         "styles": ["noto", "flat"],

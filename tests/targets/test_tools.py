@@ -25,7 +25,7 @@ with_foolbox = pytest.mark.skipif(find_spec("foolbox") is None, reason="foolbox 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> NoiseClassifier:
     pipe = build_pipeline(tmp_path_factory.mktemp("tokenizer"))
-    sampler, decode = adp.from_pipeline(pipe, 3, 1.0)
+    sampler, decode = adp.from_pipeline(pipe, 2, 1.0)
     cond = adp.encode_prompt(pipe, ["a"], guidance=False)
     folder = write_classifier(tmp_path_factory.mktemp("classifier"))
     classifier = ImageClassifier.from_pretrained(folder)

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 
 class LiveMemory(TorchDispatchMode):
@@ -24,32 +23,40 @@ class LiveMemory(TorchDispatchMode):
         super().__init__()
         self.live = 0
         self.peak = 0
-        self._known: set[int] = set()
+        self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
-        before = {
-            leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if _real(leaf)
-        }
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if _real(leaf) and leaf.untyped_storage()._cdata not in before:
-                self._born(leaf.untyped_storage())
+        kwargs = kwargs or {}
+        before = {storage._cdata for storage in _storages((*args, *kwargs.values()))}
+        result = func(*args, **kwargs)
+        for storage in _storages((result,)):
+            if storage._cdata not in before:
+                self._born(storage)
         return result
 
     def _born(self, storage: torch.UntypedStorage) -> None:
         key = storage._cdata
         if key in self._known:
             return
-        self._known.add(key)
-        self.live += storage.nbytes()
+        size = storage.nbytes()
+        self._known[key] = weakref.ref(storage, lambda _: self._died(key, size))
+        self.live += size
         self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._died, key, storage.nbytes())
 
     def _died(self, key: int, size: int) -> None:
-        self._known.discard(key)
+        del self._known[key]
         self.live -= size
+
+
+def _storages(values: Iterable[Any]) -> Iterator[torch.UntypedStorage]:
+    """Yield those of what an operator takes or returns: tensors, and lists of them."""
+    for value in values:
+        if isinstance(value, list | tuple):
+            yield from _storages(value)
+        elif _real(value):
+            yield value.untyped_storage()
 
 
 def _real(leaf: Any) -> bool:
