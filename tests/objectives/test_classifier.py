@@ -74,7 +74,7 @@ def test_pictures_in_another_range_are_refused(classifier):
 
 def test_a_network_that_was_never_taught_the_classes_is_refused(classifier, tmp_path):
     classifier.model.base_model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="lacks 2 weights of its .*they would be random numbers"):
+    with pytest.raises(ValueError, match=r"lacks 2 weights of its .*they would be random numbers"):
         ImageClassifier.from_pretrained(tmp_path)
 
 
