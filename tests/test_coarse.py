@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
 from itertools import pairwise
@@ -164,13 +165,20 @@ FEW_STEPS = [
 ]
 
 
+@functools.cache
+def _exact(process: str, solver: str, steps: int, sharp: bool) -> tuple[torch.Tensor, ...]:
+    plan = solvers.build(solver, PROCESSES[process], steps, prediction_type="v_prediction")
+    mixture = SHARP if sharp else None
+    return _mixture_gradients(plan, PROCESSES[process], Exact(), mixture=mixture)
+
+
 @pytest.mark.parametrize(("process", "solver", "steps", "count"), FEW_STEPS)
 def test_it_knows_its_error_at_few_steps(process: str, solver: str, steps: int, count: int) -> None:
     """The estimate is of the size of the error, and nothing explodes."""
     schedule = PROCESSES[process]
     plan = solvers.build(solver, schedule, steps, prediction_type="v_prediction")
     for mixture in (GaussianMixture(), SHARP):
-        exact = _mixture_gradients(plan, schedule, Exact(), mixture=mixture)
+        exact = _exact(process, solver, steps, mixture is SHARP)
         notes = Notes()
         method = CoarseAdjoint(count)
         found = _mixture_gradients(plan, schedule, method, mixture=mixture, observer=notes)

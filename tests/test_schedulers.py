@@ -52,6 +52,8 @@ SETTINGS: dict[str, list[Any]] = {
     "snr_shift_scale": [1.0],
     "shift": [3.0],
 }
+FEWER = {"num_train_timesteps": 100}
+"""Of schedulers that look up the time of each training step one by one when they are built."""
 STEPS = ((6, 0), (1, 0), (2, 0), (7, 2), (7, 3))
 """Numbers of steps, and how many timesteps are left out at the start."""
 
@@ -65,6 +67,8 @@ def _schedulers(name: str) -> Iterator[tuple[Any, tuple[tuple[int, int], ...]]]:
     kind = getattr(diffusers, name)
     taken = inspect.signature(kind.__init__).parameters
     linear = {key: value for key, value in LINEAR.items() if key in taken}
+    if name.startswith("KDPM2"):
+        linear |= FEWER
     alone = [{key: value} for key, values in SETTINGS.items() if key in taken for value in values]
     together = [
         {**one, "prediction_type": "v_prediction"}

@@ -379,12 +379,20 @@ class _TabulatedVP(Schedule):
     ratios: tuple[float, ...]
     t_min: float = 0.0
 
+    def __post_init__(self) -> None:
+        # Steppers ask for single times, each of which would read the tuple anew.
+        object.__setattr__(self, "_table", np.array(self.ratios, dtype=np.float64))
+
+    def _ratios(self, device: torch.device) -> Tensor:
+        table: np.ndarray = self._table  # type: ignore[attr-defined]
+        return torch.from_numpy(table).to(device)
+
     @property
     def t_max(self) -> float:  # type: ignore[override]
         return float(len(self.ratios) - 1)
 
     def _ratio(self, t: Tensor) -> Tensor:
-        ratios = torch.tensor(self.ratios, dtype=torch.float64, device=t.device)
+        ratios = self._ratios(t.device)
         t = t.clamp(0, len(ratios) - 1)
         left = t.floor().long().clamp(max=len(ratios) - 2)
         u, r0, r1 = t - left, ratios[left], ratios[left + 1]
@@ -393,7 +401,7 @@ class _TabulatedVP(Schedule):
         return torch.where(unbounded, r0 / (1 - u), log_linear)
 
     def _time(self, ratio: Tensor) -> Tensor:
-        ratios = torch.tensor(self.ratios, dtype=torch.float64, device=ratio.device)
+        ratios = self._ratios(ratio.device)
         left = (torch.searchsorted(ratios, ratio.contiguous(), right=True) - 1).clamp(
             0, len(ratios) - 2
         )

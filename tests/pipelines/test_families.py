@@ -9,6 +9,8 @@ import contextlib
 import copy
 import functools
 import inspect
+from dataclasses import dataclass
+from typing import Any
 
 import families_animatediff
 import families_auraflow
@@ -137,8 +139,7 @@ def drawn(pipes):
     """A case's noise and conditioning, and the stock pipeline's latents of them."""
 
     @functools.cache
-    def get(case_name):
-        case = next(case for case in CASES if case.name == case_name)
+    def get(case):
         pipe = pipes(case)
         noise, cond = noise_of(pipe, case), cond_of(pipe, case)
         return noise, cond, run_stock(pipe, case, case.stock(pipe, noise, cond))
@@ -149,7 +150,7 @@ def drawn(pipes):
 @each_case
 def test_latents_and_pictures(pipes, drawn, found, case):
     pipe = pipes(case)
-    noise, cond, expected = drawn(case.name)
+    noise, cond, expected = drawn(case)
     sampler, decode = sampler_of(pipe, case)
     arguments = case.stock(pipe, noise, cond)
     with torch.no_grad():
@@ -166,7 +167,7 @@ def test_prompts(pipes, drawn, case):
     if case.prompt is None:
         pytest.skip("unconditional")
     pipe = pipes(case)
-    noise, cond, latents = drawn(case.name)
+    noise, cond, latents = drawn(case)
     start = case.stock(pipe, noise, cond)["latents"]
     expected = run_stock(pipe, case, {**case.stock_prompt(case.prompt), "latents": start})
     assert_same(latents, expected, 1e-6)
@@ -179,13 +180,13 @@ def schedulers():
 @pytest.mark.parametrize(
     ("case", "scheduler_class"), schedulers(), ids=lambda v: getattr(v, "__name__", str(v))
 )
-def test_schedulers(pipes, found, case, scheduler_class):
+def test_schedulers(pipes, drawn, found, case, scheduler_class):
     pipe = copy.copy(pipes(case))
     accepted = inspect.signature(scheduler_class.__init__).parameters
     settings = {**SCHEDULER_SETTINGS, **case.scheduler_settings}
     settings = {k: v for k, v in settings.items() if k in accepted}
     pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config, **settings)
-    noise, cond = noise_of(pipe, case), cond_of(pipe, case)
+    noise, cond, _ = drawn(case)
     sampler, _ = sampler_of(pipe, case)
     with torch.no_grad():
         latents = sampler(noise, generator=torch.Generator().manual_seed(5), **cond)
@@ -218,22 +219,47 @@ def add_lora(pipe, case) -> list[nn.Parameter]:
     return trained
 
 
-def prepared(pipe, case, dtype):
-    """A copy of a pipeline in a dtype; noise, conditioning, and all inputs by their names."""
-    pipe = copy.deepcopy(pipe)
-    cond = cond_of(pipe, case)
-    lora = add_lora(pipe, case) if case.lora_targets else []
-    if dtype == torch.float64:
-        pipe = to_double(pipe)
-        lora = [p for p in getattr(pipe, case.denoiser).parameters() if p.requires_grad]
+@dataclass
+class Prepared:
+    """A case's pipeline in a dtype with an adapter, our sampler of it, and what both are given."""
+
+    pipe: Any
+    sampler: adp.Sampler
+    noise: Tensor
+    cond: dict[str, Any]
+    inputs: dict[str, Tensor]
+    lora: list[nn.Parameter]
+
+    @property
+    def targets(self) -> list[Tensor]:
+        return [*self.inputs.values(), *self.lora]
+
+
+@pytest.fixture(scope="module")
+def prepared(pipes, drawn):
+    """What `Prepared` holds, of each case and dtype; no gradient leaves anything on it."""
+
+    @functools.cache
+    def get(case, dtype):
+        if dtype == torch.float64:
+            pipe = to_double(get(case, torch.float32).pipe)
+            lora = [p for p in getattr(pipe, case.denoiser).parameters() if p.requires_grad]
+        else:
+            pipe = copy.copy(pipes(case))
+            setattr(pipe, case.denoiser, copy.deepcopy(getattr(pipe, case.denoiser)))
+            lora = add_lora(pipe, case) if case.lora_targets else []
+        noise = noise_of(pipe, case, dtype).requires_grad_()
         cond = pytree.tree_map_only(
-            Tensor, lambda v: v.double() if v.is_floating_point() else v, cond
+            Tensor,
+            lambda v: v.to(dtype, copy=True) if v.is_floating_point() else v,
+            drawn(case)[1],
         )
-    noise = noise_of(pipe, case, dtype).requires_grad_()
-    conditions = leaves(cond)
-    names = [*(f"`{name}`" for name in ("noise", *conditions))]
-    names += ["LoRA weights"] if lora else []
-    return pipe, noise, cond, names, [noise, *conditions.values(), *lora]
+        sampler, _ = sampler_of(pipe, case)
+        if dtype == torch.float64:
+            unround_(pipe)
+        return Prepared(pipe, sampler, noise, cond, {"noise": noise, **leaves(cond)}, lora)
+
+    return get
 
 
 def kept_double(dtype):
@@ -241,56 +267,53 @@ def kept_double(dtype):
 
 
 @pytest.fixture(scope="module")
-def both_gradients(pipes):
-    """The names of a case's inputs, and our gradient and the stock pipeline's for each of them."""
+def both_gradients(prepared):
+    """Our gradient and the stock pipeline's for each input of a case."""
 
     @functools.cache
-    def get(case_name, dtype):
-        case = next(case for case in CASES if case.name == case_name)
-        pipe, noise, cond, names, inputs = prepared(pipes(case), case, dtype)
-        sampler, _ = sampler_of(pipe, case)
-        if dtype == torch.float64:
-            unround_(pipe)
-        ours = sampler(noise, generator=torch.Generator().manual_seed(5), **cond)
+    def get(case, dtype):
+        it = prepared(case, dtype)
+        ours = it.sampler(it.noise, generator=torch.Generator().manual_seed(5), **it.cond)
         with kept_double(dtype):
-            theirs = run_stock(pipe, case, case.stock(pipe, noise, cond), with_gradient)
-        return names, gradients(ours, inputs), gradients(theirs, inputs)
+            theirs = run_stock(it.pipe, case, case.stock(it.pipe, it.noise, it.cond), with_gradient)
+        return gradients(ours, it.targets), gradients(theirs, it.targets)
 
     return get
 
 
 @each_case
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
-def test_gradient(both_gradients, found, case, dtype):
+def test_gradient(prepared, both_gradients, found, case, dtype):
     if dtype == torch.float64 and not case.double:
         pytest.skip("the stock pipeline does not run in float64")
-    found[case.name].inputs, ours, theirs = both_gradients(case.name, dtype)
+    ours, theirs = both_gradients(case, dtype)
     tolerance = 1e-4 if dtype == torch.float32 else 1e-9
-    exact = both_gradients(case.name, torch.float64)[2] if case.double else theirs
+    exact = both_gradients(case, torch.float64)[1] if case.double else theirs
     assert_same_gradients(ours, theirs, tolerance, exact)
+    it = prepared(case, dtype)
+    found[case.name].inputs = [*(f"`{name}`" for name in it.inputs)]
+    found[case.name].inputs += ["LoRA weights"] if it.lora else []
     found[case.name].tolerances.append(f"{tolerance:.0e}".replace("e-0", "e-"))
 
 
 @each_case
-def test_the_stock_call_is_differentiable(pipes, both_gradients, found, case):
+def test_the_stock_call_is_differentiable(prepared, both_gradients, found, case):
     dtype = torch.float64 if case.double else torch.float32
-    pipe, noise, cond, _, inputs = prepared(pipes(case), case, dtype)
-    if case.double:
-        unround_(pipe)
-    arguments = case.stock(pipe, noise, cond)
+    it = prepared(case, dtype)
+    arguments = case.stock(it.pipe, it.noise, it.cond)
 
     def call(pipe, **rest):
         return pipe(**rest)
 
     if case.numpy:
-        with adp.differentiable(pipe), pytest.raises(ValueError, match="NumPy"):
-            run_stock(pipe, case, arguments, call)
+        with adp.differentiable(it.pipe), pytest.raises(ValueError, match="NumPy"):
+            run_stock(it.pipe, case, arguments, call)
         return
     with kept_double(dtype):
-        with adp.differentiable(pipe):
-            sample = run_stock(pipe, case, arguments, call)
-        ours = gradients(sample, inputs)
-    _, _, theirs = both_gradients(case.name, dtype)
+        with adp.differentiable(it.pipe):
+            sample = run_stock(it.pipe, case, arguments, call)
+        ours = gradients(sample, it.targets)
+    _, theirs = both_gradients(case, dtype)
     assert_same_gradients(ours, theirs, 1e-9 if case.double else 1e-4)
     found[case.name].stock_call = True
 

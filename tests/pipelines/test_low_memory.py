@@ -24,14 +24,24 @@ SWITCHES = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def build(tmp_path_factory):
     return lambda: build_pipeline(tmp_path_factory.mktemp("tokenizer"))
 
 
+def some_noise():
+    return torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
 @pytest.fixture
 def noise():
-    return torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    return some_noise()
+
+
+@pytest.fixture(scope="module")
+def expected(build):
+    """The gradients of the pipeline as it is."""
+    return gradients(build(), some_noise())
 
 
 def conditioning():
@@ -65,8 +75,7 @@ def worst(ours, expected):
     [*((name,) for name in SWITCHES), *itertools.combinations(SWITCHES, 2), tuple(SWITCHES)],
     ids="+".join,
 )
-def test_the_gradient_is_the_same(build, noise, names):
-    expected = gradients(build(), noise)
+def test_the_gradient_is_the_same(build, noise, expected, names):
     pipe = build()
     for name in names:
         SWITCHES[name](pipe)
@@ -102,8 +111,7 @@ def test_checkpointing_saves_activations(build, noise):
     ("dtype", "tolerance"), [(torch.bfloat16, 0.1), (torch.float16, 0.01)], ids=str
 )
 @pytest.mark.parametrize("names", [(), ("checkpointing", "attention_slicing")], ids="+".join)
-def test_half_precision_weights(build, noise, dtype, tolerance, names):
-    expected = gradients(build(), noise)
+def test_half_precision_weights(build, noise, expected, dtype, tolerance, names):
     pipe = build().to(dtype)
     for name in names:
         SWITCHES[name](pipe)
