@@ -128,6 +128,25 @@ def test_clipping_that_no_denoiser_can_do_is_refused(pipe, prediction_type, clip
         adp.from_pipeline(pipe, 4, scheduler=DDIMScheduler(**settings))
 
 
+@pytest.mark.parametrize(
+    ("prompt", "message"), [([], "empty: give one for each"), (None, "the empty prompt is")]
+)
+def test_no_prompt_is_told(pipe, prompt, message):
+    with pytest.raises(ValueError, match=message):
+        adp.encode_prompt(pipe, prompt)
+
+
+def test_prompts_in_a_tuple_are_those_of_a_list(pipe):
+    ours = adp.encode_prompt(pipe, ("a", "b"), ("c", "d"))
+    torch.testing.assert_close(ours, adp.encode_prompt(pipe, ["a", "b"], ["c", "d"]))
+
+
+@pytest.mark.parametrize("steps", [2.5, "3"])
+def test_steps_are_whole_numbers(pipe, steps):
+    with pytest.raises(TypeError, match="num_inference_steps must be a whole number"):
+        adp.from_pipeline(pipe, steps)
+
+
 def test_a_scheduler_that_does_not_say_what_is_predicted_is_refused(pipe):
     with pytest.raises(ValueError, match="config of IPNDMScheduler says what its network predicts"):
         adp.from_pipeline(pipe, 4, scheduler=IPNDMScheduler())

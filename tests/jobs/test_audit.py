@@ -296,6 +296,12 @@ def test_rows_that_make_no_item(tmp_path: Path) -> None:
     path.write_text("prompt,colour\na,b\n")
     with pytest.raises(ValueError, match=r"line 2 of .* unknown column colour"):
         audit_items(replace(config, prompts_file=path))
+    path.write_text("prompt,label\n")
+    with pytest.raises(ValueError, match="has no rows"):
+        audit_items(replace(config, prompts_file=path))
+    path.write_text(f"prompt,label\na,{LABELS[0]}\n", encoding="utf-16")
+    with pytest.raises(ValueError, match="is not in UTF-8"):
+        audit_items(replace(config, prompts_file=path))
     path.write_text("prompt,label\na,\n")
     with pytest.raises(ValueError, match=r"line 2 of .* has no label"):
         audit_items(replace(config, prompts_file=path))

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, EulerAncestralDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
+from families_pixart import build_sigma as build_pixart
 from families_stable_diffusion_3 import build as build_sd3
 from families_stable_diffusion_xl import build as build_sdxl
 from tiny_pipeline import build_pipeline, write_assets
@@ -134,8 +135,12 @@ def test_a_small_update_goes_downhill(tiny: Path, tmp_path: Path, content_weight
     assert after < before
 
 
-def test_content_is_that_of_the_pictures_before_any_update(tiny: Path, tmp_path: Path) -> None:
-    config = small(tmp_path, tiny, learning_rate=0.03)
+@pytest.mark.parametrize(
+    "scheduler", [None, EulerAncestralDiscreteScheduler()], ids=["deterministic", "ancestral"]
+)
+def test_content_is_that_of_the_pictures_before_any_update(scheduler: Any, tmp_path: Path) -> None:
+    build_pipeline(tmp_path, scheduler).save_pretrained(tmp_path / "pipe")
+    config = small(tmp_path, tmp_path / "pipe", learning_rate=0.03)
     drawn: list[Tensor] = []
 
     class Watched(Stylization):
@@ -158,6 +163,14 @@ def test_content_is_that_of_the_pictures_before_any_update(tiny: Path, tmp_path:
         assert losses == pytest.approx(expected, rel=1e-5)
         bases.append(torch.stack([base for _, base in drawn]))
     torch.testing.assert_close(*bases)
+
+
+def test_an_adapter_that_no_pipeline_could_load_is_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    build_pixart(tmp_path / "parts").save_pretrained(tmp_path / "pipe")
+    with pytest.raises(ValueError, match=r"no load_lora_weights, .* \(trainable\)"):
+        run_stylize(small(tmp_path / "run", tmp_path / "pipe"), brightness)
+    assert not (tmp_path / "run").exists()
 
 
 def test_parts_of_the_pipeline_in_place_of_an_adapter(tiny: Path, tmp_path: Path) -> None:

@@ -76,6 +76,8 @@ def test_a_network_that_was_never_taught_the_classes_is_refused(classifier, tmp_
     classifier.model.base_model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"lacks 2 weights of its .*they would be random numbers"):
         ImageClassifier.from_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"holds no config\.json"):
+        ImageClassifier.from_pretrained(tmp_path.parent)
 
 
 def test_labels_must_fit_the_logits(classifier):

@@ -63,6 +63,12 @@ def test_lora(family, tmp_path):
     sampler, _ = sampler_of(pipe, case)
     with torch.no_grad():
         before = sampler(noise, **cond)
+    for unfit, message in (
+        ({"rank": 0}, "rank must be"),
+        ({"target_modules": ["x"]}, "is called x"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            add_lora(pipe, **unfit)
     adapter = add_lora(pipe, rank=2)
     after = sampler(noise, **cond)
     assert torch.allclose(before, after)

@@ -23,8 +23,14 @@ def load_whole_model(auto_class: Any, folder: str | Path) -> Any:
 
     Raises:
         ValueError: the weights are pickled, or some are missing.
+        FileNotFoundError: the folder holds no model.
     """
     refuse_pickled_weights(folder)
+    if Path(folder).is_dir() and not (Path(folder) / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder} holds no config.json, so it is no model of transformers; save one there "
+            "with save_pretrained"
+        )
     model, found = auto_class.from_pretrained(
         folder,
         dtype=torch.float32,

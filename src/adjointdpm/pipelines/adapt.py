@@ -187,8 +187,16 @@ def encode_prompt(
         negative one of each as ``negative_<name>``.
 
     Raises:
-        ValueError: the pipeline has no adapter, or is unconditional.
+        ValueError: the pipeline has no adapter, or is unconditional; or there is no prompt.
     """
+    if isinstance(prompt, list | tuple) and not prompt:
+        raise ValueError("the list of prompts is empty: give one for each sample")
+    if prompt is None and not any(name.endswith("embeds") for name in arguments):
+        raise ValueError('prompt is None; the empty prompt is ""')
+    # Diffusers knows lists only.
+    prompt, negative_prompt = (
+        list(given) if isinstance(given, tuple) else given for given in (prompt, negative_prompt)
+    )
     size = Size(height, width, num_frames)
     request = PromptRequest(prompt, negative_prompt, guidance, size, arguments)
     family = family_of(pipe)

@@ -6,6 +6,7 @@ import copy
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -68,6 +69,10 @@ class SchedulerRun:
         requested = {key: value for key, value in requested.items() if value is not None}
         if not {"num_inference_steps", "timesteps", "sigmas"} & set(requested):
             raise ValueError("give num_inference_steps, timesteps or sigmas")
+        if num_inference_steps is not None and not isinstance(num_inference_steps, Integral):
+            raise TypeError(
+                f"num_inference_steps must be a whole number, not {num_inference_steps!r}"
+            )
         if num_inference_steps is not None and num_inference_steps < 1:
             raise ValueError(f"num_inference_steps must be at least 1, not {num_inference_steps}")
         self._check_taken("set_timesteps", scheduler.set_timesteps, requested)

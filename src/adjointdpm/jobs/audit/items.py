@@ -30,7 +30,7 @@ def audit_items(config: AuditConfig) -> list[dict[str, Any]]:
         its own, counted from the settings'.
 
     Raises:
-        ValueError: the file lacks a column, or has an empty or an unknown one.
+        ValueError: the file is empty or not in UTF-8, or a column is missing, empty or unknown.
         FileNotFoundError: there is no such file.
     """
     rows: list[Mapping[str, Any]]
@@ -38,7 +38,12 @@ def audit_items(config: AuditConfig) -> list[dict[str, Any]]:
         concepts = read_concepts(assets_folder() / "concepts.json")
         rows = [*embedded_prompts(concepts, config.num_prompts or EMBEDDED_PROMPTS)]
     else:
-        rows = list(_read(Path(config.prompts_file)))[: config.num_prompts]
+        try:
+            rows = list(_read(Path(config.prompts_file)))[: config.num_prompts]
+        except UnicodeDecodeError:
+            raise ValueError(f"{config.prompts_file} is not in UTF-8; save it so") from None
+        if not rows:
+            raise ValueError(f"{config.prompts_file} has no rows")
     items: dict[str, dict[str, Any]] = {}
     for number, row in enumerate(rows):
         for copy in range(config.num_images_per_prompt):
