@@ -12,16 +12,22 @@ import pytest
 TESTS = Path(__file__).parent
 LONGEST = (
     "pipelines/test_families.py",
-    "test_coarse.py",
     "jobs/test_audit.py",
+    "test_documented_code.py",
+    "jobs/test_embed.py",
     "jobs/test_stylize.py",
+    "test_continuous.py",
+    "test_distributed.py",
     "test_solvers.py",
-    "test_recompute.py",
+    "test_compile.py",
+    "test_coarse.py",
     "test_gradients.py",
     "test_benchmarks.py",
-    "jobs/test_embed.py",
-    "test_tour.py",
+    "pipelines/test_decode.py",
     "jobs/test_guide.py",
+    "pipelines/test_low_memory.py",
+    "test_recompute.py",
+    "test_tour.py",
 )
 """The files that take longest go first, so that no process ends long after the others."""
 
