@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -50,6 +51,11 @@ def _same_random_numbers() -> None:
     import torch
 
     torch.manual_seed(0)
+
+
+def pytest_collection_finish() -> None:
+    # What was imported is there to the end: collections of garbage need not look through it.
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)

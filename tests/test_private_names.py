@@ -22,6 +22,7 @@ DIFFUSERS = {
     "_lora_loadable_modules": {"formats"},  # the parts that an adapter is saved of
     "_name_or_path": {"formats"},  # where a pipeline was loaded from
     "_num_timesteps": HERE,  # set by a pipeline when its loop begins
+    "_pack_latents": HERE,  # asked for, not called: what pipelines that pack have
     "_prepare_rotary_positional_embeddings": HERE,  # CogVideoX's
 }
 ACCELERATE = {"_hf_hook": {"decoding", "pipelines", "recompute"}}  # a module that is offloaded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import chain
 from statistics import fmean
 from typing import Any
@@ -88,6 +88,46 @@ def _styles(first: str, runs: dict[str, str]) -> str:
 def styles() -> str:
     """Return what becomes of style and content, by picture and way."""
     return _styles("", STYLES)
+
+
+def style_run(run: str, name: str = "stylize") -> dict[str, Any]:
+    """Return one run of stylize.json, or of another file of such runs."""
+    return read(name)["rows"][run]
+
+
+def style_fall(run: str, network: str = "classifier", *, usual: bool = False) -> str:
+    """Return by how much a run lowers a Gram distance.
+
+    Args:
+        run: as stylize.json calls it.
+        network: whose features.
+        usual: with the pictures drawn as people draw.
+    """
+    found = style_run(run)
+    return f"{(found['usual'] if usual else found)[network]['reduction']:.0%}"
+
+
+def style_kept(run: str, *, usual: bool = False) -> str:
+    """Return how many pictures are recognised after a run, of those that were before."""
+    found = style_run(run)
+    row = found["usual"] if usual else found
+    return f"{row['still_recognised']} of {row['recognised_before']}"
+
+
+def style_kept_share(run: str) -> str:
+    """Return the same as a share."""
+    found = style_run(run)
+    return f"{found['still_recognised'] / found['recognised_before']:.0%}"
+
+
+def style_seconds(end: Callable[[Iterable[float]], float]) -> float:
+    """Return the fewest or the most CPU seconds of an adapter's training.
+
+    Args:
+        end: ``min`` or ``max``.
+    """
+    rows = read("stylize")["rows"].items()
+    return end(row["cpu_seconds"] for name, row in rows if "/sampler/" in name)
 
 
 def styles_by_weight() -> str:

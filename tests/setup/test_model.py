@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -31,22 +32,42 @@ BUILD: dict[str, Callable[[Path], Any]] = {
 STOCHASTIC = ("ancestral", "LCM")
 
 
-@pytest.fixture(scope="module", params=BUILD)
-def model(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Model:
-    folder = tmp_path_factory.mktemp(request.param)
-    BUILD[request.param](folder).save_pretrained(folder / "pipe")
-    config = SamplerConfig(folder / "pipe", num_inference_steps=3, guidance_scale=2.0)
-    model = load_model(config, torch.device("cpu"))
-    model.pipe.set_progress_bar_config(disable=True)
-    assert (model.sampler.plan.num_draws > 0) == (request.param in STOCHASTIC)
-    return model
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Model]:
+    @functools.cache
+    def load(name: str) -> Model:
+        folder = tmp_path_factory.mktemp(name)
+        BUILD[name](folder).save_pretrained(folder / "pipe")
+        config = SamplerConfig(folder / "pipe", num_inference_steps=3, guidance_scale=2.0)
+        model = load_model(config, torch.device("cpu"))
+        model.pipe.set_progress_bar_config(disable=True)
+        assert (model.sampler.plan.num_draws > 0) == (name in STOCHASTIC)
+        return model
+
+    return load
 
 
-@pytest.mark.parametrize("negative", [None, "c d"])
-@pytest.mark.parametrize("by_single_steps", [False, True])
+@pytest.mark.parametrize(
+    ("name", "negative", "by_single_steps"),
+    [
+        ("StableDiffusion", None, False),
+        ("StableDiffusion", "c d", False),
+        ("StableDiffusion", "c d", True),
+        ("StableDiffusion3", "c d", False),
+        ("ancestral", "c d", False),
+        ("ancestral", None, True),
+        ("LCM", None, False),
+        ("Flux", None, False),
+    ],
+)
 def test_the_code_of_a_report_draws_the_pictures(
-    model: Model, negative: str | None, by_single_steps: bool, tmp_path: Path
+    loaded: Callable[[str], Model],
+    name: str,
+    negative: str | None,
+    by_single_steps: bool,
+    tmp_path: Path,
 ) -> None:
+    model = loaded(name)
     if by_single_steps:
         model = model.by_single_steps()
     noise = model.noise(2, torch.Generator().manual_seed(0))
@@ -73,8 +94,10 @@ def test_the_code_of_a_report_draws_the_pictures(
     torch.testing.assert_close(images.detach(), expected, rtol=0, atol=0.51 / 255)
 
 
+@pytest.mark.parametrize("name", ["StableDiffusion", *STOCHASTIC])
 @torch.no_grad()
-def test_a_noise_has_one_picture(model: Model) -> None:
+def test_a_noise_has_one_picture(loaded: Callable[[str], Model], name: str) -> None:
+    model = loaded(name)
     noise = model.noise(3, torch.Generator().manual_seed(0))
     cond = model.encode(["a b"] * 3)
     samples = model.sample(noise, **cond)

@@ -124,7 +124,9 @@ def _check_whole(pipe: Any, variant: str | None, given: Set[str]) -> None:
         of_transformers = isinstance(part, PreTrainedModel) and name not in given
         if not of_transformers or getattr(part, "hf_quantizer", None) is not None:
             continue
-        folder = Path(part.name_or_path)  # also of what came from the hub
+        folder = Path(part.name_or_path)  # in the cache, for what came from the hub
+        if not folder.is_dir():
+            continue
         # Diffusers reads the usual files of a part that has none of the variant.
         has_variant = variant is not None and any(folder.glob(f"*.{variant}*"))
         _, found = type(part).from_pretrained(
