@@ -58,6 +58,7 @@ bench-full: setup
 	$(BIN)/python benchmarks/gradients.py
 	$(BIN)/python benchmarks/coarse_steps.py
 	$(BIN)/python benchmarks/stability.py
+	$(BIN)/python benchmarks/low_memory.py --output_dir docs/benchmarks
 	$(BIN)/python benchmarks/exponential.py
 	$(BIN)/python benchmarks/exponential.py --networks embedded --calls 5 10 20
 	$(BIN)/python benchmarks/audit.py audit batching methods training

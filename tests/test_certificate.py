@@ -353,6 +353,28 @@ def test_a_gradient_that_is_zero_is_no_error() -> None:
     assert [target.name for target in certificate.targets] == ["noise", "emb"]
     assert certificate.targets[1].norm == certificate.targets[1].relative_error == 0
     assert certificate.passed
+    assert "zero" not in certificate.verdict
+    nothing = certify(sampler, torch.randn(3, 4), lambda x: 0 * x.sum(1), emb=emb)
+    assert nothing.verdict.startswith("exact, and zero")
+    cut = Sampler(sampler.denoiser, plan, Truncated(2))
+    missed = certify(cut, torch.randn(3, 4), _Cubed(), max_error=2.0, emb=emb)
+    assert missed.targets[0].norm == 0
+    assert missed.verdict.startswith("good: the gradient is off by at most 1 ")
+
+
+@pytest.mark.parametrize(
+    ("objective", "message"),
+    [
+        (lambda x: x, "not shape"),
+        (lambda x: 1.0, "not 1.0"),
+        (lambda x: x.detach().sum(), "has no gradient"),
+    ],
+)
+def test_objectives_without_a_gradient_or_with_too_many_numbers_are_refused(
+    objective: Any, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        certify(_sampler(Exact()), torch.randn(3, 4), objective, emb=torch.randn(3, 3))
 
 
 def test_progress_is_told_in_words() -> None:

@@ -129,7 +129,7 @@ def test_clipping_that_no_denoiser_can_do_is_refused(pipe, prediction_type, clip
 
 
 @pytest.mark.parametrize(
-    ("prompt", "message"), [([], "empty: give one for each"), (None, "the empty prompt is")]
+    ("prompt", "message"), [([], "empty: give one for each"), (None, "pass a prompt")]
 )
 def test_no_prompt_is_told(pipe, prompt, message):
     with pytest.raises(ValueError, match=message):

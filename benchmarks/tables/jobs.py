@@ -72,7 +72,7 @@ def ways_by_setting() -> str:
     return _guided((key, key) for key in read("guide")["summaries"] if ", " in key)
 
 
-def _styles(first: str, runs: dict[str, str]) -> str:
+def _styles(first: str, runs: dict[str, str], name: str = "stylize") -> str:
     def cells(row: dict[str, Any]) -> list[str]:
         changes = [f"{-row[name]['reduction']:+.0%}" for name in ("classifier", "vgg16-hed")]
         low, high = row["still_recognised_low"], row["still_recognised_high"]
@@ -81,13 +81,27 @@ def _styles(first: str, runs: dict[str, str]) -> str:
 
     return table(
         [first, "Gram distance, optimised", "Gram distance, VGG16", "still recognised"],
-        ([name, *cells(read("stylize")["rows"][run])] for name, run in runs.items()),
+        ([called, *cells(read(name)["rows"][run])] for called, run in runs.items()),
     )
 
 
 def styles() -> str:
     """Return what becomes of style and content, by picture and way."""
     return _styles("", STYLES)
+
+
+def styles_of_longer_runs() -> str:
+    """Return the same for runs with more updates, in the order of their updates and weights."""
+
+    def key(run: str) -> tuple[int, str, float]:
+        picture, _, weight, updates = run.split("/")
+        return int(updates), picture, float(weight)
+
+    names = {}
+    for run in sorted(read("stylize_longer")["rows"], key=key):
+        updates, picture, weight = key(run)
+        names[f"{picture}, {updates} updates, {weight:g}"] = run
+    return _styles("", names, "stylize_longer")
 
 
 def style_run(run: str, name: str = "stylize") -> dict[str, Any]:
@@ -263,15 +277,19 @@ def words_without() -> str:
 def words_by_method() -> str:
     """Return how often the judge sees the words that another method than `Exact` was given too."""
     found = {(row["method"], row["concept"]): row for row in chain(*map(words, TEACHERS))}
-    given = [row["concept"] for row in words() if ("coarse", row["concept"]) in found]
+    given = [
+        row["concept"] for row in words() if all((m, row["concept"]) in found for m in TEACHERS)
+    ]
 
     def line(method: str) -> list[str]:
-        rows = {word: found[method, word] for word in given if (method, word) in found}
+        rows = [found[method, word] for word in given]
         return [
             TEACHERS[method],
-            f"{fmean(row['cpu_seconds'] for row in rows.values()):.0f}" if rows else "",
-            *(_seen(rows[word]["after"]) if word in rows else "" for word in given),
-            _seen(_pooled(row["usual"] for row in rows.values())),
+            f"{fmean(row['cpu_seconds'] for row in rows):.0f}",
+            *(_seen(row["after"]) for row in rows),
+            _seen(_pooled(row["after"] for row in rows)),
+            _seen(_pooled(row["usual"] for row in rows)),
         ]
 
-    return table(["method", "CPU s a word", *given, "all, in a trained style"], map(line, TEACHERS))
+    head = ["method", "CPU s a word", *given, "all", "all, in a trained style"]
+    return table(head, map(line, TEACHERS))

@@ -133,18 +133,13 @@ def _stack(name: str, without: Any, with_: Any, batch: int) -> Any:
             "pass tensors, or use guidance_passes='sequential'"
         )
     shapes = [tuple(leaf.shape) for leaf in (without, with_)]
-    for called, shape in zip((f"{NEGATIVE}{name}", name), shapes, strict=True):
-        if shape and shape[0] not in (1, batch):
-            raise ValueError(
-                f"{called} has the shape {shape}, which is of {shape[0]} samples, but the noise is "
-                f"a batch of {batch}: give as many prompts as noises, or one"
-            )
     fitting = shapes[0][1:] == shapes[1][1:] and all(s[:1] in ((1,), (batch,)) for s in shapes)
     if not (fitting and is_dense(without) and is_dense(with_)):
         raise ValueError(
-            f"{NEGATIVE}{name} has the shape {shapes[0]} and {name} {shapes[1]}; batched guidance "
-            f"needs dense tensors of equal shapes that start with the batch of {batch} or 1 (pad "
-            "them, or use guidance_passes='sequential')"
+            f"the negative one of {name} has the shape {shapes[0]}, and {name} {shapes[1]}. "
+            "Batched guidance needs dense tensors of equal shapes that start with the batch of "
+            f"{batch}, that of the noise, or with 1. Give as many prompts as noises, or one; pad "
+            "what is shorter; or use guidance_passes='sequential'"
         )
     rows = [leaf.expand(batch, *leaf.shape[1:]) for leaf in (without, with_)]
     return torch.cat(rows)

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
@@ -379,13 +380,13 @@ class _TabulatedVP(Schedule):
     ratios: tuple[float, ...]
     t_min: float = 0.0
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def _table(self) -> np.ndarray:
         # Steppers ask for single times, each of which would read the tuple anew.
-        object.__setattr__(self, "_table", np.array(self.ratios, dtype=np.float64))
+        return np.array(self.ratios, dtype=np.float64)
 
     def _ratios(self, device: torch.device) -> Tensor:
-        table: np.ndarray = self._table  # type: ignore[attr-defined]
-        return torch.from_numpy(table).to(device)
+        return torch.from_numpy(self._table).to(device)
 
     @property
     def t_max(self) -> float:  # type: ignore[override]

@@ -168,7 +168,7 @@ def test_content_is_that_of_the_pictures_before_any_update(scheduler: Any, tmp_p
 def test_an_adapter_that_no_pipeline_could_load_is_refused_before_the_work(tmp_path: Path) -> None:
     (tmp_path / "parts").mkdir()
     build_pixart(tmp_path / "parts").save_pretrained(tmp_path / "pipe")
-    with pytest.raises(ValueError, match=r"no load_lora_weights, .* \(trainable\)"):
+    with pytest.raises(ValueError, match=r"loads no LoRA .* \(trainable\)"):
         run_stylize(small(tmp_path / "run", tmp_path / "pipe"), brightness)
     assert not (tmp_path / "run").exists()
 

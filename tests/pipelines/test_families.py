@@ -95,6 +95,7 @@ def to_double(pipe):
         name: copy.deepcopy(part).double() if isinstance(part, nn.Module) else part
         for name, part in pipe.components.items()
     }
+    components["scheduler"] = copy.deepcopy(pipe.scheduler)
     config = {k: v for k, v in pipe.config.items() if k not in components and k[0] != "_"}
     doubled = type(pipe)(**components, **config)
     doubled.set_progress_bar_config(disable=True)
@@ -247,6 +248,7 @@ def prepared(pipes, drawn):
         else:
             pipe = copy.copy(pipes(case))
             setattr(pipe, case.denoiser, copy.deepcopy(getattr(pipe, case.denoiser)))
+            pipe.scheduler = copy.deepcopy(pipe.scheduler)
             lora = add_lora(pipe, case) if case.lora_targets else []
         noise = noise_of(pipe, case, dtype).requires_grad_()
         cond = pytree.tree_map_only(

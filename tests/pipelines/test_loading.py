@@ -68,6 +68,9 @@ def test_variant(folder):
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".fp16.safetensors"))
     assert adp.load_pipeline(folder, variant="fp16").unet is not None
+    words = folder / "text_encoder" / "model.safetensors"
+    words.rename(words.with_suffix(".fp16.safetensors"))
+    assert adp.load_pipeline(folder, variant="fp16").text_encoder is not None
 
 
 def test_cache_of_the_hub(cache, monkeypatch):

@@ -65,7 +65,8 @@ def test_lora(family, tmp_path):
         before = sampler(noise, **cond)
     for unfit, message in (
         ({"rank": 0}, "rank must be"),
-        ({"target_modules": ["x"]}, "is called x"),
+        ({"target_modules": ["x"]}, "has a name that ends in x"),
+        ({"target_modules": []}, "has a name that ends in nothing"),
     ):
         with pytest.raises(ValueError, match=message):
             add_lora(pipe, **unfit)

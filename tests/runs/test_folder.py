@@ -1,6 +1,7 @@
 """The folder of a run: its own, checked before the work begins, and opened again to go on."""
 
 import json
+import multiprocessing
 import os
 import re
 from dataclasses import dataclass, fields
@@ -236,3 +237,40 @@ def test_two_runs_never_write_into_one_folder_at_a_time(tmp_path):
     assert contents(where) == ["run.json", "x.txt"]
     with run_folder(where, "test", overwrite=True):
         assert contents(where) == ["run.json"]
+
+
+def _hold(folder, pipe):
+    with run_folder(folder, "test"):
+        pipe.send("held")
+        pipe.recv()
+
+
+def test_a_run_that_is_killed_holds_its_folder_no_longer(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_hold, args=(tmp_path / "run", theirs))
+    process.start()
+    assert ours.recv() == "held"
+    with (
+        pytest.raises(FileExistsError, match="another run is writing into"),
+        run_folder(tmp_path / "run", "test", overwrite=True, room=2**80),
+    ):
+        pass
+    assert contents(tmp_path / "run") == ["run.json"]
+    process.kill()
+    process.join()
+    with run_folder(tmp_path / "run", "test", overwrite=True):
+        assert contents(tmp_path / "run") == ["run.json"]
+
+
+def test_a_process_that_was_forked_in_a_run_does_not_hold_its_folder(tmp_path):
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+    with run_folder(tmp_path, "test") as folder:
+        child = context.Process(target=theirs.recv)
+        child.start()
+        (folder / "x.txt").write_text("x")
+    with run_folder(tmp_path, "test", overwrite=True):
+        assert contents(tmp_path) == ["run.json"]
+    ours.send("end")
+    child.join()

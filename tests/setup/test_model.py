@@ -78,7 +78,7 @@ def test_the_code_of_a_report_draws_the_pictures(
         expected = model.decode(model.sampler(moved, generator=on_the_way, **cond))
     saved = Noise(
         moved.detach(),
-        draws=model.draws(on_the_way, noise),
+        draws=model.draws(noise),
         num_inference_steps=3,
         guidance_scale=2.0,
         prompt=["a b", "b a"],

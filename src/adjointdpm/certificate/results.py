@@ -141,12 +141,12 @@ class Certificate:
                 "hooks on weights has another gradient than derivative (detach, a straight-through "
                 "estimate, a kink)"
             )
-        if not any(t.norm for t in self.targets):
-            return (
-                "exact, and zero: the objective does not change with any target here, so there is "
-                "nothing to follow, and little is shown of the method"
-            )
         if all(word == "exact" for word in words.values()):
+            if not any(target.norm for target in self.targets):
+                return (
+                    "exact, and zero: the objective does not change with any target here, so there "
+                    "is nothing to follow, and little is shown of the method"
+                )
             return "exact: the gradient is that of plain autograd, to rounding"
         return (
             f"good: the gradient is off by at most {worst.relative_error:.2g} of its norm "

@@ -72,10 +72,11 @@ class Subject:
 
     def _value(self, sample: Tensor) -> Tensor:
         value = self._objective(sample.to(self._dtype))
-        if value.shape not in ((), (len(sample),)):
+        if not isinstance(value, Tensor) or value.numel() not in (1, len(sample)):
+            found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
             raise ValueError(
-                f"the objective must return a number, or one for each of the {len(sample)} "
-                f"samples, not the shape {tuple(value.shape)}"
+                f"the objective must return a tensor, of one number or of one for each of the "
+                f"{len(sample)} samples, not {found}"
             )
         if sample.requires_grad and torch.is_grad_enabled() and not value.requires_grad:
             raise ValueError(

@@ -106,15 +106,15 @@ def unwrapped(module: Any) -> Any:
 
 
 def check_saves_lora(pipe: Any) -> None:
-    """Raise unless a pipeline loads LoRA files, and so saves them.
+    """Raise unless a pipeline loads LoRA files for its denoiser, and so saves them.
 
     Raises:
         ValueError: it does not.
     """
     if not {"unet", "transformer"} & set(getattr(pipe, "_lora_loadable_modules", ())):
         raise ValueError(
-            f"{type(pipe).__name__} has no load_lora_weights, so that nothing could load an "
-            "adapter: train parts of the pipeline itself (trainable), such as "
+            f"{type(pipe).__name__} loads no LoRA for its UNet or transformer, so that nothing "
+            "could load an adapter: train parts of the pipeline itself (trainable), such as "
             "trainable=['transformer']"
         )
 

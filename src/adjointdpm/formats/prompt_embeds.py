@@ -213,8 +213,7 @@ def _plain_arguments(tensors: Mapping[str, Tensor]) -> dict[str, Any] | None:
         numbers = iter(sizes[0].tolist())
         for name, count in count_of.items():
             values = tuple(next(numbers) for _ in range(count))
-            pair = tuple(int(value) for value in values)
-            arguments[prefix + name] = pair if count == 2 else values[0]
+            arguments[prefix + name] = values if count == 2 else values[0]
     return arguments
 
 

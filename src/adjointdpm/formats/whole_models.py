@@ -1,4 +1,4 @@
-"""Models of transformers, read whole: it leaves random numbers where a file lacks a weight."""
+"""Models of transformers, read whole: the library makes up what weights a file lacks."""
 
 from __future__ import annotations
 
@@ -53,11 +53,13 @@ def refuse_missing_weights(found: Mapping[str, Any], source: str | Path, model: 
     Raises:
         ValueError: they were.
     """
-    missing = sorted(found["missing_keys"])
+    # Batches that were seen in training are counted there, and nothing reads the count.
+    missing = sorted(k for k in found["missing_keys"] if not k.endswith("num_batches_tracked"))
     if missing:
         named = ", ".join(missing[:3]) + (" ..." if len(missing) > 3 else "")
         raise ValueError(
             f"{source} lacks {len(missing)} weights of its {model} ({named}); they would be random "
             "numbers. Either it was not wholly written or downloaded, or it holds a model of "
-            "another class, or this release of transformers calls the weights otherwise"
+            "another class, or this release of transformers names the weights differently. A part "
+            "of a pipeline that you loaded yourself can be passed to load_pipeline by its name"
         )

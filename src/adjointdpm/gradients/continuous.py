@@ -285,6 +285,7 @@ class _Solve:
 
     def adaptive(self, state: Tensor, points: Sequence[Point], form: Form) -> Tensor:
         """Step from the first to the last point as the tolerances ask; in and out in units of x."""
+        self._network.judge_now()
         method, pair = self._method, PAIRS[self._method.solver]
         assert method.rtol is not None
         atol = method.rtol if method.atol is None else method.atol

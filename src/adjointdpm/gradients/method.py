@@ -148,17 +148,18 @@ class GradientMethod(ABC):
 
 @dataclass(frozen=True)
 class FiniteArrival:
-    """Looks whether the adjoint that arrives at the samples is finite."""
+    """Looks whether the adjoints that arrive at samples, and at what was collected, are finite."""
 
-    adjoint: Tensor
+    adjoints: Sequence[Tensor | None]
 
     def numbers(self) -> Tensor | None:
-        """Return the sum, on the device."""
-        return None if self.adjoint.is_meta else self.adjoint.detach().sum().reshape(1)
+        """Return their sums, on the device."""
+        found = [each.detach() for each in self.adjoints if each is not None and not each.is_meta]
+        return torch.stack([each.sum().to(found[0]) for each in found]) if found else None
 
     def judge(self, found: Sequence[float]) -> None:
-        """Raise FloatingPointError if it is not finite."""
-        if not math.isfinite(found[0]):
+        """Raise FloatingPointError if one is not finite."""
+        if not all(map(math.isfinite, found)):
             raise FloatingPointError(
                 "the gradient that arrives at the samples is not finite, so it was not before it "
                 "went through the sampler: look at the loss, and at the decoder. The loss may be "

@@ -68,8 +68,8 @@ class FunctionObjective(Objective):
         """Return what the function returns, checked to be one number a picture.
 
         Raises:
-            TypeError: it is no tensor, or one without fractions.
-            ValueError: it is not one number a picture.
+            TypeError: it is no tensor.
+            ValueError: it is not one number a picture, or has no fractions.
         """
         options = {"generator": generator} if self._draws else {}
         values = self.function(images.clone(), **options)  # it may write into its own
@@ -77,7 +77,7 @@ class FunctionObjective(Objective):
         if not isinstance(values, Tensor):
             raise TypeError(f"the objective {name} returned a {type(values).__name__}, no tensor")
         if not values.is_floating_point():
-            raise TypeError(
+            raise ValueError(
                 f"the objective {name} returned {values.dtype}: there is no gradient of it. A "
                 "comparison or a count needs a smooth form"
             )

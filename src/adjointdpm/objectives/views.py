@@ -65,7 +65,8 @@ class RandomViews(AveragedViews):
         max_shift: largest shift to either side, as a share of the width or height.
         max_zoom: largest change of size, as a share of it.
         max_color: largest change of brightness, of contrast and of saturation, as a share of each.
-        noise: standard deviation of the noise added to each pixel, of at most `LARGEST_JITTER`.
+        noise: standard deviation of the noise added to each pixel; each value is cut at
+            ±`LARGEST_JITTER`.
     """
 
     def __init__(

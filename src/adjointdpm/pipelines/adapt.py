@@ -192,7 +192,7 @@ def encode_prompt(
     if isinstance(prompt, list | tuple) and not prompt:
         raise ValueError("the list of prompts is empty: give one for each sample")
     if prompt is None and not any(name.endswith("embeds") for name in arguments):
-        raise ValueError('prompt is None; the empty prompt is ""')
+        raise ValueError('prompt is None: pass a prompt ("" for the empty one) or prompt_embeds')
     # Diffusers knows lists only.
     prompt, negative_prompt = (
         list(given) if isinstance(given, tuple) else given for given in (prompt, negative_prompt)

@@ -78,19 +78,15 @@ def _check_fits(module: nn.Module, rank: int, target_modules: Sequence[str]) -> 
     """Raise before anything is changed: an adapter that fails half-way leaves its traces."""
     if rank < 1:
         raise ValueError(f"rank must be at least 1, not {rank}")
-    names = [name for name, _ in module.named_modules()]
-    missing = [
-        target
-        for target in target_modules
-        if not any(name == target or name.endswith(f".{target}") for name in names)
+    known = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
+    names = [
+        name.removesuffix(".base_layer")  # of one that has an adapter already
+        for name, layer in module.named_modules()
+        if isinstance(layer, known) and ".lora_" not in name
     ]
-    if len(missing) == len(target_modules):
-        layers = {name.rsplit(".", 1)[-1] for name, m in module.named_modules() if _is_linear(m)}
+    if not any(f".{name}".endswith(f".{target}") for name in names for target in target_modules):
+        ends = sorted({".".join(name.split(".")[-2:]) for name in names})
         raise ValueError(
-            f"no layer of {type(module).__name__} is called {' or '.join(missing)}; its linear and "
-            f"convolutional layers end in {', '.join(sorted(layers))}"
+            f"no linear or convolutional layer of {type(module).__name__} has a name that ends in "
+            f"{' or '.join(target_modules) or 'nothing'}; theirs end in {', '.join(ends)}"
         )
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Embedding)

@@ -140,10 +140,9 @@ def _check_clipping(run: SchedulerRun, plan: Plan, denoiser: Denoiser) -> None:
             answers=answers,
         )
     # Each of them: a last step may answer with x_0, and forget what came before it.
-    error = max(
-        float((mine - theirs).abs().amax() / theirs.abs().amax())
-        for mine, theirs in zip([*inputs, sample], own, strict=True)
-    )
+    pairs = zip([*inputs, sample], own, strict=True)
+    errors = [(mine - theirs).abs().amax() / theirs.abs().amax() for mine, theirs in pairs]
+    error = float(torch.stack(errors).amax())
     if not error < CLIPPING_TOLERANCE:
         raise ValueError(
             f"{run.name} clips x_0 but does not take the noise from the clipped x_0, so clipping "

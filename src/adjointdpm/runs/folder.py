@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -79,18 +79,19 @@ def _own_folder(
         if (tracker := getattr(config, "report_to", None)) is not None:
             check_tracker(tracker)
     _check_is_folder(folder)
-    goes_on = is_own_run(folder, job, config)
-    if not goes_on:
-        _check_free(folder, overwrite, can_go_on=config is not None)
     made = [part for part in (folder, *folder.parents) if not part.exists()]
-    if (folder / MARKER).is_file():
-        made = [folder]  # as good as made: it is emptied
-    try:
-        _check_writable(folder, room)
-    except OSError:
-        _remove_unused(folder, made)
-        raise
     with _held(folder):
+        try:
+            goes_on = is_own_run(folder, job, config)
+            if not goes_on:
+                _check_free(folder, overwrite, can_go_on=config is not None)
+            _check_room(folder, room)
+        except BaseException:
+            if made:
+                _remove_unused(folder, made)
+            raise
+        if (folder / MARKER).is_file():
+            made = [folder]  # as good as made: it is emptied
         try:
             if goes_on:
                 remove_partial(folder)
@@ -104,29 +105,47 @@ def _own_folder(
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Hold a folder against other runs for the length of the block; its end, killed too, frees it.
+    """Make a folder, and hold it against other runs to the end of the block, or of the process.
 
     Raises:
         FileExistsError: a run that is alive holds it.
+        OSError: it cannot be made or written to.
     """
+    _make(folder)
     if fcntl is None:
         yield
         return
     handle = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(handle)
-        raise FileExistsError(
-            f"another run is writing into output_dir {folder} now: wait for its end, or name "
-            "another folder"
-        ) from None
-    except OSError:  # a network's file system that holds nothing
-        pass
-    try:
+        if not _lock(handle) or not _is_still(folder, handle):
+            raise FileExistsError(
+                f"another run is writing into output_dir {folder} now: wait for its end, or name "
+                "another folder"
+            )
         yield
     finally:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)  # a process that was forked here has the handle too
         os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Return whether nobody else holds a folder."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a network's file system that holds nothing
+        pass
+    return True
+
+
+def _is_still(folder: Path, handle: int) -> bool:
+    """Return whether a folder is the one that was opened: its run may just have removed it."""
+    try:
+        return os.path.samestat(os.fstat(handle), folder.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _check_is_folder(folder: Path) -> None:
@@ -156,7 +175,8 @@ def _check_free(folder: Path, overwrite: bool, can_go_on: bool) -> None:
         raise FileExistsError(f"output_dir {folder} is not emptied: you are working in it")
 
 
-def _check_writable(folder: Path, room: int) -> None:
+def _make(folder: Path) -> None:
+    """Make a folder, or raise if it cannot be written to."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -165,6 +185,9 @@ def _check_writable(folder: Path, room: int) -> None:
         raise PermissionError(f"output_dir {folder} cannot be written to; name another") from None
     except OSError as error:
         raise OSError(f"output_dir {folder} cannot be written to: {error.strerror}") from None
+
+
+def _check_room(folder: Path, room: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < room:
         raise OSError(

@@ -80,13 +80,9 @@ class Model:
         """Return the same with DDIM at the times of the sampler, whose steps can be repeated."""
         return replace(self, sampler=one_step_sampler(self.sampler), in_single_steps=True)
 
-    def draws(self, source: CounterNoise | None, noise: Tensor) -> Tensor | None:
-        """Return all that is drawn on the way, (num_draws, batch, ...), for a file.
-
-        Args:
-            source: of `on_the_way`.
-            noise: (batch, ...) latents.
-        """
+    def draws(self, noise: Tensor) -> Tensor | None:
+        """Return all that is drawn on the way of noises, (num_draws, batch, ...), for a file."""
+        source = self.on_the_way(noise)
         if source is None:
             return None
         return torch.stack([source(i, noise) for i in range(self.sampler.plan.num_draws)])

@@ -159,7 +159,7 @@ class _Attached(torch.autograd.Function):
         sweep.collected = collected
         with network.reversing():
             if sweep.run.check_finite:
-                network.judge_later(FiniteArrival(adjoint))
+                network.judge_later(FiniteArrival((adjoint, *collected)))
             noise, draws = sweep.backward(adjoint, noise_needed, draws_needed)
             others = sweep.gradients()
             if sweep.run.check_finite:

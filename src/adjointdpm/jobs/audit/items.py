@@ -41,7 +41,7 @@ def audit_items(config: AuditConfig) -> list[dict[str, Any]]:
         try:
             rows = list(_read(Path(config.prompts_file)))[: config.num_prompts]
         except UnicodeDecodeError:
-            raise ValueError(f"{config.prompts_file} is not in UTF-8; save it so") from None
+            raise ValueError(f"{config.prompts_file} is not in UTF-8; save it as UTF-8") from None
         if not rows:
             raise ValueError(f"{config.prompts_file} has no rows")
     items: dict[str, dict[str, Any]] = {}
@@ -99,7 +99,7 @@ def embedded_prompts(concepts: Concepts, count: int) -> list[dict[str, Any]]:
 
 def _read(path: Path) -> Iterator[Mapping[str, Any]]:
     """Yield the rows of a file of prompts."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         is_csv = path.suffix.lower() == ".csv"
         rows = (
             csv.DictReader(file) if is_csv else (json.loads(line) for line in file if line.strip())

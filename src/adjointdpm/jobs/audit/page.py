@@ -28,7 +28,7 @@ import json
 import adjointdpm as adp
 
 results = [json.loads(line) for line in open("results.jsonl")]
-saved = adp.formats.load_noise(results[0]["noise"])  # of an item that was fooled
+saved = adp.formats.load_noise(results[0]["noise"], pipe.device)  # of one that was fooled
 """
 
 DISTANCE_NAMES = {

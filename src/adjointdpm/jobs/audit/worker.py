@@ -209,13 +209,13 @@ class AuditWorker:
         name = f"{NOISES}/{item['id']}.safetensors"
         noise = Noise(
             iterate.point[None].cpu(),
-            draws=model.draws(model.on_the_way(taken.noise), taken.noise.cpu()),
+            draws=model.draws(taken.noise.cpu()),
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
             prompt=item["prompt"],
             negative_prompt=config.negative_prompt,
             seed=item["seed"],
-            plan=self.sampler.plan.name if item["picture"] else None,
+            plan=self.sampler.plan.name if model.in_single_steps else None,
             provenance=model.provenance,
         )
         save_noise(self._folder / name, noise)

@@ -27,7 +27,7 @@ from .run import Ending, GuideResult
 LOAD_NOISE = """\
 import adjointdpm as adp
 
-saved = adp.formats.load_noise("noise.safetensors")
+saved = adp.formats.load_noise("noise.safetensors", pipe.device)
 """
 
 

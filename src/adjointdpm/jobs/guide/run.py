@@ -153,9 +153,10 @@ class _Guided:
         self._prompts = [config.prompt] * config.num_images
         self.cond: dict[str, Any] = model.encode(self._prompts, config.negative_prompt)
         generator = torch.Generator().manual_seed(config.seed)
-        self.noise = project_to_typical(model.noise(config.num_images, generator))
+        self._start = model.noise(config.num_images, generator)
+        self.noise = project_to_typical(self._start)
         self.sampler = model.sampler
-        self._on_the_way = model.on_the_way(self.noise)
+        self._on_the_way = model.on_the_way(self._start)
 
     def sample(self) -> Tensor:
         """Return the latents of the noise as it is; all that is drawn on its way stays the same."""
@@ -188,7 +189,7 @@ class _Guided:
         negative = config.negative_prompt
         noise = Noise(
             self.noise,
-            draws=self._model.draws(self._on_the_way, self.noise),
+            draws=self._model.draws(self._start),
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
             prompt=self._prompts,
