@@ -95,7 +95,7 @@ def to_double(pipe):
         name: copy.deepcopy(part).double() if isinstance(part, nn.Module) else part
         for name, part in pipe.components.items()
     }
-    components["scheduler"] = copy.deepcopy(pipe.scheduler)
+    components["scheduler"] = type(pipe.scheduler).from_config(pipe.scheduler.config)
     config = {k: v for k, v in pipe.config.items() if k not in components and k[0] != "_"}
     doubled = type(pipe)(**components, **config)
     doubled.set_progress_bar_config(disable=True)

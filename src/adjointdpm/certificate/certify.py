@@ -139,11 +139,12 @@ def _judge(
 ) -> TargetCertificate:
     """Compare the gradient for one target with autograd's and with measured derivatives."""
     gradient, expected = judged.targets[name], reference.targets[name]
-    computed, measured, doubled = [], [], []
+    computed, predicted, measured, doubled = [], [], [], []
     for _ in range(num_directions):
         direction = torch.randn(len(expected), generator=generator, dtype=expected.dtype)
         direction = (direction / direction.norm()).to(expected.device)
         computed.append(float(gradient @ direction))
+        predicted.append(float(expected @ direction))
         if derivatives == "forward":
             measured.append(subject.forward_derivative(name, direction))
         else:
@@ -157,6 +158,7 @@ def _judge(
         relative_error=relative_distance(gradient, expected),
         cosine=float(gradient @ expected) / (norm * size) if norm and size else float(norm == size),
         computed=tuple(computed),
+        expected=tuple(predicted),
         measured=tuple(measured),
         uncertainty=relative_distance(doubled, measured) if doubled else 0.0,
     )
