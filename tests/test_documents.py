@@ -34,13 +34,10 @@ NOT_YET = {"docs/jobs/stylize.md"}
 
 NO_MACHINE_OR_DATE = {
     "coarse",
-    "coarse_steps",
     "core",
     "cost",
     "cost_weights",
     "gradients",
-    "non_smooth_0",
-    "non_smooth_1",
     "reruns_sd15",
     "reruns_toy",
     "rounding",
