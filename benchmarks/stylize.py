@@ -267,6 +267,8 @@ def main(arguments: list[str] | None = None) -> None:
         progress_bar=False,
     )
     chosen, images = options.content_weight, options.style_images
+    usual = options.max_train_steps == StylizeConfig().max_train_steps
+    updates = "" if usual else f"/{options.max_train_steps}"
     weights = sorted({chosen, *options.weights})
     runs = [(images[0], weight) for weight in weights]
     runs += [(image, chosen) for image in images[1:]]
@@ -275,10 +277,10 @@ def main(arguments: list[str] | None = None) -> None:
         config = replace(first, style_image=image, content_weight=weight)
         usually = (image, weight) == (images[0], chosen)
         once(
-            f"{image.stem}/sampler/{weight:g}",
+            f"{image.stem}/sampler/{weight:g}{updates}",
             partial(through_the_sampler, config, count=options.count, usually=usually),
         )
-    curve = [f"{images[0].stem}/sampler/{weight:g}" for weight in weights]
+    curve = [f"{images[0].stem}/sampler/{weight:g}{updates}" for weight in weights]
     if set(curve) <= set(results):
         show_curve(options.output_dir, curve)
     for image in images:
@@ -287,7 +289,7 @@ def main(arguments: list[str] | None = None) -> None:
             count = options.count // 2
             once(f"{image.stem}/neural/{chosen:g}", partial(neural_style, config, count=count))
         if "finetuned" in options.only:
-            budget = results[f"{image.stem}/sampler/{chosen:g}"]["cpu_seconds"]
+            budget = results[f"{image.stem}/sampler/{chosen:g}{updates}"]["cpu_seconds"]
             once(
                 f"{image.stem}/finetuned",
                 partial(fine_tuned, config, count=options.count, budget=budget),

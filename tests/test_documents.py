@@ -29,9 +29,6 @@ WRITTEN = {
 }
 """Whole pages that a program writes, with its numbers."""
 
-NOT_YET = {"docs/jobs/stylize.md"}
-"""Pages on which numbers with units are still typed. None is to be added."""
-
 NO_MACHINE_OR_DATE = {
     "coarse",
     "core",
@@ -98,7 +95,7 @@ def test_numbers_are_those_of_the_files(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=_id)
 def test_no_measured_number_is_typed(page: Path) -> None:
-    if _id(page) not in WRITTEN | NOT_YET:
+    if _id(page) not in WRITTEN:
         assert not unmarked(page.read_text()), "mark them, see benchmarks/documented.py"
 
 
