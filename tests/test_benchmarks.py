@@ -233,7 +233,7 @@ def test_styles_that_are_there_are_not_computed_again(
     arguments += ["--weights", "1"]
     stylize.main(arguments)
     first = (tmp_path / "results.json").read_text()
-    row = json.loads(first)["rows"]["brown/sampler/1"]
+    row = json.loads(first)["rows"]["brown/sampler/1/1"]
     assert len(row["losses"]) == 1
     style = row["classifier"]
     assert style["after"] != style["before"]
