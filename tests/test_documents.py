@@ -30,7 +30,6 @@ WRITTEN = {
 """Whole pages that a program writes, with its numbers."""
 
 NO_MACHINE_OR_DATE = {
-    "coarse",
     "core",
     "cost",
     "cost_weights",
