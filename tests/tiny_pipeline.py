@@ -17,6 +17,8 @@ from transformers import (
     ResNetForImageClassification,
 )
 
+from adjointdpm.formats import Noise
+
 TOKENS = ["a</w>", "b</w>", "c</w>", "<|startoftext|>", "<|endoftext|>"]
 
 
@@ -148,3 +150,14 @@ def write_assets(folder: Path) -> Path:
     }
     (folder / "concepts.json").write_text(json.dumps(concepts))
     return folder
+
+
+def drawn_from(saved: Noise, pipe) -> torch.Tensor:
+    """Return the pictures that a stock pipeline draws from saved noise."""
+    return pipe(
+        saved.prompt,
+        latents=saved.noise,
+        num_inference_steps=saved.num_inference_steps,
+        guidance_scale=saved.guidance_scale,
+        output_type="pt",
+    ).images

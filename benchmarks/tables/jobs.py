@@ -72,11 +72,15 @@ def ways_by_setting() -> str:
     return _guided((key, key) for key in read("guide")["summaries"] if ", " in key)
 
 
+def _kept(row: dict[str, Any]) -> str:
+    return f"{row['still_recognised']} of {row['recognised_before']}"
+
+
 def _styles(first: str, runs: dict[str, str], name: str = "stylize") -> str:
     def cells(row: dict[str, Any]) -> list[str]:
         changes = [f"{-row[name]['reduction']:+.0%}" for name in ("classifier", "vgg16-hed")]
         low, high = row["still_recognised_low"], row["still_recognised_high"]
-        kept = f"{row['still_recognised']} of {row['recognised_before']} ({low:.0%} to {high:.0%})"
+        kept = f"{_kept(row)} ({low:.0%} to {high:.0%})"
         return [*(change.replace("-", "\N{MINUS SIGN}") for change in changes), kept]
 
     return table(
@@ -104,9 +108,10 @@ def styles_of_longer_runs() -> str:
     return _styles("", names, "stylize_longer")
 
 
-def style_run(run: str, name: str = "stylize") -> dict[str, Any]:
-    """Return one run of stylize.json, or of another file of such runs."""
-    return read(name)["rows"][run]
+def _style_run(run: str, usual: bool = False) -> dict[str, Any]:
+    """Return a run of stylize.json, or what it gives as people draw."""
+    found = read("stylize")["rows"][run]
+    return found["usual"] if usual else found
 
 
 def style_fall(run: str, network: str = "classifier", *, usual: bool = False) -> str:
@@ -117,20 +122,17 @@ def style_fall(run: str, network: str = "classifier", *, usual: bool = False) ->
         network: whose features.
         usual: with the pictures drawn as people draw.
     """
-    found = style_run(run)
-    return f"{(found['usual'] if usual else found)[network]['reduction']:.0%}"
+    return f"{_style_run(run, usual)[network]['reduction']:.0%}"
 
 
 def style_kept(run: str, *, usual: bool = False) -> str:
     """Return how many pictures are recognised after a run, of those that were before."""
-    found = style_run(run)
-    row = found["usual"] if usual else found
-    return f"{row['still_recognised']} of {row['recognised_before']}"
+    return _kept(_style_run(run, usual))
 
 
 def style_kept_share(run: str) -> str:
     """Return the same as a share."""
-    found = style_run(run)
+    found = _style_run(run)
     return f"{found['still_recognised'] / found['recognised_before']:.0%}"
 
 
@@ -275,7 +277,7 @@ def words_without() -> str:
 
 
 def words_by_method() -> str:
-    """Return how often the judge sees the words that another method than `Exact` was given too."""
+    """Return how often the judge sees the words that every method was given."""
     found = {(row["method"], row["concept"]): row for row in chain(*map(words, TEACHERS))}
     given = [
         row["concept"] for row in words() if all((m, row["concept"]) in found for m in TEACHERS)

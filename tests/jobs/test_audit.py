@@ -15,7 +15,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
 from families_stable_diffusion_3 import build as build_sd3
-from tiny_pipeline import LABELS, build_pipeline, write_classifier
+from tiny_pipeline import LABELS, build_pipeline, drawn_from, write_classifier
 
 from adjointdpm import encode_image, formats
 from adjointdpm.attacks import margin
@@ -145,13 +145,7 @@ def test_the_noise_draws_the_picture_that_fools(setting: Setting, done: AuditRes
     assert fooled
     row, folder = fooled[0], Path(setting.config.output_dir)
     saved = formats.load_noise(folder / row["noise"])
-    images = setting.model.pipe(
-        saved.prompt,
-        latents=saved.noise,
-        num_inference_steps=saved.num_inference_steps,
-        guidance_scale=saved.guidance_scale,
-        output_type="pt",
-    ).images
+    images = drawn_from(saved, setting.model.pipe)
     # To within the rounding to 8 bits.
     picture = read(folder / row["best"]["picture"])
     torch.testing.assert_close(images[0], picture, rtol=0, atol=0.51 / 255)

@@ -15,7 +15,7 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parents[1] / "pipelines"))
 from families_stable_diffusion_3 import build as build_sd3
 from families_stable_diffusion_xl import build as build_sdxl
-from tiny_pipeline import build_pipeline, write_assets
+from tiny_pipeline import build_pipeline, drawn_from, write_assets
 
 from adjointdpm import (
     StepGuidance,
@@ -111,13 +111,7 @@ def test_pipelines_of_any_family(saved: Path, tmp_path: Path, method: Any) -> No
     pipe = load_pipeline(saved, dtype=torch.float32)
     if noise.draws is None:
         pipe.set_progress_bar_config(disable=True)
-        images = pipe(
-            noise.prompt,
-            latents=noise.noise,
-            num_inference_steps=noise.num_inference_steps,
-            guidance_scale=noise.guidance_scale,
-            output_type="pt",
-        ).images
+        images = drawn_from(noise, pipe)
     else:
         sampler, decode = from_pipeline(pipe, noise.num_inference_steps, noise.guidance_scale)
         cond = encode_prompt(pipe, noise.prompt, guidance=False)

@@ -13,8 +13,8 @@ import numpy as np
 
 from .config import OptimizeConfig
 
-LOGS = "logs"
-"""The folder of the trackers that write files."""
+LOGS, PROJECT = "logs", "adjointdpm"
+"""The folder of the trackers that write files, and what a run is called there."""
 PACKAGES = {"comet_ml": "comet-ml"}
 """What to install for a tracker, where it is not called like the tracker."""
 
@@ -56,9 +56,9 @@ class AccelerateTracker(Tracker):
         if kind.requires_logging_directory:
             options["logging_dir"] = str(Path(str(config.output_dir)) / LOGS)
         if name == "tensorboard":
-            _wait_for_a_later_name(Path(options["logging_dir"]) / "adjointdpm")
+            _wait_for_a_later_name(Path(options["logging_dir"]) / PROJECT)
             options["purge_step"] = steps + 1
-        self._tracker = kind("adjointdpm", **options)
+        self._tracker = kind(PROJECT, **options)
         if hasattr(self._tracker, "start"):  # those of accelerate before 1.9 start when made
             self._tracker.start()
         if steps == 0:

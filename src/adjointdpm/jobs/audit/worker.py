@@ -108,20 +108,22 @@ class AuditWorker:
 
     def _take(self, item: Item) -> Result | None:
         """Take an item; return its result if it cannot be begun, which is no fault of others."""
-        classifier = self.panel.classifier
+        classifier, found = self.panel.classifier, None
         if item["picture"] is None:
             noise = self.model.noise(1, torch.Generator().manual_seed(item["seed"]))
-            taken = _Taken(item, noise)
         else:
             try:
                 found = self._invert(item)
             except (OSError, ValueError) as error:
                 return {"id": item["id"], "error": str(error), "attempts": 1}
-            taken = _Taken(item, found.noise, inversion_calls=found.num_calls)
-            taken.inversion_error = float(found.error)
+            noise = found.noise
+        # On the host: what is drawn on the way is seeded by it at each update.
+        taken = _Taken(item, noise.cpu())
+        if found is not None:
+            taken.inversion_calls, taken.inversion_error = found.num_calls, float(found.error)
         target = None if item["target"] is None else classifier.index(item["target"])
         label = classifier.index(item["label"])
-        self._batch.add(taken, taken.noise[0], label, target, seed=item["seed"])
+        self._batch.add(taken, noise[0], label, target, seed=item["seed"])
         return None
 
     def _invert(self, item: Item) -> Inversion:
@@ -209,7 +211,7 @@ class AuditWorker:
         name = f"{NOISES}/{item['id']}.safetensors"
         noise = Noise(
             iterate.point[None].cpu(),
-            draws=model.draws(taken.noise.cpu()),
+            draws=model.draws(taken.noise),
             num_inference_steps=config.num_inference_steps,
             guidance_scale=config.guidance_scale,
             prompt=item["prompt"],
