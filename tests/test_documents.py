@@ -30,12 +30,10 @@ WRITTEN = {
 """Whole pages that a program writes, with its numbers."""
 
 NO_MACHINE_OR_DATE = {
-    "core",
     "cost",
     "cost_weights",
     "gradients",
     "reruns_sd15",
-    "reruns_toy",
     "rounding",
     "stylize",
 }
