@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import runpy
-import shlex
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -14,12 +13,11 @@ from urllib.parse import urlsplit
 import pytest
 
 import adjointdpm
-from adjointdpm.cli.arguments import parse
-from adjointdpm.cli.commands import COMMANDS
 from benchmarks.documented import RESULTS, ROOT, VALUE, documents, names, renewed, unmarked
 
 PAGES = documents()
-ALL = [*PAGES, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "training/README.md"))]
+BESIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "PACKAGE.md", "training/README.md")
+ALL = [*PAGES, *(ROOT / name for name in BESIDE)]
 
 MADE_WITH_THE_SITE = {
     ROOT / "docs" / name for name in ("changelog.md", "contributing.md", "tutorial.ipynb")
@@ -174,31 +172,3 @@ def test_every_public_name_is_on_an_api_page(shown: dict[str, Any]) -> None:
 def test_names_in_code_are_on_api_pages(page: Path, shown: dict[str, Any]) -> None:
     for name in _used(page.read_text()) - {"adjointdpm.__version__"}:
         assert _is_shown(name, shown), f"{name} is on no page of docs/api"
-
-
-COMMAND_LINES = [
-    (page, line)
-    for page in ALL
-    for _, language, block in FENCE.findall(page.read_text())
-    if language in ("", "sh", "bash")
-    for line in block.replace("\\\n", " ").splitlines()
-    if line.startswith(("adjointdpm ", "make ", "python "))
-]
-
-
-@pytest.mark.parametrize(("page", "line"), COMMAND_LINES, ids=lambda it: str(it)[-60:])
-def test_commands_exist(
-    page: Path, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    program, first, *rest = shlex.split(line, comments=True)
-    if program == "make":
-        targets = (ROOT / "Makefile").read_text()
-        assert re.search(rf"^{first}:", targets, re.MULTILINE), line
-    elif program == "python":
-        module = first if first != "-m" else rest[0].replace(".", "/") + ".py"
-        assert (ROOT / module).is_file(), line
-    elif not first.startswith("--"):
-        monkeypatch.chdir(tmp_path)
-        for picture in (word for word in rest if word.endswith(".png")):
-            Path(picture).touch()
-        parse(f"adjointdpm {first}", "", COMMANDS[first].config(), rest)
