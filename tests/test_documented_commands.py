@@ -39,6 +39,8 @@ def _commands() -> list[str]:
         found |= set(INLINE.findall(rest))
     makefile = (ROOT / "Makefile").read_text().replace("\t$(BIN)/", "")
     found |= {line[0] for line in LINE.finditer(makefile) if " -c " not in line[0]}
+    for path in (".ci/run", ".github/workflows/ci.yml"):
+        found |= set(re.findall(r"\bmake [\w-]+", (ROOT / path).read_text()))
     return sorted(found)
 
 

@@ -19,9 +19,9 @@ PAGES = documents()
 BESIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "PACKAGE.md", "training/README.md")
 ALL = [*PAGES, *(ROOT / name for name in BESIDE)]
 
-MADE_WITH_THE_SITE = {
-    ROOT / "docs" / name for name in ("changelog.md", "contributing.md", "tutorial.ipynb")
-}
+DOCS = ROOT / "docs"
+ON_THE_SITE = {*DOCS.rglob("*.md"), ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"}
+MADE_WITH_THE_SITE = {DOCS / name for name in ("changelog.md", "contributing.md", "tutorial.ipynb")}
 """Pages that a build of the site adds, see docs/_hooks/site.py."""
 
 WRITTEN = {
@@ -72,6 +72,8 @@ def test_links(page: Path) -> None:
         if found in MADE_WITH_THE_SITE:
             continue
         assert found.exists(), target
+        leads_there = page not in ON_THE_SITE or found.is_relative_to(DOCS)
+        assert leads_there, f"{target} is not on the site"
         assert not image or found.suffix in (".png", ".svg"), target
         if parts.fragment:
             assert parts.fragment in _anchors(found), target
