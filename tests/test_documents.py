@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+import yaml
 
 import adjointdpm
 from benchmarks.documented import RESULTS, ROOT, VALUE, documents, names, renewed, unmarked
@@ -84,6 +85,13 @@ def test_the_page_of_a_package_index_needs_nothing_beside_it() -> None:
     assert all(target.startswith("https://") for _, _, target in LINK.findall(text))
     [loop] = [block for _, language, block in FENCE.findall(text) if language == "python"]
     assert loop in (ROOT / "README.md").read_text()
+
+
+def test_what_is_cited_is_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    [in_bibtex] = re.findall(r"version = \{(.*)\}", (DOCS / "citing.md").read_text())
+    assert citation["version"] == in_bibtex == adjointdpm.__version__
+    assert ("date-released" in citation) == (".dev" not in adjointdpm.__version__)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=_id)
