@@ -1,4 +1,4 @@
-"""What the site does beyond its plugins: root pages, nav patterns, MathML, the tutorial run."""
+"""What the site does beyond its plugins: root pages, nav, marks, MathML, the tutorial run."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ ROOT_PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.m
 
 ALL_OF = re.compile(r"^::: adjointdpm\.([\w.]+)\.\*$", re.MULTILINE)
 """All that a room hands on, or all rooms in a folder."""
+
+MARK = re.compile(r"<!-- (?:value .*?|given|/) -->", re.DOTALL)
+"""What `benchmarks.documented` finds numbers by; brackets in it would be taken for references."""
 
 MATH = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
@@ -66,7 +69,9 @@ def _filled(nav: list[Any], left: set[Path]) -> list[Any]:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Name what a star stands for, and run the pages that are notebooks."""
+    """Take out marks of numbers, name what stars stand for, run the pages that are notebooks."""
+    if page.file.src_uri not in ROOT_PAGES.values():  # which say how numbers are marked
+        markdown = MARK.sub("", markdown)
     if not page.meta.get("notebook"):
         return ALL_OF.sub(named_one_by_one, markdown)
     run = config.extra["run_notebooks"]
