@@ -7,8 +7,8 @@ A document marks a number, or a table, by what it is:
     <!-- value core["time"]["exact"] as .2f -->1.00<!-- / -->
 
 is an expression over the JSON files of docs/benchmarks, by their names, and over the functions of
-`benchmarks.tables`, with a format. What is no measurement, but a goal or a setting with
-a unit, is marked as given:
+`benchmarks.tables`, with a format. `file_block` shows a file that the site does not have. What is
+no measurement, but a goal or a setting with a unit, is marked as given:
 
     <!-- given -->95 %<!-- / -->
 """
@@ -49,8 +49,14 @@ def names() -> dict[str, Any]:
         **vars(networks),
         **vars(peers),
         **vars(scaling),
+        "file_block": file_block,
         **results,
     }
+
+
+def file_block(path: str) -> str:
+    """Return a file of the repository as a block of code."""
+    return f"\n```{Path(path).suffix[1:]}\n{(ROOT / path).read_text()}```\n"
 
 
 def renewed(text: str, known: dict[str, Any]) -> str:
