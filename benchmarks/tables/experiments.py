@@ -120,7 +120,7 @@ def by_steps_on_terrain(solver: str = "ddim") -> str:
     )
 
 
-def sample_quality() -> str:
+def sample_quality(reference: str) -> str:
     """Return FID and KID by solver, network calls and feature network."""
 
     def interval(found: dict[str, float], digits: int) -> str:
@@ -138,6 +138,7 @@ def sample_quality() -> str:
                 interval(row["kid_x_1000"], 0),
             ]
             for row in read("quality")["rows"]
+            if row["reference"] == reference
         ),
     )
 
