@@ -36,8 +36,6 @@ NO_MACHINE_OR_DATE = {
     "cost",
     "cost_weights",
     "gradients",
-    "reruns_sd15",
-    "rounding",
     "stylize",
 }
 """Results from before files said on what machine and when. None is to be added."""
