@@ -20,7 +20,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import audits, experiments, jobs, methods, networks, peers, scaling
+from benchmarks.tables import audits, experiments, jobs, methods, networks, peers, scaling, solvers
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks"
@@ -49,6 +49,7 @@ def names() -> dict[str, Any]:
         **vars(networks),
         **vars(peers),
         **vars(scaling),
+        **vars(solvers),
         **results,
     }
 
