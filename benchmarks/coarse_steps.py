@@ -6,8 +6,8 @@
 
 For each number of sampling steps and each share of products: the lowest cosine and the largest
 relative error of the gradients for noise and conditioning, over samplers' seeds, and the largest
-error that the method estimated itself. Results go to coarse_steps.json in the output directory, those
-of rules to coarse_rules.json.
+error that the method estimated itself. Results go to coarse_steps.json in the output directory,
+those of rules to coarse_rules.json.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 UNets of the shapes of Stable Diffusion 1.5 and SDXL with random weights (speed does not care),
 classifier-free guidance, gradients for noise and prompt embedding; beside them, one guided call of
-the network, and one with its vector-Jacobian product. Methods that run out of memory are recorded as
-such.
+the network, and one with its vector-Jacobian product. Methods that run out of memory are recorded
+as such.
 
     python benchmarks/gpu.py --models sd15 sdxl --output_dir docs/benchmarks
     python benchmarks/gpu.py --models toy --steps 2 4     # on any machine, in seconds

@@ -4,8 +4,8 @@
 
 Measured here: the sizes of messages, how often sharded weights are gathered, what a queue costs its
 driver, and how many updates an item of an audit takes. Call times are those of one GPU, which
-`gpu.py` measured (``--gpu``). The rest is arithmetic (`scaling_model.py`) on what `LINKS` and `ASSUMED` say. What the output
-holds already is not measured again.
+`gpu.py` measured (``--gpu``). The rest is arithmetic (`scaling_model.py`) on what `LINKS` and
+`ASSUMED` say. What the output holds already is not measured again.
 """
 
 from __future__ import annotations
