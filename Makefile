@@ -71,9 +71,9 @@ lint: setup
 	$(BIN)/mypy
 
 # The documentation, as build/site/index.html; a warning is an error. The tutorial is run for it,
-# some minutes, unless RUN_NOTEBOOKS=false is in the environment.
+# some minutes, unless RUN_NOTEBOOKS=false is in the environment. (With --quiet, no warning is seen.)
 docs: setup
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # What is published: the archives, and the wheel alone in an environment of its own, without extras.
 package: setup

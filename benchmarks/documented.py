@@ -7,8 +7,8 @@ A document marks a number, or a table, by what it is:
     <!-- value core["time"]["exact"] as .2f -->1.00<!-- / -->
 
 is an expression over the JSON files of docs/benchmarks, by their names, and over the functions of
-`benchmarks.tables`, with a format. What only looks like a measurement (`NUMBER`), but is a goal, a
-setting or a limit, is marked as given:
+`benchmarks.tables`, with a format. `file_block` shows a file that the site does not have. What only
+looks like a measurement (`NUMBER`), but is a goal, a setting or a limit, is marked as given:
 
     <!-- given -->95 %<!-- / -->
 """
@@ -25,7 +25,9 @@ from benchmarks.tables import audits, experiments, jobs, methods, networks, peer
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks"
 
-BESIDE = [ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "training/README.md")]
+BESIDE = [
+    ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "PACKAGE.md", "training/README.md")
+]
 """Pages outside of the site."""
 
 VALUE = re.compile(r"(<!-- value (.+?)(?: as (\S+))? -->)(.*?)(<!-- / -->)", re.DOTALL)
@@ -68,8 +70,14 @@ def names() -> dict[str, Any]:
         **vars(peers),
         **vars(scaling),
         **vars(solvers),
+        "file_block": file_block,
         **results,
     }
+
+
+def file_block(path: str) -> str:
+    """Return a file of the repository as a block of code."""
+    return f"\n```{Path(path).suffix[1:]}\n{(ROOT / path).read_text()}```\n"
 
 
 def renewed(text: str, known: dict[str, Any]) -> str:
