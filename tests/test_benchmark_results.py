@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from tiny_pipeline import LABELS, write_assets
+from tiny_pipeline import write_assets
 
 import adjointdpm as adp
 from adjointdpm.assets import ASSETS_VARIABLE
@@ -174,16 +172,13 @@ def test_audit_of_pixels(run: Run, tmp_path: Path) -> None:
 
 
 def test_quality(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from training import concepts, emoji
+    import quality_report
 
-    few = [SimpleNamespace(style=k % 2, name=k % 3, caption=LABELS[k % 3]) for k in range(120)]
-    pictures = np.random.default_rng(0).integers(0, 256, (2, 3, 64, 64, 3), dtype=np.uint8)
-    monkeypatch.setattr(emoji, "load_emoji", lambda folder: SimpleNamespace(images=pictures))
-    monkeypatch.setattr(concepts, "training_examples", lambda found: few)
-    folders = ["--data_dir", "none", "--work_dir", str(tmp_path), "--output_dir", str(tmp_path)]
+    monkeypatch.setattr(quality_report, "GROUPS", 2)
+    folders = ["--work_dir", str(tmp_path), "--output_dir", str(tmp_path), "--own_reference", "3"]
     arguments = [*folders, "--num_images", "100", "--calls", "2", "--solvers", "ddim"]
-    run("quality", *arguments, BLOCK=50, GROUPS=2)
-    assert rows(experiments.sample_quality()) == 1
+    run("quality", *arguments, BLOCK=50)
+    assert rows(experiments.sample_quality("its own pictures, 3 calls")) == 1
     written = (tmp_path / "quality.json").read_text()
     run("quality", *arguments, "--max_seconds", "0")
     assert json.loads(written)["rows"] == writing.read("quality")["rows"]

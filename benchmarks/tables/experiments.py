@@ -126,7 +126,7 @@ def least_estimate_on_terrain(error: float) -> float:
     return min(float(row["estimate"]) for row in rows if row.get("estimate") is not None)
 
 
-def sample_quality() -> str:
+def sample_quality(reference: str) -> str:
     """Return FID and KID by solver, network calls and feature network."""
 
     def interval(found: dict[str, float], digits: int) -> str:
@@ -144,6 +144,7 @@ def sample_quality() -> str:
                 interval(row["kid_x_1000"], 0),
             ]
             for row in read("quality")["rows"]
+            if row["reference"] == reference
         ),
     )
 
