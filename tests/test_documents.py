@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import runpy
 from importlib import import_module
@@ -14,11 +15,11 @@ import pytest
 import yaml
 
 import adjointdpm
-from benchmarks.documented import RESULTS, ROOT, VALUE, documents, names, renewed, unmarked
+from benchmarks.documented import BESIDE, RESULTS, ROOT, VALUE, documents, names, renewed, unmarked
+from training.model_card import model_card
 
 PAGES = documents()
-BESIDE = ("CHANGELOG.md", "CONTRIBUTING.md", "PACKAGE.md", "training/README.md")
-ALL = [*PAGES, *(ROOT / name for name in BESIDE)]
+ALL = [*PAGES, *BESIDE]
 
 DOCS = ROOT / "docs"
 ON_THE_SITE = {*DOCS.rglob("*.md"), ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"}
@@ -90,7 +91,7 @@ def test_what_is_cited_is_this_version() -> None:
     assert ("date-released" in citation) == (".dev" not in adjointdpm.__version__)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=_id)
+@pytest.mark.parametrize("page", ALL, ids=_id)
 def test_numbers_are_those_of_the_files(page: Path) -> None:
     text = page.read_text()
     assert renewed(text, names()) == text, "run python -m benchmarks.documented"
@@ -100,7 +101,7 @@ def test_numbers_are_those_of_the_files(page: Path) -> None:
         assert stands_alone or not begins_a_line, f"{mark[1]} begins a line, and would be a block"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=_id)
+@pytest.mark.parametrize("page", ALL, ids=_id)
 def test_no_measured_number_is_typed(page: Path) -> None:
     if _id(page) not in WRITTEN:
         assert not unmarked(page.read_text()), "mark them, see benchmarks/documented.py"
@@ -119,6 +120,22 @@ def test_marks_are_understood_and_mistakes_are_seen() -> None:
         "2×",
         "5 GiB",
     ]
+    assert unmarked("3 of 24 within 1e-14, 0.1 to 0.2, then 0.25, 980 ± 65, $x = 0.5$") == [
+        "3 of 24",
+        "1e-14",
+        "0.1 to 0.2",
+        "0.25",
+        "± 65",
+    ]
+    assert (
+        unmarked("torch from 2.6, Stable Diffusion 1.5, arXiv 2307.10711, clean-fid 0.1.35") == []
+    )
+
+
+def test_the_model_card_has_the_numbers_of_the_evaluation() -> None:
+    evaluation = json.loads((ROOT / "docs" / "model" / "evaluation.json").read_text())
+    card = ROOT / "src" / "adjointdpm" / "assets" / "README.md"
+    assert model_card(evaluation) == card.read_text()
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
