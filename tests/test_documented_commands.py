@@ -37,7 +37,7 @@ def _commands() -> list[str]:
         rest = FENCE.sub("", text)
         found |= {line[0].strip() for line in LINE.finditer(rest) if line[0].startswith(" ")}
         found |= set(INLINE.findall(rest))
-    makefile = (ROOT / "Makefile").read_text().replace("\t$(BIN)/", "")
+    makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ").replace("\t$(BIN)/", "")
     found |= {line[0] for line in LINE.finditer(makefile) if " -c " not in line[0]}
     for path in (".ci/run", ".github/workflows/ci.yml"):
         found |= set(re.findall(r"\bmake [\w-]+", (ROOT / path).read_text()))
