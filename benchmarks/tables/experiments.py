@@ -127,26 +127,31 @@ def least_estimate_on_terrain(error: float) -> float:
 
 
 def sample_quality(reference: str) -> str:
-    """Return FID and KID by solver, network calls and feature network."""
+    """Return FID and KID by solver, network calls and feature network, and what FID differs by."""
 
-    def interval(found: dict[str, float], digits: int) -> str:
-        return f"{found['value']:.{digits}f} ± {found['half_width']:.{digits}f}"
+    def interval(found: dict[str, Any] | None, key: str, digits: int, sign: str = "") -> str:
+        if found is None or found[key]["value"] == found[key]["half_width"] == 0:
+            return ""
+        return f"{found[key]['value']:{sign}.{digits}f} ± {found[key]['half_width']:.{digits}f}"
 
+    rows = [row for row in read("quality")["rows"] if row["reference"] == reference]
     return table(
-        ["solver", "calls", "features", "samples", "FID", "KID × 1000"],
+        ["solver", "calls", "features", "samples", "FID", "KID × 1000",
+         f"FID less that of {rows[0]['solver']}", f"FID less that with {rows[0]['calls']} calls"],
         (
             [
                 row["solver"],
                 str(row["calls"]),
                 f"{row['feature_network']}, {row['num_features']}",
                 str(row["num_images"]),
-                interval(row["fid"], 1),
-                interval(row["kid_x_1000"], 0),
+                interval(row, "fid", 1),
+                interval(row, "kid_x_1000", 0),
+                interval(row.get("less_first_solver"), "fid", 1, "+"),
+                interval(row.get("less_first_calls"), "fid", 1, "+"),
             ]
-            for row in read("quality")["rows"]
-            if row["reference"] == reference
+            for row in rows
         ),
-    )
+    )  # fmt: skip
 
 
 def non_smooth() -> str:
