@@ -60,7 +60,7 @@ bench-full: setup
 	$(BIN)/python benchmarks/stability.py
 	$(BIN)/python benchmarks/low_memory.py --output_dir docs/benchmarks
 	$(BIN)/python benchmarks/exponential.py
-	$(BIN)/python benchmarks/exponential.py --networks embedded --calls 5 10 20
+	$(BIN)/python benchmarks/exponential.py --networks embedded
 	$(BIN)/python benchmarks/audit.py audit batching methods training
 	$(BIN)/python -m benchmarks.embed --output docs/benchmarks/embed.json
 	$(BIN)/python -m benchmarks.documented

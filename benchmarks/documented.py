@@ -20,7 +20,16 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import audits, experiments, jobs, methods, networks, peers, scaling
+from benchmarks.tables import (
+    audits,
+    experiments,
+    exponential,
+    jobs,
+    methods,
+    networks,
+    peers,
+    scaling,
+)  # fmt: skip
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks"
@@ -44,6 +53,7 @@ def names() -> dict[str, Any]:
     return {
         **vars(audits),
         **vars(experiments),
+        **vars(exponential),
         **vars(jobs),
         **vars(methods),
         **vars(networks),
