@@ -125,14 +125,15 @@ def least_estimate_on_terrain(error: float) -> float:
     return min(float(row["estimate"]) for row in rows if row.get("estimate") is not None)
 
 
+def _interval(found: dict[str, Any] | None, key: str, digits: int, sign: str = "") -> str:
+    """Return a value with half of its interval; nothing for a difference from itself."""
+    if found is None or found[key]["value"] == found[key]["half_width"] == 0:
+        return ""
+    return f"{found[key]['value']:{sign}.{digits}f} ± {found[key]['half_width']:.{digits}f}"
+
+
 def sample_quality(reference: str) -> str:
     """Return FID and KID by solver, network calls and feature network, and what FID differs by."""
-
-    def interval(found: dict[str, Any] | None, key: str, digits: int, sign: str = "") -> str:
-        if found is None or found[key]["value"] == found[key]["half_width"] == 0:
-            return ""
-        return f"{found[key]['value']:{sign}.{digits}f} ± {found[key]['half_width']:.{digits}f}"
-
     rows = [row for row in read("quality")["rows"] if row["reference"] == reference]
     return table(
         ["solver", "calls", "features", "samples", "FID", "KID × 1000",
@@ -143,14 +144,24 @@ def sample_quality(reference: str) -> str:
                 str(row["calls"]),
                 f"{row['feature_network']}, {row['num_features']}",
                 str(row["num_images"]),
-                interval(row, "fid", 1),
-                interval(row, "kid_x_1000", 0),
-                interval(row.get("less_first_solver"), "fid", 1, "+"),
-                interval(row.get("less_first_calls"), "fid", 1, "+"),
+                _interval(row, "fid", 1),
+                _interval(row, "kid_x_1000", 0),
+                _interval(row.get("less_first_solver"), "fid", 2, "+"),
+                _interval(row.get("less_first_calls"), "fid", 2, "+"),
             ]
             for row in rows
         ),
     )  # fmt: skip
+
+
+def fid_less(reference: str, solver: str, calls: int, what: str) -> str:
+    """Return by how much FID differs from that of the first solver or calls."""
+    [row] = [
+        row
+        for row in read("quality")["rows"]
+        if (row["reference"], row["solver"], row["calls"]) == (reference, solver, calls)
+    ]
+    return _interval(row[f"less_first_{what}"], "fid", 1, "+")
 
 
 def non_smooth() -> str:
