@@ -29,6 +29,7 @@ from benchmarks.tables import (
     networks,
     peers,
     scaling,
+    semilinear,
     solvers,
 )
 
@@ -71,16 +72,10 @@ def names() -> dict[str, Any]:
     """Return what an expression may use: all results, and the tables."""
     files = [*sorted(RESULTS.glob("*.json")), ROOT / "docs" / "model" / "evaluation.json"]
     results = {path.stem: json.loads(path.read_text()) for path in files}
+    tables = (audits, experiments, exponential, jobs, methods)
+    tables += (networks, peers, scaling, semilinear, solvers)
     return {
-        **vars(audits),
-        **vars(experiments),
-        **vars(exponential),
-        **vars(jobs),
-        **vars(methods),
-        **vars(networks),
-        **vars(peers),
-        **vars(scaling),
-        **vars(solvers),
+        **{name: value for each in tables for name, value in vars(each).items()},
         "file_block": file_block,
         **results,
     }

@@ -26,13 +26,14 @@ from typing import Any
 
 import torch
 from exponential_plot import plot
-from odes import MIXTURES, PROCESSES, GaussianMixture, Problem, Reference, largest_plan
+from odes import PROCESSES, SHARP, SMOOTH, GaussianMixture, Problem, Reference, largest_plan
 from stamp import stamp
 from torch import Tensor
 
 import adjointdpm as adp
 from adjointdpm.solvers import DATA_SOLVERS, NOISE_SOLVERS, ODE_SOLVERS
 
+MIXTURES = {"smooth mixture": SMOOTH, "sharp mixture": SHARP}
 FORMS = ("x", "noise", "flow")
 """Of ODE methods; ``x`` is the plain ODE."""
 TWINS = {"ab1", "am2", "deis1", "dpmpp_1s"}
@@ -95,15 +96,11 @@ def reference(problem: Problem) -> tuple[dict[str, Any], Tensor, Tensor]:
 
     How far the same method with half its steps is from it bounds its own error.
     """
-    how = problem.reference
-    whole, half = (
-        problem.plan(how.solver, how.form, how.spacing, steps)
-        for steps in (how.steps, how.steps // 2)
-    )
+    whole, half = problem.solution()
     sample, gradient = problem.run(whole)
     coarse_sample, coarse_gradient = problem.run(half)
     row = {
-        **asdict(how), "calls": whole.num_calls, "half_the_calls": half.num_calls,
+        **asdict(problem.reference), "calls": whole.num_calls, "half_the_calls": half.num_calls,
         "sample_error": apart(coarse_sample, sample),
         "gradient_error": apart(coarse_gradient, gradient),
     }  # fmt: skip

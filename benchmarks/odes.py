@@ -14,6 +14,7 @@ from torch import Tensor
 
 import adjointdpm as adp
 from adjointdpm.baselines.torchdiffeq import _StateForm
+from adjointdpm.form import Form
 from adjointdpm.gradients import Backprop, Exact
 from adjointdpm.solvers import CALLS_PER_STEP, ODE_SOLVERS
 from adjointdpm.solvers.model import Model
@@ -28,10 +29,8 @@ PROCESSES = {
     "EDM": (adp.Schedule.edm(), ("karras", "log_snr")),
     "rectified flow": (adp.Schedule.rectified_flow(), ("linspace", "quadratic")),
 }
-MIXTURES = {
-    "smooth mixture": GaussianMixture(),
-    "sharp mixture": GaussianMixture(stds=torch.tensor([0.1, 0.05, 0.15], dtype=torch.float64)),
-}
+SMOOTH = GaussianMixture()
+SHARP = GaussianMixture(stds=torch.tensor([0.1, 0.05, 0.15], dtype=torch.float64))
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,15 @@ class Problem:
         (gradient,) = torch.autograd.grad(self.objective(sample), noise)
         return sample.detach(), gradient
 
+    def solution(self) -> tuple[adp.Plan, adp.Plan]:
+        """Return the plan of the solution, and one with half its steps, which bounds its error."""
+        how = self.reference
+        whole, half = (
+            self.plan(how.solver, how.form, how.spacing, steps)
+            for steps in (how.steps, how.steps // 2)
+        )
+        return whole, half
+
     def plan(self, solver: str, form: str, spacing: str, steps: int) -> adp.Plan:
         """Return the plan of a solver in a form."""
         schedule, prediction_type = self.denoiser.schedule, self.denoiser.prediction_type
@@ -89,12 +97,19 @@ def plan_of(
             solver, schedule, steps, spacing, prediction_type,
             form=form or None, final_sigmas_type="sigma_min",
         )  # fmt: skip
+    return plan_in(_StateForm(schedule), solver, schedule, spacing, prediction_type, steps)
+
+
+def plan_in(
+    form: Form, solver: str, schedule: adp.Schedule, spacing: str, prediction_type: str, steps: int
+) -> adp.Plan:
+    """Return the plan of an ODE method in a form that `adjointdpm.solvers.build` does not know."""
     points = adp.solvers.grid(schedule, steps, spacing, final_sigmas_type="sigma_min")
     tape = Tape(CALLS_PER_STEP * len(points))
-    drift = Model(tape, schedule, prediction_type).drift(_StateForm(schedule), *points)
+    drift = Model(tape, schedule, prediction_type).drift(form, *points)
     start = schedule.init_noise_sigma(points[0].t) * tape.noise
-    sample = ODE_SOLVERS[solver](drift, [point.t for point in points], start)
-    return tape.plan(sample, name=f"{solver} in x", prediction_type=prediction_type)
+    sample = ODE_SOLVERS[solver](drift, [form.tau(point) for point in points], start)
+    return tape.plan(sample, name=f"{solver} in {form.name}", prediction_type=prediction_type)
 
 
 def largest_plan(make: Callable[[int], adp.Plan], budget: int) -> adp.Plan | None:

@@ -23,16 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from odes import GaussianMixture, Problem, Reference, largest_plan, plan_of
+from odes import GaussianMixture, Problem, Reference, largest_plan, plan_in, plan_of
 from stamp import stamp
 from torch import Tensor
 
 import adjointdpm as adp
 from adjointdpm.baselines.torchdiffeq import rates
 from adjointdpm.form import Form, Point
-from adjointdpm.solvers import ODE_SOLVERS
-from adjointdpm.solvers.model import Model
-from adjointdpm.solvers.tape import Tape
 
 WIDTHS = (1.0, 0.1, 0.02)
 """Standard deviations of the components; their means are about 1 apart."""
@@ -121,19 +118,6 @@ def mixture(width: float, scale: float) -> Problem:
     )
 
 
-def in_time_of(
-    solver: str, form: str, schedule: adp.Schedule, spacing: str, prediction_type: str, steps: int
-) -> adp.Plan:
-    """Return the plan of the ODE with its linear term, in the time of a form."""
-    points = adp.solvers.grid(schedule, steps, spacing, final_sigmas_type="sigma_min")
-    tape = Tape(6 * len(points))
-    chosen = InTimeOf(Form.named(form), schedule)
-    drift = Model(tape, schedule, prediction_type).drift(chosen, *points)
-    start = schedule.init_noise_sigma(points[0].t) * tape.noise
-    sample = ODE_SOLVERS[solver](drift, [chosen.tau(point) for point in points], start)
-    return tape.plan(sample, name=f"{solver}, x in tau", prediction_type=prediction_type)
-
-
 def samplers(order: int) -> Iterator[tuple[str, str, str]]:
     """Yield solver, form, and whether the linear term is kept in its time."""
     adams, own = ORDERS[order]
@@ -185,11 +169,7 @@ def apart(found: Tensor, reference: Tensor) -> float:
 
 def measure(problem: Problem, calls: list[int]) -> dict[str, Any]:
     """Return how non-linear a field is, and the errors of all samplers at their better spacing."""
-    how = problem.reference
-    (sample, gradient), half = (
-        problem.run(problem.plan(how.solver, how.form, how.spacing, steps))
-        for steps in (how.steps, how.steps // 2)
-    )
+    (sample, gradient), half = map(problem.run, problem.solution())
     found = []
     for order, budget in product(ORDERS, calls):
         for solver, form, term in samplers(order):
@@ -219,8 +199,10 @@ def planned(
 ) -> adp.Plan:
     """Return the plan of one sampler."""
     schedule, prediction_type = problem.denoiser.schedule, problem.denoiser.prediction_type
-    make = in_time_of if form in FORMS and term == "kept" else plan_of
-    return make(solver, form, schedule, spacing, prediction_type, steps)
+    if form in FORMS and term == "kept":
+        chosen = InTimeOf(Form.named(form), schedule)
+        return plan_in(chosen, solver, schedule, spacing, prediction_type, steps)
+    return plan_of(solver, form, schedule, spacing, prediction_type, steps)
 
 
 def main(arguments: list[str] | None = None) -> None:

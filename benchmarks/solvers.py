@@ -14,11 +14,13 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from odes import SHARP, SMOOTH, largest_plan
 from stamp import stamp
 from torch import Tensor
 
@@ -34,26 +36,17 @@ PROCESS = "scaled_linear"
 SCHEDULE = PROCESSES[PROCESS]
 CALLS = 24
 """Of the network. Methods with stages, or that start with them, take fewer steps."""
-MIXTURES = {
-    "smooth": GaussianMixture(),
-    "sharp": GaussianMixture(stds=torch.tensor([0.1, 0.05, 0.15], dtype=torch.float64)),
-}
+MIXTURES = {"smooth": SMOOTH, "sharp": SHARP}
 SPACINGS = ("karras", "log_snr")
 TOLERANCES = (1e-3, 1e-5)
 SAME = (*solvers.STOCHASTIC_SOLVERS, "euler", "ab1", "deis1", "dpmpp_1s")
 """Those that draw noise, and those that are ``ddim`` or ``euler`` by another name."""
 
 
-def plan_of(solver: str, steps: int, spacing: str, form: Any) -> Plan:
+def plan_of(solver: str, spacing: str, form: Any, steps: int) -> Plan:
     return solvers.build(
         solver, SCHEDULE, steps, spacing, "v_prediction", form=form, final_sigmas_type="sigma_min"
     )
-
-
-def plan_of_calls(solver: str, calls: int, spacing: str, form: Any) -> Plan:
-    """Return the plan with the most steps that asks the network so often at most."""
-    plans = (plan_of(solver, steps, spacing, form) for steps in range(calls, 0, -1))
-    return next(plan for plan in plans if plan.num_calls <= calls)
 
 
 def sampled(plan: Plan, mixture: GaussianMixture, noise: Tensor) -> Tensor:
@@ -77,7 +70,8 @@ def fixed_grids(
     """Measure solvers in each form and spacing."""
     for solver in names:
         for form, spacing in product(forms_of(solver), SPACINGS):
-            plan = plan_of_calls(solver, CALLS, spacing, form)
+            plan = largest_plan(partial(plan_of, solver, spacing, form), CALLS)
+            assert plan is not None, f"{solver} takes more than {CALLS} calls"
             for name, mixture in MIXTURES.items():
                 yield {
                     "solver": solver,
@@ -123,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         ["ddim", "heun", "ab4"] if options.toy else [s for s in solvers.SOLVERS if s not in SAME]
     )
     references = {
-        name: sampled(plan_of("dopri5", reference_steps, "log_snr", "data"), mixture, noise)
+        name: sampled(plan_of("dopri5", "log_snr", "data", reference_steps), mixture, noise)
         for name, mixture in MIXTURES.items()
     }
     content = {

@@ -9,6 +9,7 @@ from typing import Any
 from .writing import read, table
 
 CALLS = (5, 10, 20, 50, 100)
+ERRORS = ("sample_error", "gradient_error")
 PROCESSES = ("VP linear", "VP cosine", "EDM", "rectified flow")
 Sampler = tuple[str, str]
 
@@ -103,10 +104,19 @@ def on_the_model(calls: int, solver: str, form: str = "") -> str:
     return _cell(_found("embedded model", "VP scaled linear", calls)[solver, form])
 
 
-def integrators_ahead(network: str, process: str, key: str) -> str:
-    """Return at how many of the numbers of calls an exponential integrator is the most exact."""
-    names = [_best(network, process, calls, key)[0] for calls in CALLS]
-    return f"{sum(', ' not in name for name in names)} of {len(names)}"
+def integrators_ahead(network: str, process: str) -> str:
+    """Return with how many of the numbers of calls an exponential integrator is the most exact.
+
+    Args:
+        network: as exponential.json names it.
+        process: likewise.
+    """
+
+    def count(key: str) -> str:
+        names = [_best(network, process, calls, key)[0] for calls in CALLS]
+        return f"{sum(', ' not in name for name in names)} of {len(names)}"
+
+    return " / ".join(map(count, ERRORS))
 
 
 def least(network: str, process: str, calls: int, key: str) -> str:
@@ -126,19 +136,22 @@ def _ratios(
     }
 
 
-def ahead(network: str, process: str, calls: int, key: str, form: str, than: str) -> str:
+def ahead(network: str, process: str, calls: int, form: str, than: str) -> str:
     """Return how many ODE methods are more exact in one form than in another.
 
     Args:
         network: as exponential.json names it.
         process: likewise.
         calls: network calls.
-        key: ``sample_error`` or ``gradient_error``.
         form: ``x``, ``noise`` or ``flow``.
         than: the form to compare with.
     """
-    found = _ratios(network, process, calls, key, form, than).values()
-    return f"{sum(ratio > 1 for ratio in found)} of {len(found)}"
+
+    def count(key: str) -> str:
+        ratios = _ratios(network, process, calls, key, form, than).values()
+        return f"{sum(ratio > 1 for ratio in ratios)} of {len(ratios)}"
+
+    return " / ".join(map(count, ERRORS))
 
 
 def times_ahead(
@@ -153,7 +166,4 @@ def times_ahead(
 def reference_error(network: str) -> str:
     """Return how far references are from themselves with half their steps, at most."""
     rows = [row for row in read("exponential")["references"] if row["network"] == network]
-    sample, gradient = (
-        max(row[f"{name}_error"] for row in rows) for name in ("sample", "gradient")
-    )
-    return f"{sample:.1g} / {gradient:.1g}"
+    return " / ".join(f"{max(row[key] for row in rows):.1g}" for key in ERRORS)

@@ -1,4 +1,4 @@
-"""What gradients cost by kind and size of the network, and what exponential integration gives."""
+"""What gradients cost by kind and size of the network."""
 
 from __future__ import annotations
 
@@ -61,16 +61,16 @@ def largest_error_of_exact(dtype: str) -> float:
     return max(row["error"]["Exact"] for row in _all_networks() if row["dtype"] == dtype)
 
 
-def times(method: str, to: str, *groups: str) -> str:
+def time_beside(method: str, other: str, *groups: str) -> str:
     """Return the range of a method's time in that of another.
 
     Args:
         method: as the rows of architectures.json name it.
-        to: likewise; ``sample`` is drawing the sample once.
+        other: likewise; ``sample`` is drawing the sample once.
         groups: of networks; by default all.
     """
     rows = [row for group in groups for row in _networks(group).values()] or _all_networks()
-    found = [row["time"][method] / row["time"][to] for row in rows]
+    found = [row["time"][method] / row["time"][other] for row in rows]
     return f"{min(found):.2f} to {max(found):.2f}"
 
 
@@ -78,96 +78,3 @@ def product_cost() -> str:
     """Return the range of a product's time in that of a network call, over all networks."""
     found = [row["steps"] * row["time"]["one call"] - 1 for row in _all_networks()]
     return f"{min(found):.2f} to {max(found):.2f}"
-
-
-WAYS = (
-    ("x", "kept"),
-    ("noise", "kept"),
-    ("noise", "taken out"),
-    ("flow", "kept"),
-    ("flow", "taken out"),
-    ("", "taken out"),
-)
-"""Forms of semilinear.json, and what became of the linear term."""
-
-
-def by_field(order: int, budget: int) -> str:
-    """Return the errors of one order's solvers on fields that are less and less linear."""
-    head = ["data, guidance", "N / f", "x, t", "x, noise's time", "noise form"]
-    head += ["x, flow's time", "flow form"]
-    rows = read("semilinear")["rows"]
-    own = next(e["solver"] for e in rows[0]["errors"] if e["order"] == order and not e["form"])
-
-    def cells(row: dict[str, Any]) -> list[str]:
-        found = {
-            (error["form"], error["linear_term"]): error
-            for error in row["errors"]
-            if (error["order"], error["budget"]) == (order, budget)
-        }
-        return [
-            f"{found[way]['sample_error']:.2g} / {found[way]['gradient_error']:.2g}" for way in WAYS
-        ]
-
-    return table(
-        [*head, own],
-        (
-            [
-                f"{row['width']:g}, {row['guidance_scale']:g}",
-                f"{row['nonlinearity']:.1f}",
-                *cells(row),
-            ]
-            for row in rows
-        ),
-    )
-
-
-def taking_out(key: str, *orders: int, form: str = "", wide: bool = False) -> str:
-    """Return how many times smaller errors are without the linear term, in the same time.
-
-    Args:
-        key: ``sample_error`` or ``gradient_error``, with 20 calls.
-        orders: of the methods of Adams.
-        form: in whose time; by default both.
-        wide: on data as wide as the noise, or on the narrow ones.
-    """
-    ratios = []
-    for row in read("semilinear")["rows"]:
-        if (row["width"] == 1) == wide:
-            errors = {
-                (error["order"], error["form"], error["linear_term"]): error[key]
-                for error in row["errors"]
-                if error["budget"] == 20
-            }
-            ratios += [
-                errors[order, name, "kept"] / errors[order, name, "taken out"]
-                for order in orders
-                for name in ((form,) if form else ("noise", "flow"))
-            ]
-    return f"{min(ratios):.2g} to {max(ratios):.2g}"
-
-
-def own_against_adams(key: str, order: int) -> str:
-    """Return how many times more exact an exponential integrator is than the best of Adams.
-
-    Args:
-        key: ``sample_error`` or ``gradient_error``, with 20 calls, on narrow data.
-        order: of both.
-    """
-    ratios = []
-    for row in read("semilinear")["rows"]:
-        if row["width"] < 1:
-            errors = [e for e in row["errors"] if (e["order"], e["budget"]) == (order, 20)]
-            [own] = [error[key] for error in errors if not error["form"]]
-            ratios.append(min(error[key] for error in errors if error["form"]) / own)
-    return f"{min(ratios):.2g} to {max(ratios):.2g}"
-
-
-def narrow_median(solver: str, key: str) -> str:
-    """Return an error with 20 calls on the mixture of width 0.1, without guidance."""
-    [row] = [
-        row
-        for row in read("semilinear")["rows"]
-        if (row["width"], row["guidance_scale"]) == (0.1, 1)
-    ]
-    [error] = [e for e in row["errors"] if (e["solver"], e["budget"]) == (solver, 20)]
-    return f"{error[key]:.2g}"
