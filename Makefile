@@ -59,9 +59,9 @@ bench: setup
 	$(BIN)/python benchmarks/audit.py methods --method_items 4 --output build/bench/audit.json \
 		--folder build/bench/audit
 
-# As the documents show it, in many hours, but for what needs pictures, weights or packages of
-# others, which the scripts name: quality.py beside training pictures, stylize.py, terrain.py,
-# audit_imagenet.py, fid_agreement.py. What is there is kept where scripts go on from it.
+# All that the documents show, in many hours. Left out is what needs pictures, weights or packages
+# of others: quality.py beside training pictures, stylize.py, terrain.py, audit_imagenet.py,
+# fid_agreement.py. Scripts that can go on from what is there keep it.
 bench-full: setup
 	$(BIN)/python benchmarks/core.py --output_dir docs/benchmarks
 	$(BIN)/python benchmarks/cost.py --output_dir docs/benchmarks

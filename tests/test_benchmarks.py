@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -300,8 +302,6 @@ def test_the_plain_ode_is_a_form_where_it_has_no_linear_term(
 def test_no_plan_takes_more_calls_than_it_may_and_none_could_take_one_step_more(
     solver: str, budget: int
 ) -> None:
-    from functools import partial
-
     import odes
 
     schedule, (spacing, _) = odes.PROCESSES["VP linear"]
@@ -313,8 +313,6 @@ def test_no_plan_takes_more_calls_than_it_may_and_none_could_take_one_step_more(
 
 
 def test_rows_are_measured_once_and_with_one_reference(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     import exponential
 
     schedule, spacings = exponential.PROCESSES["rectified flow"]
