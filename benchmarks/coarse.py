@@ -12,7 +12,6 @@ conditioning and weights. Results go to coarse.json and coarse.png in the output
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from typing import Any
 
 import diffusers
 import torch
-from stamp import stamp
+from stamp import write_stamped
 from torch import Tensor
 
 import adjointdpm as adp
@@ -232,17 +231,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--toy", action="store_true")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    options.output_dir.mkdir(parents=True, exist_ok=True)
     rows = list(measure(toy if options.toy else embedded, options))
-    content = {
+    settings = {
         "model": "Gaussian mixture" if options.toy else "embedded model, guidance 4",
         "num_inference_steps": options.num_inference_steps,
-        **stamp(),
     }
-    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-    head = json.dumps(content, indent=1).removesuffix("\n}")
-    text = f'{head},\n "rows": [\n{lines}\n ]\n}}\n'
-    (options.output_dir / "coarse.json").write_text(text)
+    write_stamped(options.output_dir / "coarse.json", settings, rows=rows)
     plot(rows, options.num_inference_steps, options.output_dir / "coarse.png")
 
 

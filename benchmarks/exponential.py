@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from exponential_plot import plot
 from odes import PROCESSES, SHARP, SMOOTH, GaussianMixture, Problem, Reference, largest_plan
-from stamp import stamp
+from stamp import write_stamped
 from torch import Tensor
 
 import adjointdpm as adp
@@ -154,14 +154,8 @@ class Results:
         self.rows = [row for row in self.rows if not problem.items() <= row.items()]
 
     def write(self) -> None:
-        """Write the file, a row on a line."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        head = json.dumps(stamp(), indent=1).removesuffix("\n}")
-        parts = [
-            f' "{name}": [\n' + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n ]"
-            for name, rows in (("references", self.references), ("rows", self.rows))
-        ]
-        self.path.write_text(",\n".join([head, *parts]) + "\n}\n")
+        """Write the file."""
+        write_stamped(self.path, {}, references=self.references, rows=self.rows)
 
 
 def renew(

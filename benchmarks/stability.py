@@ -13,7 +13,6 @@ adds more to a direction than all the data have. Results go to stability.json an
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Iterator
 from functools import partial
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from odes import PROCESSES, largest_plan, plan_of
-from stamp import stamp
+from stamp import write_stamped
 
 import adjointdpm as adp
 
@@ -113,11 +112,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("docs/benchmarks"))
     options = parser.parse_args(arguments)
     rows = list(measure())
-    content = stamp()
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-    head = json.dumps(content, indent=1).removesuffix("\n}")
-    (options.output_dir / "stability.json").write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n')
+    write_stamped(options.output_dir / "stability.json", {}, rows=rows)
     plot(rows, options.output_dir / "stability.png")
 
 
