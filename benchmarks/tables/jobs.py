@@ -20,6 +20,12 @@ WAYS = {
 }
 """What guide.json calls a way, in words."""
 
+STYLE_GRADIENTS = {
+    "sampler": "Exact(memory_budget='1GiB')",
+    **{m: m for m in ("Exact()", "CoarseAdjoint(2)", "Truncated(1)", "ContinuousAdjoint()")},
+}
+"""Gradient methods by what stylize.json calls their runs; the first is the job's own."""
+
 STYLES = {
     "brick, adapter, 0.7": "brick/sampler/0.7",
     "brick, adapter, 1": "brick/sampler/1",
@@ -76,22 +82,42 @@ def _kept(row: dict[str, Any]) -> str:
     return f"{row['still_recognised']} of {row['recognised_before']}"
 
 
-def _styles(first: str, runs: dict[str, str], name: str = "stylize") -> str:
-    def cells(row: dict[str, Any]) -> list[str]:
-        changes = [f"{-row[name]['reduction']:+.0%}" for name in ("classifier", "vgg16-hed")]
-        low, high = row["still_recognised_low"], row["still_recognised_high"]
-        kept = f"{_kept(row)} ({low:.0%} to {high:.0%})"
-        return [*(change.replace("-", "\N{MINUS SIGN}") for change in changes), kept]
+def _style_cells(row: dict[str, Any]) -> list[str]:
+    changes = [f"{-row[name]['reduction']:+.0%}" for name in ("classifier", "vgg16-hed")]
+    low, high = row["still_recognised_low"], row["still_recognised_high"]
+    kept = f"{_kept(row)} ({low:.0%} to {high:.0%})"
+    return [*(change.replace("-", "\N{MINUS SIGN}") for change in changes), kept]
 
+
+STYLE_HEAD = ["Gram distance, optimised", "Gram distance, VGG16", "still recognised"]
+
+
+def _styles(first: str, runs: dict[str, str], name: str = "stylize") -> str:
+    rows = read(name)["rows"]
     return table(
-        [first, "Gram distance, optimised", "Gram distance, VGG16", "still recognised"],
-        ([called, *cells(read(name)["rows"][run])] for called, run in runs.items()),
+        [first, *STYLE_HEAD],
+        ([called, *_style_cells(rows[run])] for called, run in runs.items()),
     )
 
 
 def styles() -> str:
     """Return what becomes of style and content, by picture and way."""
     return _styles("", STYLES)
+
+
+def styles_by_gradient() -> str:
+    """Return what becomes of style and content in equal CPU time, by gradient method."""
+    rows = read("stylize")["rows"]
+
+    def cells(picture: str, method: str) -> list[str]:
+        row = rows[f"{picture}/{method}/1"]
+        spent = [f"{len(row['losses'])}", f"{row['cpu_seconds']:.0f}"]
+        return [f"{picture}, `{STYLE_GRADIENTS[method]}`", *spent, *_style_cells(row)]
+
+    return table(
+        ["", "updates", "CPU s", *STYLE_HEAD],
+        (cells(picture, m) for picture in ("brick", "coffee") for m in STYLE_GRADIENTS),
+    )
 
 
 def styles_of_longer_runs() -> str:
