@@ -200,7 +200,10 @@ GRADIENTS: dict[str, adp.GradientMethod] = {
     "Exact()": adp.Exact(),
     "CoarseAdjoint(3)": adp.CoarseAdjoint(3),
     "Truncated(2, 'detach_outputs')": adp.Truncated(2, "detach_outputs"),
-    "ContinuousAdjoint, as in the paper": adp.ContinuousAdjoint(trajectory="resolved"),
+    "ContinuousAdjoint()": adp.ContinuousAdjoint(),
+    "ContinuousAdjoint, as in the paper": adp.ContinuousAdjoint(
+        trajectory="resolved", form="noise"
+    ),
 }
 """Plain `Truncated(2)` is not among them: it sends no gradient to the noise at all."""
 

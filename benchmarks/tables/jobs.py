@@ -78,6 +78,29 @@ def ways_by_setting() -> str:
     return _guided((key, key) for key in read("guide")["summaries"] if ", " in key)
 
 
+def guides_by_gradient() -> str:
+    """Return where noises are led in equal CPU time, by gradient method."""
+    content = read("guide_gradients")
+
+    def cells(name: str, row: dict[str, Any]) -> list[str]:
+        low, high = (100 * end for end in row["interval"])
+        updates = {one["updates"] for one in content["rows"][name].values()}
+        return [
+            f"`{name}`",
+            " or ".join(f"{count}" for count in sorted(updates)),
+            f"{row['cpu_seconds'] / row['of']:.1f}",
+            f"{row['recognised']} of {row['of']} ({low:.0f} to {high:.0f} %)",
+            f"{row['judge']:.2f}",
+            f"{row['metric']:.1f}",
+        ]
+
+    head = ["gradient", "updates", "CPU s a picture", "judge sees the target (95 % interval)"]
+    return table(
+        [*head, "probability by the judge", "metric"],
+        (cells(name, row) for name, row in content["summaries"].items()),
+    )
+
+
 def _kept(row: dict[str, Any]) -> str:
     return f"{row['still_recognised']} of {row['recognised_before']}"
 
