@@ -62,6 +62,7 @@ bench-full: setup
 	$(BIN)/python benchmarks/exponential.py
 	$(BIN)/python benchmarks/exponential.py --networks embedded --calls 5 10 20
 	$(BIN)/python benchmarks/audit.py audit batching methods training
+	$(BIN)/python benchmarks/guide_gradients.py
 	$(BIN)/python -m benchmarks.embed --output docs/benchmarks/embed.json
 	$(BIN)/python -m benchmarks.documented
 

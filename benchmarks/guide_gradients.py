@@ -25,7 +25,7 @@ from stamp import stamp
 import adjointdpm as adp
 from adjointdpm.storage import write_text
 
-UPDATES, LEARNING_RATE = 15, 0.1
+UPDATES, LEARNING_RATE = 10, 0.1
 THE_JOBS = "Exact(memory_budget='1GiB')"
 GRADIENTS: dict[str, adp.GradientMethod] = {
     THE_JOBS: adp.Exact(memory_budget="1GiB"),
@@ -80,6 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
                 "steps": guide.STEPS,
                 "guidance_scale": guide.GUIDANCE_SCALE,
                 "learning_rate": LEARNING_RATE,
+                "updates": args.updates,
                 **stamp(),
                 "cpu_seconds_of_one": prices,
                 "summaries": done,

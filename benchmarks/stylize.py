@@ -55,7 +55,7 @@ WEIGHTS = (0.1, 0.3, 0.6, 0.8, 1.0, 2.0)
 COUNT = 24
 """Pictures that each adapter is judged on."""
 NEURAL_UPDATES = 30
-TIMED = 5
+TIMED = 3
 """Updates of each gradient method that are timed, to make as many as take the same time."""
 CONTESTANTS = ("sampler", "neural", "finetuned", "gradients")
 GRADIENTS: dict[str, GradientMethod] = {
