@@ -6,8 +6,8 @@
 - ``batching``: the same items in a batch that is refilled after every update, in fixed batches that
   shrink as items end, and in fixed batches that do not, as libraries of attacks run them. Ratios
   are of CPU time on one thread, in one run.
-- ``methods``: gradient methods and step rules, each with the same CPU seconds at most for an item:
-  those of all steps by the gradient that the job takes.
+- ``methods``: gradient methods, each with the same CPU seconds at most for an item: those of all
+  steps by the gradient that the job takes.
 - ``training``: the classifier is trained on what was found where the judge still sees the true
   class, and on pictures as they are drawn; then items are audited again that it has not seen.
 
@@ -207,38 +207,31 @@ GRADIENTS: dict[str, adp.GradientMethod] = {
 }
 """Plain `Truncated(2)` is not among them: it sends no gradient to the noise at all."""
 
-CONTESTANTS = {
-    **{f"AutoPGD, {name}": (name, "apgd") for name in GRADIENTS},
-    f"sign, {THE_JOBS}": (THE_JOBS, "sign"),
-    f"normalized, {THE_JOBS}": (THE_JOBS, "normalized"),
-}
-"""Gradient and step rule."""
-
 
 def methods(
     make: Callable[..., AuditWorker], folder: Path, count: int, part: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Each way with as many updates as take the CPU seconds of those of the job's gradient."""
+    """Each gradient with as many updates as take the CPU seconds of those of the job's own."""
     items = audit_items(settings(folder, num_prompts=count))
     part = part or {"items": count, "cpu_seconds_of_one": seconds_of_one(make, folder, items)}
     rows, prices = part.setdefault("rows", {}), part["cpu_seconds_of_one"]
-    for number, (name, (gradient, rule)) in enumerate(CONTESTANTS.items()):
+    for number, (name, gradient) in enumerate(GRADIENTS.items()):
         if name in rows:
             continue
-        evaluations = (MAX_STEPS + 1) * prices[THE_JOBS] / prices[gradient]
+        evaluations = (MAX_STEPS + 1) * prices[THE_JOBS] / prices[name]
         steps = max(1, round(evaluations) - 1)
         place = folder / f"method-{number}"
         rmtree(place, ignore_errors=True)  # of a run that was stopped: its seconds are lost
-        changes = {"step_rule": rule, "max_steps": steps}
-        worker = make(GRADIENTS[gradient], output_dir=place, **changes)
+        worker = make(gradient, output_dir=place, max_steps=steps)
         started = time.process_time()
         with JsonLines(place / "results.jsonl") as record:
             execute(items, lambda worker=worker: worker, record)
             results = list(record)
         rows[name] = {
             "max_steps": steps,
-            "limit": (steps + 1) * prices[gradient],
+            "limit": (steps + 1) * prices[name],
             "cpu_seconds": time.process_time() - started,
+            "fooled_items": [r["id"] for r in results if r["status"] == "fooled"],
             **numbers(summarize(results, place, worker.panel.network)),
         }
         fooled = {key: rows[name][key] for key in ("fooled", "fooled_and_seen")}

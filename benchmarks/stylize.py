@@ -33,7 +33,6 @@ from torch.nn import functional
 from adjointdpm import (
     CoarseAdjoint,
     ContinuousAdjoint,
-    Exact,
     GradientMethod,
     Truncated,
     encode_image,
@@ -59,7 +58,6 @@ TIMED = 3
 """Updates of each gradient method that are timed, to make as many as take the same time."""
 CONTESTANTS = ("sampler", "neural", "finetuned", "gradients")
 GRADIENTS: dict[str, GradientMethod] = {
-    "Exact()": Exact(),
     "CoarseAdjoint(2)": CoarseAdjoint(2),
     "Truncated(1)": Truncated(1),
     "ContinuousAdjoint()": ContinuousAdjoint(),

@@ -22,7 +22,7 @@ WAYS = {
 
 STYLE_GRADIENTS = {
     "sampler": "Exact(memory_budget='1GiB')",
-    **{m: m for m in ("Exact()", "CoarseAdjoint(2)", "Truncated(1)", "ContinuousAdjoint()")},
+    **{m: m for m in ("CoarseAdjoint(2)", "Truncated(1)", "ContinuousAdjoint()")},
 }
 """Gradient methods by what stylize.json calls their runs; the first is the job's own."""
 
