@@ -130,7 +130,7 @@ def styles() -> str:
 
 def styles_by_gradient() -> str:
     """Return what becomes of style and content in equal CPU time, by gradient method."""
-    rows = read("stylize")["rows"]
+    rows = read("stylize_gradients")["rows"]
 
     def cells(picture: str, method: str) -> list[str]:
         row = rows[f"{picture}/{method}/1"]
