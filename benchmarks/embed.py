@@ -289,7 +289,7 @@ def table(content: dict[str, Any]) -> str:
     lines = [
         "# Twelve words from a classifier: seen by the judge",
         "",
-        "Written by `python -m benchmarks.embed`, which says what is measured. Held-out style and",
+        "Written by `benchmarks/embed.py`, which says what is measured. Held-out style and",
         "wording, unseen noises; Wilson intervals of 95 %.",
         "",
         f"| concept | held-out style | before | {' | '.join(methods)} |",

@@ -1,8 +1,9 @@
 """One gradient through a UNet of real size: seconds and peak memory, by method and steps.
 
 UNets of the shapes of Stable Diffusion 1.5 and SDXL with random weights (speed does not care),
-classifier-free guidance, gradients for noise and prompt embedding. Methods that run out of memory
-are recorded as such.
+classifier-free guidance, gradients for noise and prompt embedding; beside them, one guided call of
+the network, and one with its vector-Jacobian product. Methods that run out of memory are recorded
+as such.
 
     python benchmarks/gpu.py --models sd15 sdxl --output_dir docs/benchmarks
     python benchmarks/gpu.py --models toy --steps 2 4     # on any machine, in seconds
@@ -108,6 +109,17 @@ class Workload:
             added = {"text_embeds": pooled, "time_ids": sizes.expand(args.batch, -1).float()}
             self.cond |= {"added_cond_kwargs": added, "negative_added_cond_kwargs": added}
 
+    def call(self, with_product: bool) -> Callable[[], None]:
+        """Return the function that asks the network once."""
+
+        def run() -> None:
+            with torch.set_grad_enabled(with_product):
+                answer = self.denoiser(self.noise, 500.0, **self.cond)
+            if with_product:
+                torch.autograd.grad(answer, [self.noise, self.embeds], torch.ones_like(answer))
+
+        return run
+
     def gradient(self, method: str, steps: int, budget: str) -> Callable[[], None]:
         """Return the function that takes one gradient."""
         plan = adp.solvers.build("ddim", SCHEDULE, steps)
@@ -199,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     started = time.monotonic()
     settings = {k: v for k, v in vars(args).items() if k != "output_dir"}
     result: dict[str, Any] = {
-        **describe_machine(args.device), "settings": settings, "workloads": {},
+        **describe_machine(args.device), "settings": settings, "calls": {}, "workloads": {},
         "left_out": [],
     }  # fmt: skip
     args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -207,7 +219,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         for resolution in MODELS[name].resolutions:
             workload = Workload(name, resolution, args)
             measure(workload.gradient("exact", 1, args.memory_budget), args)  # warm-up
-            rows = result["workloads"].setdefault(f"{name} {resolution}²", [])
+            title = f"{name} {resolution}²"
+            result["calls"][title] = {
+                "forward": measure(workload.call(with_product=False), args),
+                "forward_and_product": measure(workload.call(with_product=True), args),
+            }
+            rows = result["workloads"].setdefault(title, [])
             per_step: dict[str, float] = {}
             for steps in args.steps:
                 for method in args.methods:

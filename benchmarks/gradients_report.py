@@ -157,8 +157,8 @@ def table(results: Results, contest: str, notes: list[Note]) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Bar:
-    """What we hold ourselves to."""
+class Goal:
+    """What we set ourselves."""
 
     text: str
     contest: str
@@ -169,7 +169,7 @@ class Bar:
     at_least: bool = False
 
     def line(self, results: Results) -> str | None:
-        """Return the row of the bar, or None where it was not measured."""
+        """Return the row of the goal, or None where it was not measured."""
         top = numbers(results, self.contest, self.method).get(self.column)
         if top is None:
             return None
@@ -184,23 +184,23 @@ class Bar:
 
 
 ADJOINT, COARSE = "torchdiffeq odeint_adjoint", "CoarseAdjoint, N/4"
-BARS = [
-    bar
+GOALS = [
+    goal
     for contest in ("embedded/euler", "embedded/heun", "inputs/euler")
-    for bar in (
-        Bar("time: Exact / network calls", contest, "time", EXACT, "", 1.03),
-        Bar("time: all graphs kept / by hand", contest, "time", ALL_GRAPHS, "by hand", 1.05),
-        Bar("time: odeint_adjoint / Exact", contest, "time", ADJOINT, EXACT, 2.0, True),
-        Bar("time: odeint_adjoint / CoarseAdjoint", contest, "time", ADJOINT, COARSE, 2.0, True),
-        Bar("error: CoarseAdjoint / odeint_adjoint", contest, "error", COARSE, ADJOINT, 1.0),
-        Bar("peak at 200: Exact / odeint_adjoint", contest, "peak at 200", EXACT, ADJOINT, 1.0),
-        Bar("peak at 1000: Exact / odeint_adjoint", contest, "peak at 1000", EXACT, ADJOINT, 1.0),
+    for goal in (
+        Goal("time: Exact / network calls", contest, "time", EXACT, "", 1.03),
+        Goal("time: all graphs kept / by hand", contest, "time", ALL_GRAPHS, "by hand", 1.05),
+        Goal("time: odeint_adjoint / Exact", contest, "time", ADJOINT, EXACT, 2.0, True),
+        Goal("time: odeint_adjoint / CoarseAdjoint", contest, "time", ADJOINT, COARSE, 2.0, True),
+        Goal("error: CoarseAdjoint / odeint_adjoint", contest, "error", COARSE, ADJOINT, 1.0),
+        Goal("peak at 200: Exact / odeint_adjoint", contest, "peak at 200", EXACT, ADJOINT, 1.0),
+        Goal("peak at 1000: Exact / odeint_adjoint", contest, "peak at 1000", EXACT, ADJOINT, 1.0),
     )
 ]
 
 
 def markdown(results: Results) -> str:
-    """Return all tables, the bars and the notes."""
+    """Return all tables, the goals and the notes."""
     contests = sorted({contest for phase in _phases(results) for contest in results[phase]})
     notes = [note for contest in contests for note in notes_of(results, contest)]
     lines = ["# Gradients side by side: the tables", ""]
@@ -210,16 +210,10 @@ def markdown(results: Results) -> str:
         calls = "" if phase == "memory" else f"N = {settings['calls']}, "
         lines.append(f"- {phase}: {calls}{described}")
     lines += ["", *(f"![{phase}](gradients_{phase}.png)" for phase in _phases(results))]
-    bars = [line for bar in BARS if (line := bar.line(results))]
-    if bars:
-        lines += [
-            "",
-            "## Bars",
-            "",
-            "| contest | what | measured | bar | |",
-            "|---|---|---|---|---|",
-        ]
-        lines += bars
+    goals = [line for goal in GOALS if (line := goal.line(results))]
+    if goals:
+        lines += ["", "## Goals we set", "", "| contest | what | measured | goal | |"]
+        lines += ["|---|---|---|---|---|", *goals]
     for contest in contests:
         lines += ["", f"## {contest}", "", *table(results, contest, notes)]
     lines += ["", "## Where a peer is better", ""]

@@ -2,19 +2,19 @@
 
     python -m training.emoji --output_dir DATA    # fetch and render the training pictures, once
     python benchmarks/quality.py --data_dir DATA --work_dir WORK --max_seconds 1500
+    python benchmarks/quality.py --own_reference 50 --work_dir WORK    # without them
 
 The reference are the pictures that the model was trained on, each once, or those of the captions
-that there are samples of; samples have their captions in turn, no guidance, and their number's
-seed. They are drawn in blocks that are kept in ``WORK``: a run that is killed, or that ends after
-``max_seconds``, goes on where it was. For each number of calls the solvers take turns, and
-quality.json has what is there: as many samples for each solver. Rows of other solvers and calls, of
-a run before, are kept. Networks run under autocast to bfloat16, which moves pictures by 0.001 on
-average, a quarter of a level of 8 bits.
+that there are samples of; or, as many as samples, the model's own by many calls of DPM-Solver++,
+which leaves the solver's error alone. Samples have captions in turn, no guidance, and their
+number's seed. They are drawn in blocks that are kept in ``WORK``: a run that is killed, or that
+ends after ``max_seconds``, goes on where it was. For each number of calls the solvers take turns,
+and quality.json has what is there: as many samples for each solver. Rows of other references,
+solvers and calls, of a run before, are kept. Networks run under autocast to bfloat16, which moves
+pictures by 0.001 on average, a quarter of a level of 8 bits.
 
 FID and KID are in the features of the embedded judge, which was trained on the same pictures, and
 with ``--mobilenet WEIGHTS`` (see convert.py) in those of MobileNetV2, which was not.
-Intervals are of 95 %, from a jackknife that leaves out one of 20 groups of samples at a time; the
-reference is all there is and has no error.
 """
 
 from __future__ import annotations
@@ -24,30 +24,32 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from quality_report import GROUPS, distances, plot
 from stamp import stamp
 from torch import Tensor
 
 import adjointdpm as adp
 from adjointdpm.assets import load_default, load_feature_network
-from adjointdpm.evaluation import FeatureStatistics, frechet_distance, picture_features
+from adjointdpm.evaluation import picture_features
 from adjointdpm.features import FeatureNetwork
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 SOLVERS, CALLS = ("ddim", "dpmpp_2m", "ab2, noise form"), (5, 10, 20)
-BLOCK, GROUPS = 250, 20
+BLOCK = 250
+OWN = "own reference"
+OWN_SEEDS_FROM = 1_000_000
 
 
 def plan_of(solver: str, calls: int, denoiser: adp.Denoiser) -> adp.Plan:
     """Return a plan; steps are linear in time, as the model's own scheduler has them."""
-    name, _, form = solver.partition(", ")
+    name, _, form = ("dpmpp_2m" if solver == OWN else solver).partition(", ")
     return adp.solvers.build(
         name, denoiser.schedule, calls, "linspace", denoiser.prediction_type,
         form="noise" if form else None,
@@ -65,11 +67,10 @@ class Model:
         self.denoiser = sampler.denoiser
 
     @torch.no_grad()
-    def draw(self, plan: adp.Plan, numbers: range) -> Tensor:
+    def draw(self, plan: adp.Plan, numbers: range, seeds_from: int) -> Tensor:
         """Return pictures as 8-bit files hold them, (n, 3, 64, 64)."""
-        noise = torch.stack(
-            [torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(i)) for i in numbers]
-        )
+        seeds = [torch.Generator().manual_seed(seeds_from + i) for i in numbers]
+        noise = torch.stack([torch.randn(4, 16, 16, generator=seed) for seed in seeds])
         captions = [self._captions[i % len(self._captions)] for i in numbers]
         cond = adp.encode_prompt(self._pipe, captions, guidance=False)
         with torch.autocast("cpu", torch.bfloat16):
@@ -80,20 +81,22 @@ class Model:
 def draw_all(model: Model, options: argparse.Namespace) -> None:
     """Draw blocks that are not there yet, until all are or the time is over."""
     deadline = time.monotonic() + options.max_seconds
-    for calls in options.calls:
-        plans = {solver: plan_of(solver, calls, model.denoiser) for solver in options.solvers}
+    for calls in filter(None, (options.own_reference, *options.calls)):
+        chosen = (OWN,) if calls == options.own_reference else options.solvers
+        plans = {solver: plan_of(solver, calls, model.denoiser) for solver in chosen}
         for start in range(0, options.num_images, BLOCK):
             for solver, plan in plans.items():
                 path = block_path(options.work_dir, solver, calls, start)
                 if not path.exists():
                     if time.monotonic() > deadline:
                         return
-                    draw_block(model, plan, start, path)
+                    draw_block(model, plan, start, path, OWN_SEEDS_FROM if solver == OWN else 0)
 
 
-def draw_block(model: Model, plan: adp.Plan, start: int, path: Path) -> None:
+def draw_block(model: Model, plan: adp.Plan, start: int, path: Path, seeds_from: int) -> None:
     began = time.perf_counter()
-    parts = [model.draw(plan, range(i, i + 50)) for i in range(start, start + BLOCK, 50)]
+    starts = range(start, start + BLOCK, 50)
+    parts = [model.draw(plan, range(i, i + 50), seeds_from) for i in starts]
     path.parent.mkdir(parents=True, exist_ok=True)
     partial_path = path.with_suffix(".partial.npy")
     np.save(partial_path, torch.cat(parts).numpy())
@@ -118,71 +121,6 @@ def features_of(path: Path, network: FeatureNetwork, make: Callable[[], Tensor])
     return torch.from_numpy(np.load(kept)).double()
 
 
-def kernel(a: Tensor, b: Tensor) -> Tensor:
-    return (a @ b.T / a.shape[1] + 1) ** 3
-
-
-def within(a: Tensor) -> Tensor:
-    """Return the mean kernel of all pairs of two different pictures."""
-    values = kernel(a, a)
-    return (values.sum() - values.trace()) / (len(a) * (len(a) - 1))
-
-
-def fid(samples: Tensor, reference: FeatureStatistics) -> float:
-    return frechet_distance(FeatureStatistics.of(samples), reference)
-
-
-def with_interval(measure: Callable[[Tensor], float], samples: Tensor) -> dict[str, float]:
-    """Return a value and half of its 95 % interval, by a jackknife over groups."""
-    group = torch.arange(len(samples)) % GROUPS
-    left_out = np.array([measure(samples[group != g]) for g in range(GROUPS)])
-    error = np.sqrt((GROUPS - 1) * left_out.var())
-    return {"value": measure(samples), "half_width": float(1.96 * error)}
-
-
-def distances(samples: Tensor, reference: Tensor) -> dict[str, Any]:
-    """Return FID and KID x 1000 in features divided by the reference's root mean square."""
-    scale = reference.square().mean().sqrt()
-    samples, reference = samples / scale, reference / scale
-    statistics = FeatureStatistics.of(reference)
-    of_reference = within(reference)
-
-    def kid(samples: Tensor) -> float:
-        """Return KID on all pictures at once, unbiased (arXiv 1801.01401, eq. 4)."""
-        across = kernel(samples, reference).mean()
-        return 1000 * float(within(samples) + of_reference - 2 * across)
-
-    return {
-        "fid": with_interval(partial(fid, reference=statistics), samples),
-        "kid_x_1000": with_interval(kid, samples),
-    }
-
-
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    networks = list(dict.fromkeys(row["feature_network"] for row in rows))
-    figure = Figure(figsize=(9, 3.4 * len(networks)), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(len(networks), 2, squeeze=False)
-    for network, line in zip(networks, grid, strict=True):
-        for key, ax in zip(("fid", "kid_x_1000"), line, strict=True):
-            for solver in dict.fromkeys(row["solver"] for row in rows):
-                chosen = sorted(
-                    (row["calls"], row[key]["value"], row[key]["half_width"])
-                    for row in rows
-                    if row["solver"] == solver and row["feature_network"] == network
-                )
-                if chosen:
-                    calls, values, widths = zip(*chosen, strict=True)
-                    ax.errorbar(calls, values, widths, marker="o", capsize=3, label=solver)
-            ax.set(xlabel="network calls", ylabel=key.replace("_", " "), title=network)
-            ax.set_xticks(sorted({row["calls"] for row in rows}))
-            ax.legend()
-    figure.savefig(path, dpi=110)
-
-
 def complete_blocks(options: argparse.Namespace, calls: int) -> dict[str, list[Path]]:
     """Return the blocks of each solver, up to the first that one of them lacks."""
     found: dict[str, list[Path]] = {solver: [] for solver in options.solvers}
@@ -195,45 +133,74 @@ def complete_blocks(options: argparse.Namespace, calls: int) -> dict[str, list[P
     return found
 
 
-def measure(options: argparse.Namespace, examples: Any, images: np.ndarray) -> list[dict[str, Any]]:
+Reference = Callable[[FeatureNetwork, int], Tensor]
+"""Features of the pictures that so many samples are compared with."""
+
+
+def of_blocks(paths: list[Path], network: FeatureNetwork) -> Tensor:
+    """Return features of blocks of pictures."""
+    return torch.cat(
+        [
+            features_of(path, network, lambda path=path: torch.from_numpy(np.load(path)))
+            for path in paths
+        ]
+    )
+
+
+def own_pictures(work_dir: Path, calls: int) -> Reference:
+    """Compare with the model's own pictures by many calls, of other seeds."""
+
+    def features(network: FeatureNetwork, count: int) -> Tensor:
+        paths = [block_path(work_dir, OWN, calls, start) for start in range(0, count, BLOCK)]
+        return of_blocks(paths, network)
+
+    return features
+
+
+def training_pictures(work_dir: Path, pictures: np.ndarray) -> Reference:
+    """Compare with training pictures: with fewer samples than captions, those of their captions."""
+
+    def features(network: FeatureNetwork, count: int) -> Tensor:
+        images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
+        return features_of(work_dir / "reference", network, lambda: images)[:count]
+
+    return features
+
+
+def measure(options: argparse.Namespace, name: str, reference: Reference) -> list[dict[str, Any]]:
     """Return a row for every complete pair and feature network."""
     networks = [load_feature_network("judge")]
     if options.mobilenet is not None:
         networks.append(load_feature_network("mobilenet-v2", weights=options.mobilenet))
-    pictures = torch.from_numpy(np.stack([images[e.style, e.name] for e in examples]))
     rows = []
-    for network in networks:
-        reference = features_of(
-            options.work_dir / "reference", network, lambda: pictures.permute(0, 3, 1, 2)
-        )
-        for calls in options.calls:
-            paths = complete_blocks(options, calls)
-            for solver, found in paths.items():
-                if len(found) < 2:
-                    continue
-                blocks = [
-                    features_of(path, network, lambda path=path: torch.from_numpy(np.load(path)))
-                    for path in found
-                ]
-                samples = torch.cat(blocks)
-                # Captions come in turn: with fewer samples than captions, these are their pictures.
-                matched = reference[: len(samples)]
-                row = {
-                    "solver": solver, "calls": calls, "feature_network": network.name,
-                    "num_features": reference.shape[1], "num_images": len(samples),
-                    "num_reference": len(matched), **distances(samples, matched),
-                }  # fmt: skip
-                rows.append(row)
-                print(json.dumps(row), flush=True)
+    for network, calls in product(networks, options.calls):
+        for solver, found in complete_blocks(options, calls).items():
+            if len(found) < 2:
+                continue
+            samples = of_blocks(found, network)
+            matched = reference(network, len(samples))
+            row = {
+                "reference": name, "solver": solver, "calls": calls,
+                "feature_network": network.name, "num_features": samples.shape[1],
+                "num_images": len(samples), "num_reference": len(matched),
+                **distances(samples, matched),
+            }  # fmt: skip
+            rows.append(row)
+            print(json.dumps(row), flush=True)
     return rows
 
 
-def main(arguments: list[str] | None = None) -> None:
-    from training.concepts import training_examples
-    from training.emoji import load_emoji
+def captions_without_pictures() -> list[str]:
+    """Return captions of the published words, of which most were trained on, in every style."""
+    words = load_default().concepts
+    named = [concept.name for concept in words.concepts if not concept.wordless]
+    return [words.prompt(name, style) for name, style in product(named, words.styles)]
 
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data_dir", type=Path, required=True)
+    parser.add_argument("--data_dir", type=Path, help="of the training pictures")
+    parser.add_argument("--own_reference", type=int, metavar="CALLS")
     parser.add_argument("--work_dir", type=Path, required=True)
     parser.add_argument("--output_dir", type=Path, default=Path("docs/benchmarks"))
     parser.add_argument("--num_images", type=int, default=5000)
@@ -242,18 +209,42 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--solvers", nargs="+", choices=SOLVERS, default=list(SOLVERS))
     parser.add_argument("--calls", type=int, nargs="+", default=list(CALLS))
     options = parser.parse_args(arguments)
+    if options.data_dir is None and options.own_reference is None:
+        parser.error("compare with what? Give --data_dir or --own_reference")
+    if options.own_reference in options.calls:
+        parser.error("--own_reference takes more calls than any of --calls")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    options = parse_arguments(arguments)
     options.work_dir.mkdir(parents=True, exist_ok=True)
-    emoji = load_emoji(options.data_dir)
-    examples = training_examples(emoji)
-    draw_all(Model([example.caption for example in examples]), options)
+    if options.data_dir is not None:
+        from training.concepts import training_examples
+        from training.emoji import load_emoji
+
+        emoji = load_emoji(options.data_dir)
+        examples = training_examples(emoji)
+        captions = [example.caption for example in examples]
+    else:
+        captions = captions_without_pictures()
+    draw_all(Model(captions), options)
+    if options.own_reference is not None:
+        name = f"its own pictures, {options.own_reference} calls"
+        reference = own_pictures(options.work_dir, options.own_reference)
+    else:
+        name = "training pictures"
+        pictures = np.stack([emoji.images[e.style, e.name] for e in examples])
+        reference = training_pictures(options.work_dir, pictures)
     path = options.output_dir / "quality.json"
     old = json.loads(path.read_text())["rows"] if path.is_file() else []
-    chosen = set(product(options.solvers, options.calls))
-    rows = [row for row in old if (row["solver"], row["calls"]) not in chosen]
-    rows = sorted(rows + measure(options, examples, emoji.images), key=lambda row: row["calls"])
+    chosen = set(product([name], options.solvers, options.calls))
+    rows = [r for r in old if (r["reference"], r["solver"], r["calls"]) not in chosen]
+    rows = sorted(
+        rows + measure(options, name, reference), key=lambda row: (row["reference"], row["calls"])
+    )
     content = {
         "model": "embedded model, no guidance, steps linear in time, bfloat16",
-        "reference": "its training pictures of the same captions",
         "interval": f"95 %, jackknife over {GROUPS} groups of samples",
         **stamp(),
         "rows": rows,

@@ -3,15 +3,14 @@
     python benchmarks/scaling.py --output_dir docs/benchmarks
 
 Measured here: the sizes of messages, how often sharded weights are gathered, what a queue costs its
-driver, and how many updates an item of an audit takes. Call times are those of one GPU (`GPU`).
-The rest is arithmetic (`scaling_model.py`) on what `LINKS` and `ASSUMED` say. What the output
-holds already is not measured again.
+driver, and how many updates an item of an audit takes. Call times are those of one GPU, which
+`gpu.py` measured (``--gpu``). The rest is arithmetic (`scaling_model.py`) on what `LINKS` and
+`ASSUMED` say. What the output holds already is not measured again.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import multiprocessing
 import os
@@ -37,21 +36,18 @@ from scaling_model import (
     queue_seconds,
     saturation,
 )
+from stamp import stamp
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import adjointdpm as adp
 from adjointdpm.executors import Item, Result, WorkerFactory
 from adjointdpm.jobs.audit import AuditConfig, run_audit
-from adjointdpm.runs import environment
 from adjointdpm.storage import JsonLines, json_line, write_text
 
-GPU = {
-    "source": "one NVIDIA H200, torch 2.11, bfloat16, guidance, one picture at a time",
-    "SD 1.5, 512²": {"forward": 0.02933, "forward_and_product": 0.05982, "exact_10": 0.97197},
-    "SDXL, 1024²": {"forward": 0.07543, "forward_and_product": 0.15091, "exact_10": 3.38291},
-}
-"""Seconds of a network call, of one with its product, and of a gradient through ten steps."""
+RESULTS = Path(__file__).parents[1] / "docs" / "benchmarks"
 NETWORKS = {"SD 1.5, 512²": "sd15", "SDXL, 1024²": "sdxl"}
+WORKLOADS = {"SD 1.5, 512²": "sd15 512²", "SDXL, 1024²": "sdxl 1024²"}
+"""Their names in the results of `gpu.py`."""
 STEPS = 10
 LINKS = {
     "NVLink, in one machine": Link(400e9, 5e-6),
@@ -221,9 +217,33 @@ def sharded(steps: int) -> dict[str, Any]:
         return json.loads(Path(file).read_text())
 
 
-def trainings(name: str, sizes: dict[str, int], counts: dict[str, Any]) -> dict[str, Training]:
+def call_times(gpu: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Return seconds of a network call, of one with its product, and of a gradient by `Exact`.
+
+    Args:
+        gpu: results of `gpu.py`.
+    """
+
+    def exact(title: str) -> float:
+        [row] = [
+            row
+            for row in gpu["workloads"][title]
+            if (row["method"], row["steps"]) == ("exact", STEPS)
+        ]
+        return float(row["seconds"])
+
+    return {
+        name: {kind: found["seconds"] for kind, found in gpu["calls"][title].items()}
+        | {"exact": exact(title)}
+        for name, title in WORKLOADS.items()
+    }
+
+
+def trainings(
+    times: dict[str, float], sizes: dict[str, int], counts: dict[str, Any]
+) -> dict[str, Training]:
     """Return an update of each kind on one network: one picture a worker, ten steps."""
-    times, entry = GPU[name], ASSUMED["gradient_bytes"]
+    entry = ASSUMED["gradient_bytes"]
     product = times["forward_and_product"] - times["forward"]
     exact = STEPS * (times["forward"] + times["forward_and_product"])
     spread = ASSUMED["spread"]
@@ -241,17 +261,17 @@ def trainings(name: str, sizes: dict[str, int], counts: dict[str, Any]) -> dict[
     }
 
 
-def on_paper(measured: dict[str, Any]) -> dict[str, Any]:
-    """Return what follows from what was measured."""
+def on_paper(measured: dict[str, Any], times: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Return what follows from what was measured here, and from the `call_times` of a GPU."""
     found: dict[str, Any] = {"training": {}, "audit": {}}
     for name in NETWORKS:
-        kinds = trainings(name, measured["parameters"][name], measured["sharded"])
+        kinds = trainings(times[name], measured["parameters"][name], measured["sharded"])
         found["training"][name] = {
             kind: {"seconds": training.compute}
             | {link: _saturated(training, LINKS[link]) for link in LINKS}
             for kind, training in kinds.items()
         }
-        found["audit"][name] = _audit(measured, GPU[name]["exact_10"] * ASSUMED["capacity"])
+        found["audit"][name] = _audit(measured, times[name]["exact"] * ASSUMED["capacity"])
     return found
 
 
@@ -300,6 +320,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--pictures", type=int, default=48)
     parser.add_argument("--max_steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=300)
+    parser.add_argument(
+        "--gpu", type=Path, default=RESULTS / "gpu_h200.json", help="results of gpu.py"
+    )
     args = parser.parse_args(argv)
     file = args.output_dir / "scaling.json"
     result: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
@@ -313,12 +336,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     for part, measure in parts.items():
         if part not in measured:
             measured[part] = measure()
+            result |= stamp()
             write_text(file, json.dumps(result, indent=1) + "\n")
-    result["machine"] = environment(torch.device("cpu"))
-    result["date"] = datetime.date.today().isoformat()
-    result["gpu"], result["assumed"] = GPU, ASSUMED
+    gpu = json.loads(args.gpu.read_text())
+    times = call_times(gpu)
+    result["gpu"] = {"machine": gpu["machine"], "date": gpu["date"], "seconds": times}
+    result["assumed"] = ASSUMED
     result["links"] = {name: vars(link) for name, link in LINKS.items()}
-    result["on_paper"] = on_paper(measured)
+    result["on_paper"] = on_paper(measured, times)
     write_text(file, json.dumps(result, indent=1) + "\n")
 
 

@@ -1,105 +1,143 @@
 """Error against network calls of all deterministic solvers, on two Gaussian mixtures.
 
-Run ``python benchmarks/solvers.py`` (under a minute on one core); it prints the tables of
-docs/solvers.md. The networks are exact, so every error is the solver's own. The ``smooth`` mixture
-has components as wide as the distance between them, the ``sharp`` one narrow ones, as images are.
+    python benchmarks/solvers.py            # ten seconds on one core
+    python benchmarks/solvers.py --toy      # a few solvers and points
+
+The networks are exact, so every error is the solver's own. The ``smooth`` mixture has components as
+wide as the distance between them, the ``sharp`` one narrow ones, as images are. Results go to
+solvers.json in the output directory.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
+from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from stamp import stamp
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from mixtures import PROCESSES, GaussianMixture, dense_sample
 
-from adjointdpm import Denoiser, solvers
+from adjointdpm import Denoiser, Plan, solvers
 from adjointdpm.baselines.torchdiffeq import odeint
+from adjointdpm.storage import write_text
 
-SCHEDULE = PROCESSES["scaled_linear"]
-CALLS_A_STEP = {
-    "heun": 2,
-    "midpoint": 2,
-    "ralston": 2,
-    "bs3": 3,
-    "rk4": 4,
-    "dopri5": 6,
-    "am2": 2,
-    "am3": 2,
-    "am4": 2,
-    "dpm_solver_2": 2,
-    "dpm_solver_3": 3,
-    "dpmpp_2s": 2,
-}
+PROCESS = "scaled_linear"
+SCHEDULE = PROCESSES[PROCESS]
+CALLS = 24
+"""Of the network. Methods with stages, or that start with them, take fewer steps."""
 MIXTURES = {
     "smooth": GaussianMixture(),
     "sharp": GaussianMixture(stds=torch.tensor([0.1, 0.05, 0.15], dtype=torch.float64)),
 }
-NOISE = torch.randn(64, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+SPACINGS = ("karras", "log_snr")
+TOLERANCES = (1e-3, 1e-5)
+SAME = (*solvers.STOCHASTIC_SOLVERS, "euler", "ab1", "deis1", "dpmpp_1s")
+"""Those that draw noise, and those that are ``ddim`` or ``euler`` by another name."""
 
 
-def run(
-    mixture: GaussianMixture, solver: str, steps: int, spacing: str, form: Any = None
-) -> Tensor:
-    plan = solvers.build(
+def plan_of(solver: str, steps: int, spacing: str, form: Any) -> Plan:
+    return solvers.build(
         solver, SCHEDULE, steps, spacing, "v_prediction", form=form, final_sigmas_type="sigma_min"
     )
-    return dense_sample(plan, mixture.network(SCHEDULE, "v_prediction"), NOISE)
 
 
-def error(sample: Tensor, reference: Tensor) -> str:
-    return f"{float((sample - reference).norm(dim=1).mean()):.0e}"
+def plan_of_calls(solver: str, calls: int, spacing: str, form: Any) -> Plan:
+    """Return the plan with the most steps that asks the network so often at most."""
+    plans = (plan_of(solver, steps, spacing, form) for steps in range(calls, 0, -1))
+    return next(plan for plan in plans if plan.num_calls <= calls)
 
 
-def fixed_grids(references: dict[str, Tensor], calls: int) -> None:
-    print(f"\n| solver | form | smooth, karras | smooth, log_snr | sharp, karras | sharp, log_snr |"
-          f"   <!-- {calls} calls -->\n|---|---|---|---|---|---|")  # fmt: skip
-    rows = []
-    for solver in solvers.SOLVERS:
-        if solver in (*solvers.STOCHASTIC_SOLVERS, "euler", "ab1", "deis1", "dpmpp_1s"):
-            continue
-        ode = solver in solvers.ODE_SOLVERS
-        for form in ("noise", "flow", "angle") if ode else (None,):
-            steps = calls // CALLS_A_STEP.get(solver, 1)
-            errors = [
-                error(run(MIXTURES[name], solver, steps, spacing, form), references[name])
-                for name in MIXTURES
-                for spacing in ("karras", "log_snr")
-            ]
-            rows.append((float(errors[3]), f"| {solver} | {form or ''} | {' | '.join(errors)} |"))
-    print("\n".join(line for _, line in sorted(rows)))
+def sampled(plan: Plan, mixture: GaussianMixture, noise: Tensor) -> Tensor:
+    return dense_sample(plan, mixture.network(SCHEDULE, "v_prediction"), noise)
 
 
-def adaptive(references: dict[str, Tensor]) -> None:
-    print(
-        "\n| form | tolerance | smooth: calls | error | sharp: calls | error |\n" + "|---" * 6 + "|"
-    )
-    for tolerance in (1e-3, 1e-5):
+def forms_of(solver: str) -> Sequence[str | None]:
+    if solver in solvers.ODE_SOLVERS:
+        return "noise", "flow", "angle"
+    own = {"noise": solvers.NOISE_SOLVERS, "data": solvers.DATA_SOLVERS}
+    return [form for form, of_it in own.items() if solver in of_it] or [None]
+
+
+def distance(sample: Tensor, reference: Tensor) -> float:
+    return float((sample - reference).norm(dim=1).mean())
+
+
+def fixed_grids(
+    names: Sequence[str], noise: Tensor, references: dict[str, Tensor]
+) -> Iterator[dict[str, Any]]:
+    """Measure solvers in each form and spacing."""
+    for solver in names:
+        for form, spacing in product(forms_of(solver), SPACINGS):
+            plan = plan_of_calls(solver, CALLS, spacing, form)
+            for name, mixture in MIXTURES.items():
+                yield {
+                    "solver": solver,
+                    "form": form or "",
+                    "mixture": name,
+                    "spacing": spacing,
+                    "calls": plan.num_calls,
+                    "error": distance(sampled(plan, mixture, noise), references[name]),
+                }
+
+
+def adaptive(noise: Tensor, references: dict[str, Tensor]) -> Iterator[dict[str, Any]]:
+    """Measure torchdiffeq's dopri5 in each form, by tolerance."""
+    for tolerance in TOLERANCES:
         for form in ("x", "noise", "data", "flow", "angle"):
-            cells = []
             for name, mixture in MIXTURES.items():
                 network = mixture.network(SCHEDULE, "v_prediction")
                 denoiser = Denoiser(network, SCHEDULE, "v_prediction")
                 with torch.no_grad():
                     solution = odeint(
-                        denoiser, NOISE, form=form, rtol=tolerance, atol=tolerance,
+                        denoiser, noise, form=form, rtol=tolerance, atol=tolerance,
                         final_sigmas_type="sigma_min",
                     )  # fmt: skip
-                cells += [str(solution.num_calls), error(solution.sample, references[name])]
-            print(f"| {form} | {tolerance:g} | {' | '.join(cells)} |")
+                yield {
+                    "form": form,
+                    "tolerance": tolerance,
+                    "mixture": name,
+                    "calls": solution.num_calls,
+                    "error": distance(solution.sample, references[name]),
+                }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure, and write solvers.json."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--output_dir", type=Path, default=Path("docs/benchmarks"))
+    parser.add_argument("--toy", action="store_true")
+    options = parser.parse_args(argv)
+    points, reference_steps = (4, 40) if options.toy else (64, 400)
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(points, 3, dtype=torch.float64, generator=generator)
+    names = (
+        ["ddim", "heun", "ab4"] if options.toy else [s for s in solvers.SOLVERS if s not in SAME]
+    )
     references = {
-        name: run(mixture, "dopri5", 400, "log_snr", "data") for name, mixture in MIXTURES.items()
+        name: sampled(plan_of("dopri5", reference_steps, "log_snr", "data"), mixture, noise)
+        for name, mixture in MIXTURES.items()
     }
-    fixed_grids(references, 24)
-    adaptive(references)
+    content = {
+        **stamp(),
+        "settings": {
+            "process": PROCESS,
+            "points": points,
+            "reference": f"dopri5, {reference_steps} steps, data form",
+        },
+        "fixed": list(fixed_grids(names, noise, references)),
+        "adaptive": list(adaptive(noise, references)),
+    }
+    options.output_dir.mkdir(parents=True, exist_ok=True)
+    write_text(options.output_dir / "solvers.json", json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,17 @@ from diffusers import (
     StableDiffusionControlNetPipeline,
 )
 from PIL import Image
-from tiny_pipeline import build_pipeline
 from torch import nn
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+sys.path.insert(0, str(Path(__file__).parent / "pipelines"))
+import families_kandinsky as kandinsky
+from families_stable_diffusion_xl import build as build_sdxl
+from tiny_ip_adapter import IMAGE_DIM, load_ip_adapter
+from tiny_pipeline import build_pipeline
 
 import adjointdpm as adp
+from adjointdpm.formats import load_learned_embeds
 from adjointdpm.jobs.audit import AuditConfig, audit_items
 from benchmarks.documented import ROOT, documents
 
@@ -151,6 +160,15 @@ def controlled(pipe: Any) -> Any:
     )
 
 
+def with_ip_adapter(folder: Path) -> Any:
+    pipe = load_ip_adapter(adp.load_pipeline(folder))
+    size = {"image_size": 16, "patch_size": 8, "hidden_size": 8, "num_hidden_layers": 1}
+    heads = {"intermediate_size": 8, "num_attention_heads": 2, "projection_dim": IMAGE_DIM}
+    encoder = CLIPVisionModelWithProjection(CLIPVisionConfig(**size, **heads))
+    pipe.register_modules(image_encoder=encoder)
+    return pipe
+
+
 @pytest.mark.filterwarnings("ignore:all weights of")
 @pytest.mark.parametrize("frozen", [True, False], ids=["frozen", "ordinary"])
 def test_pipelines(folder: Path, frozen: bool) -> None:
@@ -162,10 +180,13 @@ def test_pipelines(folder: Path, frozen: bool) -> None:
     for code in (by_parts, stock) * 2:
         run(shorter(code), names, "pipelines.md")
         assert names["images"].shape == (1, 3, 16, 16)
-    to_image, control, *_ = re.split(r"\n\n(?=#)", pictures)
+    to_image, control, image_prompt, decoder = re.split(r"\n\n(?=#)", pictures)
     run(to_image, names, "pipelines.md")
     edges = {"pipe": controlled(pipe), "edges": torch.rand(1, 3, 16, 16)}
     run(control.replace("=512", "=16"), {**names, **edges}, "pipelines.md")
+    run(image_prompt, {**names, "pipe": with_ip_adapter(folder)}, "pipelines.md")
+    embeds = {"image_embeds": kandinsky.embeds(1), "negative_image_embeds": kandinsky.embeds(2)}
+    run(decoder, {**names, **embeds, "pipe": kandinsky.build(folder)}, "pipelines.md")
     pytest.importorskip("peft")
     run(trained, names, "pipelines.md")
     assert all(weight.requires_grad for weight in names["weights"])
@@ -240,14 +261,26 @@ def test_formats(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     pipe.set_progress_bar_config(disable=True)
     names = parts_of(pipe)
     names["vectors"] = torch.randn(2, 16)
+    torch.save({"<it>": names["vectors"]}, "learned_embeds.bin")
     for code in blocks("docs/formats.md"):
-        if "clip_l" in code or ".bin" in code or "on-the-hub" in code:
-            continue  # of SDXL, of a file from elsewhere, of the network
         names["pipe"] = adp.load_pipeline(folder)
-        code = shorter(code).replace('"num_inference_steps": 25', '"num_inference_steps": 3')
+        if "clip_l" in code:
+            names["pipe"] = sdxl(tmp_path)
+            words = {"clip_l": torch.randn(2, 16), "clip_g": torch.randn(2, 16)}
+            adp.formats.save_learned_embeds("word", {"<it>": words})
+        code = shorter(code).replace("folder-or/id-on-the-hub", str(folder))
+        code = code.replace('"num_inference_steps": 25', '"num_inference_steps": 3')
         code = code.replace('"a picture of <it>"', '"a picture of <it>", num_inference_steps=3')
         run(code, names, "formats.md")
     assert (tmp_path / "lora" / "pytorch_lora_weights.safetensors").is_file()
+    assert load_learned_embeds("learned_embeds.safetensors")["<it>"].equal(names["vectors"])
+    assert names["pipe"].unet.dtype == torch.bfloat16
+
+
+def sdxl(folder: Path) -> Any:
+    pipe = build_sdxl(folder)
+    pipe.tokenizer_2 = copy.deepcopy(pipe.tokenizer)  # the tiny pipeline shares one
+    return pipe
 
 
 def test_fid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

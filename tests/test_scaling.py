@@ -103,5 +103,11 @@ def test_what_is_on_paper_follows_from_what_was_measured(monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import scaling
 
-    written = json.loads((ROOT / "docs" / "benchmarks" / "scaling.json").read_text())
-    assert json.loads(json.dumps(scaling.on_paper(written["measured"]))) == written["on_paper"]
+    written, gpu = (
+        json.loads((ROOT / "docs" / "benchmarks" / name).read_text())
+        for name in ("scaling.json", "gpu_h200.json")
+    )
+    times = scaling.call_times(gpu)
+    assert times == written["gpu"]["seconds"]
+    computed = scaling.on_paper(written["measured"], times)
+    assert json.loads(json.dumps(computed)) == written["on_paper"]

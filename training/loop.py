@@ -27,7 +27,7 @@ WARMUP_UPDATES = 3
 def add_training_arguments(parser: argparse.ArgumentParser, **defaults) -> None:
     """Arguments under the names of diffusers' training scripts."""
     parser.add_argument("--data_dir", type=Path, default=Path("training/runs/data"))
-    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--output_dir", type=Path)
     parser.add_argument("--learning_rate", type=float)
     parser.add_argument("--lr_warmup_steps", type=int, default=100)
     parser.add_argument("--max_train_steps", type=int)

@@ -130,17 +130,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     add_training_arguments(
         parser,
-        output_dir=None,
         learning_rate=3e-3,
         max_train_steps=5000,
         train_batch_size=64,
         ema_decay=0.998,
     )
-    parser.set_defaults(output_dir=None)
     parser.add_argument("--architecture", choices=("resnet", "convnext"), required=True)
     parser.add_argument("--vae", type=Path, default=Path("training/runs/vae/vae"))
     parser.add_argument("--label_smoothing", type=float, default=0.1)
     args = parser.parse_args()
+    args.output_dir = args.output_dir or Path("training/runs") / args.architecture
     torch.manual_seed(args.seed)
     device = default_device()
 

@@ -11,8 +11,10 @@ def _audit(part: str) -> dict[str, Any]:
     return read("audit")["parts"][part]
 
 
-def _of(rate: dict[str, Any]) -> str:
-    """Write a success rate with its interval."""
+def _of(rate: dict[str, Any] | None) -> str:
+    """Write a success rate with its interval; there is none where nothing was to be counted."""
+    if rate is None:
+        return "none to count"
     low, high = 100 * rate["low"], 100 * rate["high"]
     return f"{rate['successes']} of {rate['trials']} ({low:.0f} to {high:.0f} %)"
 

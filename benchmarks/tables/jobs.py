@@ -325,12 +325,24 @@ def words_without() -> str:
     )
 
 
-def words_by_method() -> str:
-    """Return how often the judge sees the words that every method was given."""
+def _given_to_all() -> tuple[dict[tuple[str, str], dict[str, Any]], list[str]]:
+    """Return the rows of all methods, by method and word, and the words that each was given."""
     found = {(row["method"], row["concept"]): row for row in chain(*map(words, TEACHERS))}
     given = [
         row["concept"] for row in words() if all((m, row["concept"]) in found for m in TEACHERS)
     ]
+    return found, given
+
+
+def updates_a_word(method: str = "exact") -> float:
+    """Return the mean number of updates for the words that every method was given."""
+    found, given = _given_to_all()
+    return fmean(found[method, word]["updates"] for word in given)
+
+
+def words_by_method() -> str:
+    """Return how often the judge sees the words that every method was given."""
+    found, given = _given_to_all()
 
     def line(method: str) -> list[str]:
         rows = [found[method, word] for word in given]

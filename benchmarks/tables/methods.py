@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .writing import read, table
@@ -67,15 +68,83 @@ def by_steps() -> str:
     )
 
 
+def few_products(scheduler: str, steps: int, products: int) -> dict[str, Any]:
+    """Return a row of coarse_steps.json."""
+    keys = {"scheduler": scheduler, "num_inference_steps": steps, "products": products}
+    [row] = [row for row in read("coarse_steps")["rows"] if keys.items() <= row.items()]
+    return row
+
+
+def by_rule_at_few_steps() -> str:
+    """Return cosine and error of other placements of few products, the least error marked."""
+    rows = read("coarse_rules")["rows"]
+    rules = list(dict.fromkeys(row["rule"] for row in rows))
+    runs: dict[tuple[str, int, int], dict[str, Any]] = {}
+    for row in rows:
+        run = row["scheduler"], row["num_inference_steps"], row["products"]
+        runs.setdefault(run, {})[row["rule"]] = row
+
+    def cells(found: dict[str, Any]) -> list[str]:
+        errors = [f"{found[rule]['relative_error']:.2f}" for rule in rules]
+        texts = [
+            f"{found[rule]['cosine']:.2f} / {e}" for rule, e in zip(rules, errors, strict=True)
+        ]
+        least = min(errors, key=float)
+        return [f"**{t}**" if e == least else t for t, e in zip(texts, errors, strict=True)]
+
+    return table(
+        ["sampler, steps, M", *rules],
+        ([", ".join(map(str, run)), *cells(found)] for run, found in runs.items()),
+    )
+
+
+def estimate_over_error(end: Callable[[Iterable[float]], float]) -> float:
+    """Return the lowest or highest ratio of the estimated error to the error, by steps.
+
+    Args:
+        end: ``min`` or ``max``.
+    """
+    return end(row["estimate"] / row["relative_error"] for row in read("coarse_steps")["rows"])
+
+
+def _rule(scheduler: str, rule: str, calls: int) -> dict[str, float]:
+    """Return the lowest cosine and the mean error of a reverse rule."""
+    keys = {"scheduler": scheduler, "rule": rule, "reverse_calls": calls}
+    rows = [row for row in read("coarse")["rows"] if keys.items() <= row.items()]
+    return {
+        "cosine": min(row["cosine"] for row in rows),
+        "relative_error": sum(row["relative_error"] for row in rows) / len(rows),
+    }
+
+
+def span_of_rules(
+    what: str, calls: int, *beginnings: str, scheduler: str = "DDIM DPM-Solver++"
+) -> str:
+    """Return the span of the cosines or errors of reverse rules.
+
+    Args:
+        what: ``cosine`` or ``relative_error``.
+        calls: the number of products.
+        beginnings: of the names of rules.
+        scheduler: of both samplers by default.
+    """
+    found = [
+        _rule(name, rule, calls)[what]
+        for name in scheduler.split()
+        for rule in RULES
+        if rule.startswith(beginnings)
+    ]
+    return f"{min(found):.2f} to {max(found):.2f}"
+
+
 def by_rule(scheduler: str) -> str:
     """Return the lowest cosine and mean error of reverse rules, by the number of products."""
-    rows = [row for row in read("coarse")["rows"] if row["scheduler"] == scheduler]
 
     def cell(rule: str, calls: int) -> str:
-        own = [row for row in rows if (row["rule"], row["reverse_calls"]) == (rule, calls)]
-        error = sum(row["relative_error"] for row in own) / len(own)
+        found = _rule(scheduler, rule, calls)
+        error = found["relative_error"]
         number = f"{error:.2f}" if error < 10 else f"{error:.0e}"
-        return f"{min(row['cosine'] for row in own):.3f} / {number}"
+        return f"{found['cosine']:.3f} / {number}"
 
     return table(
         [f"on {scheduler}", *[f"M = {calls}" for calls in PRODUCTS]],
@@ -162,3 +231,12 @@ def of_the_ode() -> str:
             for name in ("DDIM", "DPM-Solver++")
         ),
     )
+
+
+def worst_reversible(what: str) -> str:
+    """Return the largest distance of a round trip, or error of a gradient, of `Reversible`.
+
+    Args:
+        what: ``round_trip`` or ``relative_error``.
+    """
+    return f"{max(row[what] for row in read('reversible')['rows']):.0e}"

@@ -61,6 +61,19 @@ def largest_error_of_exact(dtype: str) -> float:
     return max(row["error"]["Exact"] for row in _all_networks() if row["dtype"] == dtype)
 
 
+def times(method: str, to: str, *groups: str) -> str:
+    """Return the range of a method's time in that of another.
+
+    Args:
+        method: as the rows of architectures.json name it.
+        to: likewise; ``sample`` is drawing the sample once.
+        groups: of networks; by default all.
+    """
+    rows = [row for group in groups for row in _networks(group).values()] or _all_networks()
+    found = [row["time"][method] / row["time"][to] for row in rows]
+    return f"{min(found):.2f} to {max(found):.2f}"
+
+
 def product_cost() -> str:
     """Return the range of a product's time in that of a network call, over all networks."""
     found = [row["steps"] * row["time"]["one call"] - 1 for row in _all_networks()]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from .writing import read, size, table
+from .writing import RESULTS, read, size, table
 
 CALLS = (10, 50, 200, 1000)
 
@@ -100,6 +101,29 @@ def faster(peer: str, method: str) -> str:
     """Return how many times as fast as a peer a method is, from contest to contest."""
     times = read("gradients")["time"]
     found = [ratio(contest, peer, method) for contest in times if "mixture" not in contest]
+    return f"{min(found):.2f} to {max(found):.2f}"
+
+
+def goals_missed(what: str = "") -> str:
+    """Return how many of the goals in gradients_table.md are missed, of all.
+
+    Args:
+        what: of those that the table calls so, one a contest; by default of all.
+    """
+    written = (RESULTS / "gradients_table.md").read_text()
+    rows = re.findall(r"^.* (?:held|\*\*missed\*\*) \|$", written, re.MULTILINE)
+    asked = [row for row in rows if f"| {what} |" in row or not what]
+    return f"{sum('missed' in row for row in asked)} of {len(asked)}"
+
+
+def peak_beside(method: str, peer: str, calls: int) -> str:
+    """Return the peak of a method in that of a peer, from contest to contest."""
+    peaks = read("gradients")["memory"]
+    found = [
+        peaks[contest][method][str(calls)] / peaks[contest][peer][str(calls)]
+        for contest in peaks
+        if "mixture" not in contest
+    ]
     return f"{min(found):.2f} to {max(found):.2f}"
 
 

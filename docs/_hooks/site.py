@@ -1,4 +1,4 @@
-"""What the site does beyond its plugins: root pages, nav patterns, MathML, the tutorial run."""
+"""What the site does beyond its plugins: root pages, nav, marks, MathML, the tutorial run."""
 
 from __future__ import annotations
 
@@ -27,6 +27,9 @@ ROOT_PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.m
 
 ALL_OF = re.compile(r"^::: adjointdpm\.([\w.]+)\.\*$", re.MULTILINE)
 """All that a room hands on, or all rooms in a folder."""
+
+MARK = re.compile(r"<!-- (?:value .*?|given|/) -->", re.DOTALL)
+"""What `benchmarks.documented` finds numbers by; brackets in it would be taken for references."""
 
 MATH = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
@@ -66,7 +69,9 @@ def _filled(nav: list[Any], left: set[Path]) -> list[Any]:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Name what a star stands for, and run the pages that are notebooks."""
+    """Take out marks of numbers, name what stars stand for, run the pages that are notebooks."""
+    if page.file.src_uri not in ROOT_PAGES.values():  # which say how numbers are marked
+        markdown = MARK.sub("", markdown)
     if not page.meta.get("notebook"):
         return ALL_OF.sub(named_one_by_one, markdown)
     run = config.extra["run_notebooks"]
@@ -83,13 +88,23 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def named_one_by_one(star: re.Match[str]) -> str:
     """Return a line for mkdocstrings for each function and class that a star stands for."""
     room = PACKAGE.joinpath(*star[1].split("."))
-    own = room / "__init__.pyi"
-    lines = []
-    for stub in [own] if own.is_file() else sorted(room.glob("*/__init__.pyi")):
-        module = ".".join(stub.parent.relative_to(PACKAGE).parts)
-        names = re.findall(r'^    "(\w*[a-z]\w*)",$', stub.read_text(), re.MULTILINE)
-        lines += [f"::: adjointdpm.{module}.{name}" for name in names]
-    return "\n\n".join(lines)
+    faces = room.glob("*/__init__.py")
+    rooms = [room] if _handed_on(room) else sorted(face.parent for face in faces)
+    names = [
+        ".".join([*each.relative_to(PACKAGE).parts, name])
+        for each in rooms
+        for name in _handed_on(each)
+    ]
+    if not names:
+        raise ValueError(f"{star[0]} stands for nothing")
+    return "\n\n".join(f"::: adjointdpm.{name}" for name in names)
+
+
+def _handed_on(room: Path) -> list[str]:
+    """Return the functions and classes that a room's face names: a stub, where there is one."""
+    stub, face = room / "__init__.pyi", room / "__init__.py"
+    text = (stub if stub.is_file() else face).read_text()
+    return re.findall(r'^    "(\w*[a-z]\w*)",$', text, re.MULTILINE)
 
 
 def executed(markdown: str) -> Any:

@@ -85,7 +85,8 @@ cond = adp.encode_prompt(
     pipe, prompt, control_image=edges, controlnet_conditioning_scale=0.8, height=512, width=512
 )
 
-# IP-Adapter, loaded with pipe.load_ip_adapter.
+# IP-Adapter, loaded with pipe.load_ip_adapter. A tensor is what the image encoder is to see: of
+# its size, and normalised.
 cond = adp.encode_prompt(pipe, prompt, ip_adapter_image=picture)
 
 # The decoder of Kandinsky 2.2, whose prompt is what a prior made of one.

@@ -15,11 +15,7 @@ Result = Mapping[str, Any]
 
 
 class Worker(Protocol):
-    """Works on several items at once, update by update.
-
-    Args:
-        capacity: how many items it works on at most.
-    """
+    """Works on several items at once, update by update."""
 
     @property
     def capacity(self) -> int:
