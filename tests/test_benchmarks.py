@@ -341,32 +341,6 @@ def test_guide_counts_what_the_network_does() -> None:
     assert calls == guide.Calls(forward=6, products=3)
 
 
-def test_noises_are_led_by_each_gradient_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: str
-) -> None:
-    import guide
-    import guide_gradients
-
-    last = "Truncated(2, 'detach_outputs')"
-    monkeypatch.setenv(ASSETS_VARIABLE, tiny)
-    monkeypatch.setattr(guide, "STEPS", 4)
-    few = {name: guide_gradients.GRADIENTS[name] for name in (guide_gradients.THE_JOBS, last)}
-    monkeypatch.setattr(guide_gradients, "GRADIENTS", few)
-    output = tmp_path / "guide_gradients.json"
-    toy = ["--output", str(output), "--pictures", "1", "--targets", "1", "--updates", "1"]
-    guide_gradients.main(toy)
-    written = output.read_bytes()
-    rows = json.loads(written)["rows"]
-    products = {guide_gradients.THE_JOBS: 4, last: 2}
-    assert list(rows) == list(products)
-    for name, by_target in rows.items():
-        [row] = by_target.values()
-        assert len(row["recognised"]) == len(row["metric"]) == 1
-        assert row["calls"]["products"] == products[name] * row["updates"]
-    guide_gradients.main(toy)
-    assert output.read_bytes() == written
-
-
 @pytest.mark.parametrize("form", ["noise", "flow"])
 @pytest.mark.parametrize("t", [0.01, 0.3, 0.9])
 def test_the_plain_ode_in_another_time_has_its_derivatives(form: str, t: float) -> None:
