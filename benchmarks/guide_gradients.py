@@ -37,7 +37,10 @@ GRADIENTS: dict[str, adp.GradientMethod] = {
 
 
 def seconds_of_one(task: Task) -> dict[str, float]:
-    """Return the CPU seconds of an update of all pictures of a task, by gradient method."""
+    """Return the CPU seconds of an update of all pictures of a task, by gradient method.
+
+    They are with the sample that is drawn in the end.
+    """
 
     def update(gradient: adp.GradientMethod) -> None:
         task.sampler.gradient = gradient
