@@ -73,15 +73,17 @@ bench-full: setup
 	$(BIN)/python -m benchmarks.continuous
 	$(BIN)/python benchmarks/coarse.py
 	$(BIN)/python benchmarks/coarse_steps.py
+	$(BIN)/python benchmarks/coarse_steps.py --rules
 	$(BIN)/python benchmarks/solvers.py
 	$(BIN)/python benchmarks/stability.py
 	$(BIN)/python benchmarks/semilinear.py
 	$(BIN)/python benchmarks/exponential.py
-	$(BIN)/python benchmarks/exponential.py --networks embedded --calls 5 10 20
+	$(BIN)/python benchmarks/exponential.py --networks embedded
 	$(BIN)/python benchmarks/quality.py --own_reference 50 --work_dir build/quality
 	$(BIN)/python benchmarks/architectures.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python -m benchmarks.inversion
+	$(BIN)/python benchmarks/reversible.py
 	$(BIN)/python benchmarks/non_smooth.py --seed 0
 	$(BIN)/python benchmarks/non_smooth.py --seed 1
 	$(BIN)/python benchmarks/overview.py

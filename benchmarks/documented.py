@@ -20,7 +20,17 @@ import re
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import audits, experiments, jobs, methods, networks, peers, scaling, solvers
+from benchmarks.tables import (
+    audits,
+    experiments,
+    exponential,
+    jobs,
+    methods,
+    networks,
+    peers,
+    scaling,
+    solvers,
+)
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "benchmarks"
@@ -64,6 +74,7 @@ def names() -> dict[str, Any]:
     return {
         **vars(audits),
         **vars(experiments),
+        **vars(exponential),
         **vars(jobs),
         **vars(methods),
         **vars(networks),

@@ -1,106 +1,54 @@
 """What exponential integration is worth: errors of sample and gradient over network calls.
 
-    python benchmarks/exponential.py                       # mixtures with exact scores, minutes
-    python benchmarks/exponential.py --networks embedded --calls 5 10 20    # ten minutes
+    python benchmarks/exponential.py                        # mixtures with exact scores, minutes
+    python benchmarks/exponential.py --networks embedded    # a quarter of an hour
 
 Each solver runs on the plain ODE in x and the network's time, and on forms without its linear term
 (docs/architecture.md), on the same times: two spacings for each process, of which tables and plots
-show the one with the smaller error of the sample. The
-reference is the solution of the ODE by many steps; the gradient is the exact one of the discrete
-sampler, `Exact`, and its error is how far that is from the gradient of the solution. All runs end
-at the last noise level that the process knows. Results go to exponential.json and exponential.png
-in the output directory.
+show the one with the smaller error of the sample. The reference is the solution of the ODE by many
+steps; the gradient is the exact one of the discrete sampler, and its error is how far that is from
+the gradient of the solution. All runs end at the last noise level that the process knows. Results
+go to exponential.json and exponential.png in the output directory; `--resume` measures only what
+is not there yet.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from exponential_plot import plot
+from odes import MIXTURES, PROCESSES, GaussianMixture, Problem, Reference, largest_plan
+from stamp import stamp
 from torch import Tensor
 
 import adjointdpm as adp
-from adjointdpm.baselines.torchdiffeq import _StateForm
-from adjointdpm.solvers import ODE_SOLVERS
-from adjointdpm.solvers.model import Model
-from adjointdpm.solvers.tape import Tape
+from adjointdpm.solvers import DATA_SOLVERS, NOISE_SOLVERS, ODE_SOLVERS
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from mixtures import GaussianMixture
-
-PROCESSES = {
-    "VP linear": (adp.Schedule.vp_linear(), ("linspace", "log_snr")),
-    "VP cosine": (adp.Schedule.vp_cosine(), ("linspace", "quadratic")),
-    "EDM": (adp.Schedule.edm(), ("karras", "log_snr")),
-    "rectified flow": (adp.Schedule.rectified_flow(), ("linspace", "quadratic")),
-}
-MIXTURES = {
-    "smooth mixture": GaussianMixture(),
-    "sharp mixture": GaussianMixture(stds=torch.tensor([0.1, 0.05, 0.15], dtype=torch.float64)),
-}
-CALLS_A_STEP = {"heun": 2, "rk4": 4}
+FORMS = ("x", "noise", "flow")
+"""Of ODE methods; ``x`` is the plain ODE."""
+TWINS = {"ab1", "am2", "deis1", "dpmpp_1s"}
+"""``am2`` is ``heun``, ``ab1`` is ``euler``, and so are the others without the linear term."""
 SAMPLERS = (
-    *((solver, form) for solver in ("euler", "heun", "rk4", "ab2", "ab4")
-      for form in ("x", "noise", "flow")),
-    ("dpmpp_2m", ""), ("deis3", ""), ("unipc_bh2_2", ""),
-)  # fmt: skip
-"""Solvers and forms; ``x`` is the plain ODE."""
-REFERENCE = ("rk4", "flow")
+    *product([name for name in ODE_SOLVERS if name not in TWINS], FORMS),
+    *((name, "") for name in (*NOISE_SOLVERS, *DATA_SOLVERS) if name not in TWINS),
+)
+"""Solvers with their forms; exponential integrators have one of their own."""
+ON_A_NETWORK = (
+    *((name, "") for name in ("dpmpp_2m", "deis3", "unipc_bh2_2", "unipc_bh2_3", "dpmpp_3m")),
+    *product(("euler", "ab2", "rk4", "heun", "ab3"), FORMS),
+)
+"""Those that run on the embedded model, where a call takes a hundred times as long."""
+Samplers = tuple[tuple[str, str], ...]
 CALLS = (5, 10, 20, 50, 100)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A network on a process.
-
-    Args:
-        denoiser: the network.
-        spacings: of the times.
-        noise: of which the gradient is taken.
-        cond: conditioning.
-        objective: of the samples.
-        many: steps of the reference.
-    """
-
-    denoiser: adp.Denoiser
-    spacings: tuple[str, ...]
-    noise: Tensor
-    cond: dict[str, Any]
-    objective: Callable[[Tensor], Tensor]
-    many: int
-
-    def run(self, plan: adp.Plan) -> tuple[Tensor, Tensor]:
-        """Return sample and gradient."""
-        noise = self.noise.clone().requires_grad_()
-        sample = adp.Sampler(self.denoiser, plan)(noise, **self.cond)
-        (gradient,) = torch.autograd.grad(self.objective(sample), noise)
-        return sample.detach(), gradient
-
-
-def plan_of(
-    solver: str, form: str, schedule: adp.Schedule, steps: int, spacing: str, prediction_type: str
-) -> adp.Plan:
-    """Return a plan, of the plain ODE too; raises ValueError where a process has no such form."""
-    if form != "x":
-        return adp.solvers.build(
-            solver, schedule, steps, spacing, prediction_type,
-            form=form or None, final_sigmas_type="sigma_min",
-        )  # fmt: skip
-    points = adp.solvers.grid(schedule, steps, spacing, final_sigmas_type="sigma_min")
-    tape = Tape(6 * len(points))
-    drift = Model(tape, schedule, prediction_type).drift(_StateForm(schedule), *points)
-    start = schedule.init_noise_sigma(points[0].t) * tape.noise
-    sample = ODE_SOLVERS[solver](drift, [point.t for point in points], start)
-    return tape.plan(sample, name=f"{solver} in x", prediction_type=prediction_type)
 
 
 def on_mixture(
@@ -113,7 +61,7 @@ def on_mixture(
         torch.randn(64, 3, dtype=torch.float64, generator=generator),
         {},
         lambda sample: (sample**2).sum() + sample.sin().sum(),
-        many=400,
+        Reference("dopri5", "flow", spacings[-1], 267),
     )
 
 
@@ -133,7 +81,8 @@ def embedded() -> Problem:
         noise,
         cond,
         lambda s: (s * direction).sum(),
-        many=50,
+        Reference("ab4", "flow", "log_snr", 991),
+        kept_calls=100,
     )
 
 
@@ -141,115 +90,121 @@ def apart(found: Tensor, reference: Tensor) -> float:
     return float(f"{float((found - reference).norm() / reference.norm()):.3e}")
 
 
-def measure(problem: Problem, calls: list[int]) -> Iterator[dict[str, Any]]:
-    """Yield one row for each sampler and number of calls."""
+def reference(problem: Problem) -> tuple[dict[str, Any], Tensor, Tensor]:
+    """Return how good the reference is, its sample and its gradient.
 
-    def plan(solver: str, form: str, steps: int, spacing: str) -> adp.Plan:
-        denoiser = problem.denoiser
-        prediction_type = denoiser.prediction_type
-        return plan_of(solver, form, denoiser.schedule, steps, spacing, prediction_type)
-
-    sample, gradient = problem.run(plan(*REFERENCE, problem.many, problem.spacings[0]))
-    # With half its steps the reference tells how far it can be trusted.
-    half = REFERENCE, problem.spacings[0], CALLS_A_STEP["rk4"] * problem.many // 2
-    for (solver, form), spacing, count in (*product(SAMPLERS, problem.spacings, calls), half):
-        steps = count // CALLS_A_STEP.get(solver, 1)
-        if steps < 1:
-            continue
-        try:
-            chosen = plan(solver, form, steps, spacing)
-            found = problem.run(chosen)
-        except (ValueError, ZeroDivisionError):
-            continue  # infinite at the start of rectified flow
-        except FloatingPointError:
-            found = torch.full_like(sample, torch.inf), torch.full_like(gradient, torch.inf)
-        yield {
-            "solver": solver, "form": form, "spacing": spacing, "calls": chosen.num_calls,
-            "budget": count, "sample_error": apart(found[0], sample),
-            "gradient_error": apart(found[1], gradient),
-        }  # fmt: skip
+    How far the same method with half its steps is from it bounds its own error.
+    """
+    how = problem.reference
+    whole, half = (
+        problem.plan(how.solver, how.form, how.spacing, steps)
+        for steps in (how.steps, how.steps // 2)
+    )
+    sample, gradient = problem.run(whole)
+    coarse_sample, coarse_gradient = problem.run(half)
+    row = {
+        **asdict(how), "calls": whole.num_calls, "half_the_calls": half.num_calls,
+        "sample_error": apart(coarse_sample, sample),
+        "gradient_error": apart(coarse_gradient, gradient),
+    }  # fmt: skip
+    return row, sample, gradient
 
 
-def best(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rows of the better spacing."""
-    kept: dict[Any, dict[str, Any]] = {}
-    for row in rows:
-        key = tuple(row[name] for name in ("process", "network", "solver", "form", "budget"))
-        if key not in kept or row["sample_error"] < kept[key]["sample_error"]:
-            kept[key] = row
-    return list(kept.values())
+def measure(problem: Problem, plan: adp.Plan, sample: Tensor, gradient: Tensor) -> dict[str, float]:
+    """Return the errors of one plan."""
+    try:
+        found = problem.run(plan)
+    except FloatingPointError:
+        return {"sample_error": math.inf, "gradient_error": math.inf}
+    return {
+        "sample_error": apart(found[0], sample), "gradient_error": apart(found[1], gradient),
+    }  # fmt: skip
 
 
-def problems(networks: list[str]) -> Iterator[tuple[str, str, Problem]]:
+def problems(networks: list[str]) -> Iterator[tuple[dict[str, str], Problem, Samplers]]:
     if "mixtures" in networks:
         for process, (schedule, spacings) in PROCESSES.items():
             for name, mixture in MIXTURES.items():
-                yield process, name, on_mixture(mixture, schedule, spacings)
+                key = {"process": process, "network": name}
+                yield key, on_mixture(mixture, schedule, spacings), SAMPLERS
     if "embedded" in networks:
-        yield "VP scaled linear", "embedded model", embedded()
+        yield {"process": "VP scaled linear", "network": "embedded model"}, embedded(), ON_A_NETWORK
 
 
-def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+@dataclass
+class Results:
+    """What exponential.json holds.
 
-    shown = [row for row in rows if row["network"] != "smooth mixture"]
-    columns = list(dict.fromkeys((row["network"], row["process"]) for row in shown))
-    figure = Figure(figsize=(3.6 * len(columns), 7), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.subplots(2, len(columns), sharex=True, sharey="row", squeeze=False)
-    styles = {"x": "--", "noise": "-", "flow": ":", "": "-."}
-    colours = {s: f"C{i}" for i, s in enumerate(dict.fromkeys(solver for solver, _ in SAMPLERS))}
-    for line, key in zip(grid, ("sample_error", "gradient_error"), strict=True):
-        for ax, column in zip(line, columns, strict=True):
-            for solver, form in SAMPLERS:
-                points = [
-                    (row["calls"], row[key]) for row in shown
-                    if (row["network"], row["process"]) == column
-                    and (row["solver"], row["form"]) == (solver, form)
-                ]  # fmt: skip
-                if points:
-                    label = f"{solver}, {form}" if form else solver
-                    ax.plot(*zip(*points, strict=True), styles[form], color=colours[solver],
-                            marker="o", markersize=3, label=label)  # fmt: skip
-            ax.set(xscale="log", yscale="log", ylim=(1e-6, 10))
-            ax.grid(alpha=0.3)
-        line[0].set_ylabel(f"relative error of the {key.removesuffix('_error')}")
-    for ax, (network, process) in zip(grid[0], columns, strict=True):
-        ax.set_title(f"{network}\n{process}", fontsize=9)
-    for ax in grid[1]:
-        ax.set_xlabel("network calls")
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=6, frameon=False, fontsize=8)
-    figure.savefig(path, dpi=100)
+    Args:
+        path: the file.
+        references: a row for each problem.
+        rows: a row for each problem and sampler.
+    """
+
+    path: Path
+    references: list[dict[str, Any]]
+    rows: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Return what a file holds, which may not be there."""
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        return cls(path, known.get("references", []), known.get("rows", []))
+
+    def drop(self, problem: dict[str, str]) -> None:
+        """Forget what is known of a problem."""
+        self.references = [row for row in self.references if not problem.items() <= row.items()]
+        self.rows = [row for row in self.rows if not problem.items() <= row.items()]
+
+    def write(self) -> None:
+        """Write the file, a row on a line."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        head = json.dumps(stamp(), indent=1).removesuffix("\n}")
+        parts = [
+            f' "{name}": [\n' + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n ]"
+            for name, rows in (("references", self.references), ("rows", self.rows))
+        ]
+        self.path.write_text(",\n".join([head, *parts]) + "\n}\n")
+
+
+def renew(
+    results: Results, key: dict[str, str], problem: Problem, samplers: Samplers,
+    calls: list[int], *, resume: bool,
+) -> None:  # fmt: skip
+    """Measure a problem, and write its rows as they come."""
+    how, sample, gradient = reference(problem)
+    if not resume or {**key, **how} not in results.references:
+        results.drop(key)
+        results.references.append({**key, **how})
+    known = [row for row in results.rows if key.items() <= row.items()]
+    for (solver, form), spacing in product(samplers, problem.spacings):
+        for budget in calls:
+            row = {**key, "solver": solver, "form": form, "spacing": spacing, "budget": budget}
+            if any(row.items() <= old.items() for old in known):
+                continue
+            make = partial(problem.plan, solver, form, spacing)
+            if (plan := largest_plan(make, budget)) is not None:
+                errors = measure(problem, plan, sample, gradient)
+                results.rows.append({**row, "calls": plan.num_calls, **errors})
+        results.write()
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Measure, and write exponential.json and exponential.png."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output_dir", type=Path, default=Path("docs/benchmarks"))
     parser.add_argument("--calls", type=int, nargs="+", default=list(CALLS))
     parser.add_argument(
         "--networks", nargs="+", choices=("mixtures", "embedded"), default=["mixtures"]
     )
+    parser.add_argument("--resume", action="store_true", help="keep rows that are known already")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    path = options.output_dir / "exponential.json"
-    rows: list[dict[str, Any]] = json.loads(path.read_text())["rows"] if path.exists() else []
-    for process, network, problem in problems(options.networks):
-        rows = [row for row in rows if (row["process"], row["network"]) != (process, network)]
-        for row in measure(problem, options.calls):
-            rows.append({"process": process, "network": network, **row})
-        print(f"{process}, {network}: done", flush=True)
-    content = {
-        "machine": f"{platform.machine()} CPU",
-        "date": time.strftime("%Y-%m-%d"),
-        "torch": torch.__version__,
-    }
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-    head = json.dumps(content, indent=1).removesuffix("\n}")
-    path.write_text(f'{head},\n "rows": [\n{lines}\n ]\n}}\n')
-    plot(best(rows), options.output_dir / "exponential.png")
+    results = Results.read(options.output_dir / "exponential.json")
+    for key, problem, samplers in problems(options.networks):
+        renew(results, key, problem, samplers, options.calls, resume=options.resume)
+        print(", ".join((*key.values(), "done")), flush=True)
+    plot(results.rows, options.output_dir / "exponential.png")
 
 
 if __name__ == "__main__":

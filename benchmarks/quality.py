@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from quality_report import GROUPS, distances, plot
+from quality_report import GROUPS, Estimate, distances, plot
 from stamp import stamp
 from torch import Tensor
 
@@ -173,17 +173,26 @@ def measure(options: argparse.Namespace, name: str, reference: Reference) -> lis
     if options.mobilenet is not None:
         networks.append(load_feature_network("mobilenet-v2", weights=options.mobilenet))
     rows = []
+    estimates: dict[tuple[str, str, int, int], dict[str, Estimate]] = {}
     for network, calls in product(networks, options.calls):
         for solver, found in complete_blocks(options, calls).items():
             if len(found) < 2:
                 continue
             samples = of_blocks(found, network)
             matched = reference(network, len(samples))
+            here = distances(samples, matched)
+            estimates[network.name, solver, calls, len(samples)] = here
+            beside = {  # as many samples, from the same noises
+                "less_first_solver": (network.name, options.solvers[0], calls, len(samples)),
+                "less_first_calls": (network.name, solver, options.calls[0], len(samples)),
+            }
             row = {
                 "reference": name, "solver": solver, "calls": calls,
                 "feature_network": network.name, "num_features": samples.shape[1],
                 "num_images": len(samples), "num_reference": len(matched),
-                **distances(samples, matched),
+                **{key: value.interval() for key, value in here.items()},
+                **{what: {key: (here[key] - estimates[which][key]).interval() for key in here}
+                   for what, which in beside.items() if which in estimates},
             }  # fmt: skip
             rows.append(row)
             print(json.dumps(row), flush=True)

@@ -7,6 +7,7 @@ reference is taken as it is.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,15 +35,33 @@ def fid(samples: Tensor, reference: FeatureStatistics) -> float:
     return frechet_distance(FeatureStatistics.of(samples), reference)
 
 
-def with_interval(measure: Callable[[Tensor], float], samples: Tensor) -> dict[str, float]:
-    """Return a value and half of its 95 % interval, by a jackknife over groups."""
-    group = torch.arange(len(samples)) % GROUPS
-    left_out = np.array([measure(samples[group != g]) for g in range(GROUPS)])
-    error = np.sqrt((GROUPS - 1) * left_out.var())
-    return {"value": measure(samples), "half_width": float(1.96 * error)}
+@dataclass(frozen=True)
+class Estimate:
+    """A number from all samples, and those from the samples without each of the groups.
+
+    Differences of two have the interval of what differs: two solvers begin with the same noises.
+    """
+
+    value: float
+    left_out: np.ndarray
+
+    @classmethod
+    def of(cls, measure: Callable[[Tensor], float], samples: Tensor) -> Estimate:
+        """Measure samples as a whole and without each group."""
+        group = torch.arange(len(samples)) % GROUPS
+        left_out = [measure(samples[group != g]) for g in range(GROUPS)]
+        return cls(measure(samples), np.array(left_out))
+
+    def __sub__(self, other: Estimate) -> Estimate:
+        return Estimate(self.value - other.value, self.left_out - other.left_out)
+
+    def interval(self) -> dict[str, float]:
+        """Return the value and half of its 95 % interval."""
+        error = np.sqrt((len(self.left_out) - 1) * self.left_out.var())
+        return {"value": self.value, "half_width": float(1.96 * error)}
 
 
-def distances(samples: Tensor, reference: Tensor) -> dict[str, Any]:
+def distances(samples: Tensor, reference: Tensor) -> dict[str, Estimate]:
     """Return FID and KID x 1000 in features divided by the reference's root mean square."""
     scale = reference.square().mean().sqrt()
     samples, reference = samples / scale, reference / scale
@@ -55,8 +74,8 @@ def distances(samples: Tensor, reference: Tensor) -> dict[str, Any]:
         return 1000 * float(within(samples) + of_reference - 2 * across)
 
     return {
-        "fid": with_interval(partial(fid, reference=statistics), samples),
-        "kid_x_1000": with_interval(kid, samples),
+        "fid": Estimate.of(partial(fid, reference=statistics), samples),
+        "kid_x_1000": Estimate.of(kid, samples),
     }
 
 

@@ -17,13 +17,13 @@ import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
-import exponential
 import torch
-from exponential import GaussianMixture, Problem
+from odes import GaussianMixture, Problem, Reference, largest_plan, plan_of
 from stamp import stamp
 from torch import Tensor
 
@@ -117,12 +117,12 @@ def mixture(width: float, scale: float) -> Problem:
         noise,
         {},
         lambda sample: (sample**2).sum() + sample.sin().sum(),
-        many=200,
+        Reference("dopri5", "flow", "log_snr", 134),
     )
 
 
 def in_time_of(
-    solver: str, form: str, schedule: adp.Schedule, steps: int, spacing: str, prediction_type: str
+    solver: str, form: str, schedule: adp.Schedule, spacing: str, prediction_type: str, steps: int
 ) -> adp.Plan:
     """Return the plan of the ODE with its linear term, in the time of a form."""
     points = adp.solvers.grid(schedule, steps, spacing, final_sigmas_type="sigma_min")
@@ -185,16 +185,19 @@ def apart(found: Tensor, reference: Tensor) -> float:
 
 def measure(problem: Problem, calls: list[int]) -> dict[str, Any]:
     """Return how non-linear a field is, and the errors of all samplers at their better spacing."""
+    how = problem.reference
     (sample, gradient), half = (
-        problem.run(planned(problem, *exponential.REFERENCE, "taken out", steps, "log_snr"))
-        for steps in (problem.many, problem.many // 2)
+        problem.run(problem.plan(how.solver, how.form, how.spacing, steps))
+        for steps in (how.steps, how.steps // 2)
     )
     found = []
     for order, budget in product(ORDERS, calls):
         for solver, form, term in samplers(order):
             errors = []
             for spacing in problem.spacings:
-                run = problem.run(within(budget, problem, solver, form, term, spacing))
+                plan = largest_plan(partial(planned, problem, solver, form, term, spacing), budget)
+                assert plan is not None, f"{solver} takes more than {budget} calls"
+                run = problem.run(plan)
                 errors.append((apart(run[0], sample), apart(run[1], gradient), spacing))
             best = min(errors)
             found.append(
@@ -212,20 +215,12 @@ def measure(problem: Problem, calls: list[int]) -> dict[str, Any]:
 
 
 def planned(
-    problem: Problem, solver: str, form: str, term: str, steps: int, spacing: str
+    problem: Problem, solver: str, form: str, term: str, spacing: str, steps: int
 ) -> adp.Plan:
     """Return the plan of one sampler."""
     schedule, prediction_type = problem.denoiser.schedule, problem.denoiser.prediction_type
-    make = in_time_of if form in FORMS and term == "kept" else exponential.plan_of
-    return make(solver, form, schedule, steps, spacing, prediction_type)
-
-
-def within(
-    budget: int, problem: Problem, solver: str, form: str, term: str, spacing: str
-) -> adp.Plan:
-    """Return the plan with the most steps within some network calls."""
-    plans = (planned(problem, solver, form, term, n, spacing) for n in range(budget, 0, -1))
-    return next(plan for plan in plans if plan.num_calls <= budget)
+    make = in_time_of if form in FORMS and term == "kept" else plan_of
+    return make(solver, form, schedule, spacing, prediction_type, steps)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -16,11 +16,12 @@ import argparse
 import json
 import math
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from exponential import CALLS_A_STEP, PROCESSES, plan_of
+from odes import PROCESSES, largest_plan, plan_of
 from stamp import stamp
 
 import adjointdpm as adp
@@ -55,20 +56,6 @@ def exact_gains(schedule: adp.Schedule) -> np.ndarray:
     return start * np.sqrt((b**2 * WIDTHS**2 + r**2) / (a**2 * WIDTHS**2 + s**2))
 
 
-def largest_plan(
-    solver: str, form: str, schedule: adp.Schedule, spacing: str, calls: int
-) -> adp.Plan | None:
-    """Return the plan with the most steps within some calls; None where there is no such form."""
-    for steps in range(calls // CALLS_A_STEP.get(solver, 1), 0, -1):
-        try:
-            plan = plan_of(solver, form, schedule, steps, spacing, "v_prediction")
-        except (ValueError, ZeroDivisionError):
-            return None  # infinite at the start
-        if plan.num_calls <= calls:
-            return plan
-    return None
-
-
 def measure() -> Iterator[dict[str, Any]]:
     """Yield a row for every process, spacing, sampler and number of calls."""
     for process, (schedule, spacings) in PROCESSES.items():
@@ -76,7 +63,8 @@ def measure() -> Iterator[dict[str, Any]]:
         for spacing in spacings:
             for solver, form in SAMPLERS:
                 for calls in CALLS:
-                    plan = largest_plan(solver, form, schedule, spacing, calls)
+                    make = partial(plan_of, solver, form, schedule, spacing, "v_prediction")
+                    plan = largest_plan(make, calls)
                     if plan is None:
                         continue
                     off = np.abs(gains(plan, schedule) - exact)

@@ -289,26 +289,79 @@ def test_written_pages_are_those_of_their_files() -> None:
 def test_the_plain_ode_is_a_form_where_it_has_no_linear_term(
     solver: str, process: str, form: str
 ) -> None:
-    import exponential
+    import odes
 
-    schedule, (spacing, _) = exponential.PROCESSES[process]
+    schedule, (spacing, _) = odes.PROCESSES[process]
     plain, other = (
-        exponential.plan_of(solver, f, schedule, 6, spacing, "v_prediction") for f in ("x", form)
+        odes.plan_of(solver, f, schedule, spacing, "v_prediction", 6) for f in ("x", form)
     )
     np.testing.assert_allclose(plain.table, other.table, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("budget", [4, 5, 11, 20])
+@pytest.mark.parametrize("solver", ["heun", "dopri5", "ab4", "am3"])
+def test_no_plan_takes_more_calls_than_it_may_and_none_could_take_one_step_more(
+    solver: str, budget: int
+) -> None:
+    from functools import partial
+
+    import odes
+
+    schedule, (spacing, _) = odes.PROCESSES["VP linear"]
+    make = partial(odes.plan_of, solver, "flow", schedule, spacing, "v_prediction")
+    counts = [make(steps).num_calls for steps in range(1, budget + 2)]
+    allowed = [calls for calls in counts if calls <= budget]
+    plan = odes.largest_plan(make, budget)
+    assert (plan.num_calls if plan else None) == (max(allowed) if allowed else None)
+
+
+def test_rows_are_measured_once_and_with_one_reference(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    import exponential
+
+    schedule, spacings = exponential.PROCESSES["rectified flow"]
+    problem = replace(
+        exponential.on_mixture(exponential.MIXTURES["smooth mixture"], schedule, spacings),
+        reference=exponential.Reference("rk4", "flow", "linspace", 20),
+    )
+    key = {"process": "rectified flow", "network": "smooth mixture"}
+    samplers = (("euler", "x"), ("ab2", "noise"), ("deis3", ""))
+    path = tmp_path / "exponential.json"
+
+    def renewed(problem: Any, calls: list[int]) -> Any:
+        results = exponential.Results.read(path)
+        exponential.renew(results, key, problem, samplers, calls, resume=True)
+        return exponential.Results.read(path)
+
+    first = renewed(problem, [4])
+    assert len(first.references) == 1
+    assert {row["solver"] for row in first.rows} == {"euler", "deis3"}, "noise is infinite here"
+    assert all(row["calls"] <= row["budget"] for row in first.rows)
+    # Errors that are no longer measured show that rows were kept.
+    first.rows[0]["sample_error"] = -1.0
+    first.write()
+    second = renewed(problem, [4, 5])
+    assert second.rows[: len(first.rows)] == first.rows
+    assert {row["budget"] for row in second.rows[len(first.rows) :]} == {5}
+    other = replace(problem, reference=exponential.Reference("rk4", "flow", "linspace", 10))
+    third = renewed(other, [4])
+    assert len(third.references) == 1
+    assert len(third.rows) == len(first.rows)
+    assert all(row["sample_error"] >= 0 for row in third.rows)
+
+
 def test_gains_are_those_of_a_sampling_run() -> None:
     """On data of one width, the map of stability says what the sampler multiplies noise by."""
-    import exponential
+    import odes
     import stability
 
     import adjointdpm as adp
 
-    schedule, _ = exponential.PROCESSES["VP linear"]
-    plan = exponential.plan_of("heun", "flow", schedule, 4, "linspace", "v_prediction")
+    schedule, _ = odes.PROCESSES["VP linear"]
+    plan = odes.plan_of("heun", "flow", schedule, "linspace", "v_prediction", 4)
     width = float(stability.WIDTHS[30])
-    data = exponential.GaussianMixture(
+    data = odes.GaussianMixture(
         means=torch.zeros(1, 3, dtype=torch.float64),
         stds=torch.tensor([width], dtype=torch.float64),
         weights=torch.ones(1, dtype=torch.float64),

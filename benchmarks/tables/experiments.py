@@ -1,4 +1,4 @@
-"""What experiments found: stability, exponential integration, quality, inversion."""
+"""What experiments found: stability, quality, inversion."""
 
 from __future__ import annotations
 
@@ -6,6 +6,12 @@ from statistics import median
 from typing import Any
 
 from .writing import read, size, table
+
+ODE_METHODS = ("heun", "rk4", "ab2", "ab4")
+"""Those of stability.json that are of higher order."""
+INTEGRATORS = ("dpmpp_2m", "dpmpp_3m", "deis3", "unipc_bh2_2", "unipc_bh2_3")
+UP_TO_20 = (4, 6, 8, 10, 15, 20)
+FROM_15 = (15, 20, 30, 50, 100)
 
 
 def inversions() -> str:
@@ -51,51 +57,44 @@ def explosions(with_form: bool) -> str:
     )
 
 
-def errors_by_form(network: str, process: str, calls: int) -> str:
-    """Return the errors of solvers in each form, at their better spacing.
+def exploding(solver: str) -> str:
+    """Return where a solver explodes: process, spacing and network calls."""
+    found: dict[str, list[str]] = {}
+    for row in read("stability")["rows"]:
+        if row["solver"] == solver and row["largest_error"] > 1:
+            where = f"{row['process']} with spacing `{row['spacing']}`"
+            found.setdefault(where, []).append(str(row["budget"]))
+    return "; ".join(f"{where}: {', '.join(calls)} calls" for where, calls in found.items())
+
+
+def spacing_ahead(
+    process: str,
+    spacing: str,
+    calls: tuple[int, ...],
+    *solvers: str,
+    forms: str = "x noise flow angle",
+) -> str:
+    """Return how often one spacing of a process is the more stable of its two.
 
     Args:
-        network: as exponential.json names it.
-        process: likewise.
-        calls: the most network calls, give or take a tenth.
+        process: as stability.json names it.
+        spacing: the one that counts.
+        calls: network calls.
+        solvers: the solvers to count.
+        forms: of ODE methods.
     """
-    best: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in read("exponential")["rows"]:
-        # Adams methods start with Runge-Kutta steps, which take calls of their own.
-        if (row["network"], row["process"]) != (network, process) or row["calls"] > 1.1 * calls:
-            continue
-        key = row["solver"], row["form"]
-        known = best.get(key)
-        if known is None or (-row["budget"], row["sample_error"]) < (
-            -known["budget"],
-            known["sample_error"],
+    errors: dict[tuple[str, str, int], dict[str, float]] = {}
+    for row in read("stability")["rows"]:
+        if (
+            row["process"] == process
+            and row["budget"] in calls
+            and row["solver"] in solvers
+            and row["form"] in ("", *forms.split())
         ):
-            best[key] = row
-
-    def cell(solver: str, form: str) -> str:
-        row = best.get((solver, form))
-        return f"{row['sample_error']:.2g} / {row['gradient_error']:.2g}" if row else ""
-
-    with_form = list(dict.fromkeys(solver for solver, form in best if form))
-    own = [solver for solver, form in best if not form]
-    return table(
-        ["solver", "x", "noise", "flow", "its own"],
-        [
-            *([s, *[cell(s, form) for form in ("x", "noise", "flow")], ""] for s in with_form),
-            *([s, "", "", "", cell(s, "")] for s in own),
-        ],
-    )
-
-
-def reference_error(network: str) -> str:
-    """Return how far exponential.json's reference is from itself with half its steps.
-
-    Args:
-        network: as exponential.json names it.
-    """
-    rows = [row for row in read("exponential")["rows"] if row["network"] == network]
-    half = max(rows, key=lambda row: row["budget"])
-    return f"{half['sample_error']:.2g} / {half['gradient_error']:.2g}"
+            key = row["solver"], row["form"], row["budget"]
+            errors.setdefault(key, {})[row["spacing"]] = row["largest_error"]
+    ahead = sum(min(pair, key=pair.__getitem__) == spacing for pair in errors.values())
+    return f"{ahead} of {len(errors)}"
 
 
 def by_steps_on_terrain(solver: str = "ddim") -> str:
@@ -126,27 +125,43 @@ def least_estimate_on_terrain(error: float) -> float:
     return min(float(row["estimate"]) for row in rows if row.get("estimate") is not None)
 
 
+def _interval(found: dict[str, Any] | None, key: str, digits: int, sign: str = "") -> str:
+    """Return a value with half of its interval; nothing for a difference from itself."""
+    if found is None or found[key]["value"] == found[key]["half_width"] == 0:
+        return ""
+    return f"{found[key]['value']:{sign}.{digits}f} ± {found[key]['half_width']:.{digits}f}"
+
+
 def sample_quality(reference: str) -> str:
-    """Return FID and KID by solver, network calls and feature network."""
-
-    def interval(found: dict[str, float], digits: int) -> str:
-        return f"{found['value']:.{digits}f} ± {found['half_width']:.{digits}f}"
-
+    """Return FID and KID by solver, network calls and feature network, and what FID differs by."""
+    rows = [row for row in read("quality")["rows"] if row["reference"] == reference]
     return table(
-        ["solver", "calls", "features", "samples", "FID", "KID × 1000"],
+        ["solver", "calls", "features", "samples", "FID", "KID × 1000",
+         f"FID less that of {rows[0]['solver']}", f"FID less that with {rows[0]['calls']} calls"],
         (
             [
                 row["solver"],
                 str(row["calls"]),
                 f"{row['feature_network']}, {row['num_features']}",
                 str(row["num_images"]),
-                interval(row["fid"], 1),
-                interval(row["kid_x_1000"], 0),
+                _interval(row, "fid", 1),
+                _interval(row, "kid_x_1000", 0),
+                _interval(row.get("less_first_solver"), "fid", 2, "+"),
+                _interval(row.get("less_first_calls"), "fid", 2, "+"),
             ]
-            for row in read("quality")["rows"]
-            if row["reference"] == reference
+            for row in rows
         ),
-    )
+    )  # fmt: skip
+
+
+def fid_less(reference: str, solver: str, calls: int, what: str) -> str:
+    """Return by how much FID differs from that of the first solver or calls."""
+    [row] = [
+        row
+        for row in read("quality")["rows"]
+        if (row["reference"], row["solver"], row["calls"]) == (reference, solver, calls)
+    ]
+    return _interval(row[f"less_first_{what}"], "fid", 1, "+")
 
 
 def non_smooth() -> str:

@@ -119,3 +119,55 @@ def by_field(order: int, budget: int) -> str:
             for row in rows
         ),
     )
+
+
+def taking_out(key: str, *orders: int, form: str = "", wide: bool = False) -> str:
+    """Return how many times smaller errors are without the linear term, in the same time.
+
+    Args:
+        key: ``sample_error`` or ``gradient_error``, with 20 calls.
+        orders: of the methods of Adams.
+        form: in whose time; by default both.
+        wide: on data as wide as the noise, or on the narrow ones.
+    """
+    ratios = []
+    for row in read("semilinear")["rows"]:
+        if (row["width"] == 1) == wide:
+            errors = {
+                (error["order"], error["form"], error["linear_term"]): error[key]
+                for error in row["errors"]
+                if error["budget"] == 20
+            }
+            ratios += [
+                errors[order, name, "kept"] / errors[order, name, "taken out"]
+                for order in orders
+                for name in ((form,) if form else ("noise", "flow"))
+            ]
+    return f"{min(ratios):.2g} to {max(ratios):.2g}"
+
+
+def own_against_adams(key: str, order: int) -> str:
+    """Return how many times more exact an exponential integrator is than the best of Adams.
+
+    Args:
+        key: ``sample_error`` or ``gradient_error``, with 20 calls, on narrow data.
+        order: of both.
+    """
+    ratios = []
+    for row in read("semilinear")["rows"]:
+        if row["width"] < 1:
+            errors = [e for e in row["errors"] if (e["order"], e["budget"]) == (order, 20)]
+            [own] = [error[key] for error in errors if not error["form"]]
+            ratios.append(min(error[key] for error in errors if error["form"]) / own)
+    return f"{min(ratios):.2g} to {max(ratios):.2g}"
+
+
+def narrow_median(solver: str, key: str) -> str:
+    """Return an error with 20 calls on the mixture of width 0.1, without guidance."""
+    [row] = [
+        row
+        for row in read("semilinear")["rows"]
+        if (row["width"], row["guidance_scale"]) == (0.1, 1)
+    ]
+    [error] = [e for e in row["errors"] if (e["solver"], e["budget"]) == (solver, 20)]
+    return f"{error[key]:.2g}"
