@@ -89,6 +89,7 @@ bench-full: setup
 	$(BIN)/python benchmarks/overview.py
 	$(BIN)/python -m benchmarks.embed --output docs/benchmarks/embed.json
 	$(BIN)/python benchmarks/guide.py
+	$(BIN)/python benchmarks/guide_gradients.py
 	$(BIN)/python benchmarks/audit.py audit batching methods training --folder build/audit
 	$(BIN)/python -m benchmarks.audit_pixels
 	$(BIN)/python -m benchmarks.documented

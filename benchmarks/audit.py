@@ -6,8 +6,8 @@
 - ``batching``: the same items in a batch that is refilled after every update, in fixed batches that
   shrink as items end, and in fixed batches that do not, as libraries of attacks run them. Ratios
   are of CPU time on one thread, in one run.
-- ``methods``: step rules and gradient methods at equal network calls, products with the Jacobian of
-  one among them, where no graph is kept.
+- ``methods``: gradient methods, each with the same CPU seconds at most for an item: those of all
+  steps by the gradient that the job takes.
 - ``training``: the classifier is trained on what was found where the judge still sees the true
   class, and on pictures as they are drawn; then items are audited again that it has not seen.
 
@@ -21,10 +21,13 @@ import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 import torch
+from equal_time import cpu_seconds
 from stamp import stamp
 from torch import Tensor
 from torch.nn import functional
@@ -191,53 +194,64 @@ def counts(results: Sequence[Any]) -> tuple[int, int]:
     return sum(r["status"] == "fooled" for r in results), sum(r["evaluations"] for r in results)
 
 
-def contestants() -> dict[str, tuple[adp.GradientMethod, str]]:
-    """Gradient method and step rule, by name."""
-    return {
-        "AutoPGD, Exact": (adp.Exact(), "apgd"),
-        "sign, Exact": (adp.Exact(), "sign"),
-        "normalized, Exact": (adp.Exact(), "normalized"),
-        "normalized, ContinuousAdjoint resolved (the paper's)": (
-            adp.ContinuousAdjoint(trajectory="resolved"),
-            "normalized",
-        ),
-        "AutoPGD, CoarseAdjoint(3)": (adp.CoarseAdjoint(3), "apgd"),
-        "AutoPGD, Truncated(2)": (adp.Truncated(2), "apgd"),
-    }
+THE_JOBS = "Exact(memory_budget='1GiB')"
+GRADIENTS: dict[str, adp.GradientMethod] = {
+    THE_JOBS: adp.Exact(memory_budget="1GiB"),
+    "Exact()": adp.Exact(),
+    "CoarseAdjoint(3)": adp.CoarseAdjoint(3),
+    "Truncated(2, 'detach_outputs')": adp.Truncated(2, "detach_outputs"),
+    "ContinuousAdjoint()": adp.ContinuousAdjoint(),
+    "ContinuousAdjoint, as in the paper": adp.ContinuousAdjoint(
+        trajectory="resolved", form="noise"
+    ),
+}
+"""Plain `Truncated(2)` is not among them: it sends no gradient to the noise at all."""
 
 
 def methods(
-    make: Callable[..., AuditWorker], folder: Path, count: int, rows: dict[str, Any]
+    make: Callable[..., AuditWorker], folder: Path, count: int, part: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Each way with as many steps as the network calls of AutoPGD with `Exact` allow."""
+    """Each gradient with as many updates as take the CPU seconds of those of the job's own."""
     items = audit_items(settings(folder, num_prompts=count))
-    budget = 3 * STEPS * (MAX_STEPS + 1)
-    for number, (name, (gradient, rule)) in enumerate(contestants().items()):
+    part = part or {"items": count, "cpu_seconds_of_one": seconds_of_one(make, folder, items)}
+    rows, prices = part.setdefault("rows", {}), part["cpu_seconds_of_one"]
+    for number, (name, gradient) in enumerate(GRADIENTS.items()):
         if name in rows:
             continue
+        evaluations = (MAX_STEPS + 1) * prices[THE_JOBS] / prices[name]
+        steps = max(1, round(evaluations) - 1)
         place = folder / f"method-{number}"
-        price = calls_of(make(gradient, output_dir=place), items[0])
-        changes = {"step_rule": rule, "max_steps": max(1, budget // price - 1)}
-        worker = make(gradient, output_dir=place, **changes)
+        rmtree(place, ignore_errors=True)  # of a run that was stopped: its seconds are lost
+        worker = make(gradient, output_dir=place, max_steps=steps)
         started = time.process_time()
         with JsonLines(place / "results.jsonl") as record:
             execute(items, lambda worker=worker: worker, record)
             results = list(record)
         rows[name] = {
-            "calls_per_gradient": price,
-            "max_steps": changes["max_steps"],
+            "max_steps": steps,
+            "limit": (steps + 1) * prices[name],
             "cpu_seconds": time.process_time() - started,
+            "fooled_items": [r["id"] for r in results if r["status"] == "fooled"],
             **numbers(summarize(results, place, worker.panel.network)),
         }
         fooled = {key: rows[name][key] for key in ("fooled", "fooled_and_seen")}
-        print(name, price, fooled, flush=True)
-        yield rows
+        print(name, steps, rows[name]["cpu_seconds"], fooled, flush=True)
+        yield part
 
 
-def calls_of(worker: AuditWorker, item: dict[str, Any]) -> int:
-    """Return the network calls of one update, of a worker that is thrown away."""
-    worker.advance([item])
-    return worker.calls_of_one
+def seconds_of_one(
+    make: Callable[..., AuditWorker], folder: Path, items: Sequence[dict[str, Any]]
+) -> dict[str, float]:
+    """Return the CPU seconds of an update of one item in a full batch, by gradient method."""
+    worker = make(output_dir=folder / "timed", stop_at_success=False, max_steps=1000)
+    worker.advance(items[:BATCH])
+
+    def update(gradient: adp.GradientMethod) -> None:
+        worker.sampler.gradient = gradient
+        worker.advance([])
+
+    found = cpu_seconds({name: partial(update, each) for name, each in GRADIENTS.items()}, 5)
+    return {name: seconds / BATCH for name, seconds in found.items()}
 
 
 def training(folder: Path, results: list[dict[str, Any]], held_out: int) -> dict[str, Any]:
@@ -301,7 +315,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=400)
     parser.add_argument("--batching_items", type=int, default=40)
     parser.add_argument("--batching_steps", type=int, default=MAX_STEPS)
-    parser.add_argument("--method_items", type=int, default=32)
+    parser.add_argument("--method_items", type=int, default=48)
     parser.add_argument("--held_out", type=int, default=100)
     parser.add_argument("--radius", type=float, default=RADIUS, help="of the part audit alone")
     args = parser.parse_args()
@@ -321,10 +335,8 @@ def run(part: str, args: argparse.Namespace) -> None:
         make, count = workers(args.folder), args.batching_items
         write(args, name, batching(make, args.folder, count, args.batching_steps))
     elif part == "methods":
-        rows = rows or {"items": args.method_items, "rows": {}}
-        make = workers(args.folder)
-        for done in methods(make, args.folder, args.method_items, rows["rows"]):
-            write(args, name, {**rows, "rows": done})
+        for done in methods(workers(args.folder), args.folder, args.method_items, rows or {}):
+            write(args, name, done)
     elif part == "training":
         _, results = audit(whole, args.items, radius=args.radius)
         write(args, name, training(whole, results, args.held_out))
@@ -340,8 +352,7 @@ def write(args: argparse.Namespace, name: str, row: dict[str, Any]) -> None:
         "max_steps": MAX_STEPS,
         "radius": RADIUS,
         "batch_size": BATCH,
-        **stamp(),
-        "parts": {**read(args), name: row},
+        "parts": {**read(args), name: {**row, **stamp()}},
     }
     write_text(args.output, json.dumps(content, indent=1) + "\n")
 

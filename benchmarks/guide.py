@@ -121,7 +121,7 @@ class Task:
             values = torch.where(better, found, values)
         return best
 
-    def optimised_noise(self, budget: int, learning_rate: float) -> Tensor:
+    def optimised_noise(self, updates: int, learning_rate: float) -> Tensor:
         """The whole sampler differentiated for each update."""
         noise = project_to_typical(self.noise).requires_grad_()
         cond = self.conditioning(len(noise))
@@ -132,7 +132,6 @@ class Task:
         def project() -> None:
             noise.copy_(project_to_typical(noise))
 
-        updates = max(1, (budget - STEPS) // (3 * STEPS))
         config = OptimizeConfig(
             learning_rate=learning_rate,
             lr_scheduler="cosine",
@@ -175,9 +174,10 @@ def ways(budget: int) -> list[Way]:
         Way("plain", None, Task.plain),
         Way("best of n", None, partial(Task.best_of, budget=budget)),
     ]
+    updates = max(1, (budget - STEPS) // (3 * STEPS))
     for rate in LEARNING_RATES:
         setting = f"learning rate {rate}"
-        run = partial(Task.optimised_noise, budget=budget, learning_rate=rate)
+        run = partial(Task.optimised_noise, updates=updates, learning_rate=rate)
         found.append(Way("noise", setting, run))
     for inner, strengths in STRENGTHS.items():
         name = f"{inner} inner step{'s' if inner > 1 else ''}"

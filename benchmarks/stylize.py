@@ -1,9 +1,10 @@
 """Style against content: LoRA adapters through the whole sampler at several content weights.
 
 On the embedded model, with prompts and noises that no update has seen. Beside the adapters stand a
-neural-style optimisation of each picture (Gatys et al., 2016) with the same goal, and an adapter
-fine-tuned on the style picture with the objective of diffusers' training scripts. What is there
-already is not computed again, so that a run that was stopped goes on.
+neural-style optimisation of each picture (Gatys et al., 2016) with the same goal, an adapter
+fine-tuned on the style picture with the objective of diffusers' training scripts, and adapters by
+other gradients through the sampler, in the same CPU time. What is there already is not computed
+again, so that a run that was stopped goes on.
 
     python benchmarks/stylize.py --style_images brick.png coffee.png --output_dir build/stylize
 
@@ -23,16 +24,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from equal_time import cpu_seconds
 from PIL import Image
 from stamp import stamp
 from torch import Tensor
 from torch.nn import functional
 
-from adjointdpm import encode_image, encode_prompt
+from adjointdpm import (
+    CoarseAdjoint,
+    ContinuousAdjoint,
+    GradientMethod,
+    Truncated,
+    encode_image,
+    encode_prompt,
+)
 from adjointdpm.assets import load_feature_network
 from adjointdpm.evaluation import success_rate
 from adjointdpm.jobs.stylize import StylizeConfig
-from adjointdpm.jobs.stylize.goal import build_goal, read_style, style_layers
+from adjointdpm.jobs.stylize.goal import Stylization, build_goal, read_style, style_layers
 from adjointdpm.jobs.stylize.model import StylizedModel
 from adjointdpm.jobs.stylize.prompts import choose_prompts
 from adjointdpm.jobs.stylize.run import examples, restyle
@@ -45,7 +54,15 @@ WEIGHTS = (0.1, 0.3, 0.6, 0.8, 1.0, 2.0)
 COUNT = 24
 """Pictures that each adapter is judged on."""
 NEURAL_UPDATES = 30
-CONTESTANTS = ("sampler", "neural", "finetuned")
+TIMED = 3
+"""Updates of each gradient method that are timed, to make as many as take the same time."""
+CONTESTANTS = ("sampler", "neural", "finetuned", "gradients")
+GRADIENTS: dict[str, GradientMethod] = {
+    "CoarseAdjoint(2)": CoarseAdjoint(2),
+    "Truncated(1)": Truncated(1),
+    "ContinuousAdjoint()": ContinuousAdjoint(),
+}
+"""Beside the job's own, by which the runs of ``sampler`` are: `Exact` with a memory budget."""
 PER_ROW = 12
 """Pictures in a row of a contact sheet; it divides twice their number."""
 SHEET, ENLARGED, GAP = "before-after.png", 2, 2
@@ -120,7 +137,12 @@ class Bench:
 
 
 def through_the_sampler(
-    config: StylizeConfig, *, out: Path, count: int, usually: bool
+    config: StylizeConfig,
+    *,
+    out: Path,
+    count: int,
+    usually: bool = False,
+    gradient: GradientMethod | None = None,
 ) -> dict[str, Any]:
     """Train an adapter by the job's own loop, and judge it.
 
@@ -129,11 +151,14 @@ def through_the_sampler(
         out: folder of the adapter.
         count: pictures that are judged.
         usually: whether it is judged as people draw with it too.
+        gradient: another method than the job's, for as many updates as take the same time.
     """
     bench = Bench(config, count)
     before = bench.draw()
     goal, picture = build_goal(config, None, examples(bench.model, bench.prompts))
     assert picture is not None
+    if gradient is not None:
+        take_as_long(bench, goal, gradient)
     started = time.process_time()
     history = restyle(bench.model, goal, bench.prompts)
     seconds = time.process_time() - started
@@ -151,6 +176,29 @@ def through_the_sampler(
         "cpu_seconds": seconds,
         "wall_seconds": sum(history.seconds),
     }
+
+
+def take_as_long(bench: Bench, goal: Stylization, gradient: GradientMethod) -> None:
+    """Let a model be trained by a gradient method, in the time that the job's own takes.
+
+    Both are timed on a few updates, which are undone.
+    """
+    model, config = bench.model, bench.model.config
+    sampler, weights = model.model.sampler, model.weights.tensors
+    start = {name: weight.detach().clone() for name, weight in weights.items()}
+    model.config = replace(config, max_train_steps=1)
+
+    def update(by: GradientMethod) -> None:
+        sampler.gradient = by
+        restyle(model, goal, bench.prompts)
+
+    ways = {"own": partial(update, sampler.gradient), "other": partial(update, gradient)}
+    prices = cpu_seconds(ways, TIMED)
+    updates = max(1, round(config.max_train_steps * prices["own"] / prices["other"]))
+    model.config, sampler.gradient = replace(config, max_train_steps=updates), gradient
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(start[name])
 
 
 def neural_style(config: StylizeConfig, *, out: Path, count: int) -> dict[str, Any]:
@@ -285,6 +333,11 @@ def main(arguments: list[str] | None = None) -> None:
         show_curve(options.output_dir, curve)
     for image in images:
         config = replace(first, style_image=image, content_weight=chosen)
+        for name, gradient in GRADIENTS.items() if "gradients" in options.only else ():
+            once(
+                f"{image.stem}/{name}/{chosen:g}{updates}",
+                partial(through_the_sampler, config, count=options.count, gradient=gradient),
+            )
         if "neural" in options.only:
             count = options.count // 2
             once(f"{image.stem}/neural/{chosen:g}", partial(neural_style, config, count=count))

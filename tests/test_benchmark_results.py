@@ -156,8 +156,13 @@ def test_terrain(run: Run, tmp_path: Path) -> None:
 def test_audit(run: Run, tmp_path: Path) -> None:
     few = ["--items", "2", "--batching_items", "3", "--batching_steps", "1"]
     files = ["--output", str(tmp_path / "audit.json"), "--folder", str(tmp_path / "audits")]
-    run("audit", "audit", "batching", *few, *files, STEPS=1, MAX_STEPS=1, BATCH=2)
+    parts = ["audit", "batching", "methods", "--method_items", "2"]
+    gradients = {"Exact(memory_budget='1GiB')": adp.Exact(), "Exact()": adp.Exact()}
+    small = {"STEPS": 1, "MAX_STEPS": 1, "BATCH": 2, "GRADIENTS": gradients}
+    run("audit", *parts, *few, *files, **small)
     assert rows(audits.audit_batches(1)) == 3
+    assert rows(audits.audit_methods()) == 2
+    assert writing.read("audit")["parts"]["methods"]["rows"]["Exact()"]["items"] == 2
     assert rows(audits.audit_rates("audit, radius 0.3")) == len(audits.RATES)
 
 
@@ -170,6 +175,25 @@ def test_audit_of_pixels(run: Run, tmp_path: Path) -> None:
     settings = {"STEPS": 1, "SAMPLING_STEPS": 1, "BATCH": 2, "ATTACKS": attacks}
     run("benchmarks.audit_pixels", "--items", "2", "--boxes", "8", *files, **settings)
     assert rows(jobs.attacks("audit_pixels")) == 2
+
+
+def test_guide_by_gradient(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import guide
+    import guide_gradients
+
+    monkeypatch.setattr(guide, "STEPS", 4)
+    own, cut = guide_gradients.THE_JOBS, "Truncated(2, 'detach_outputs')"
+    few = {name: guide_gradients.GRADIENTS[name] for name in (own, cut)}
+    file = tmp_path / "guide_gradients.json"
+    toy = ["--pictures", "1", "--targets", "1", "--updates", "1", "--output", str(file)]
+    run("guide_gradients", *toy, GRADIENTS=few)
+    assert rows(jobs.guides_by_gradient()) == 2
+    for name, products in ((own, 4), (cut, 2)):
+        (row,) = writing.read("guide_gradients")["rows"][name].values()
+        assert row["calls"]["products"] == products * row["updates"]
+    written = file.read_bytes()
+    run("guide_gradients", *toy)
+    assert file.read_bytes() == written
 
 
 def test_quality(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,8 +231,10 @@ def test_styles_that_are_there_are_not_computed_again(
     monkeypatch.setattr(stylize, "STEPS", 2)
     Image.new("RGB", (40, 40), "brown").save(tmp_path / "brown.png")
     arguments = ["--style_images", str(tmp_path / "brown.png"), "--output_dir", str(tmp_path)]
-    arguments += ["--count", "6", "--max_train_steps", "1", "--only", "sampler"]
+    arguments += ["--count", "6", "--max_train_steps", "1", "--only", "sampler", "gradients"]
     arguments += ["--weights", "1"]
+    monkeypatch.setattr(stylize, "TIMED", 1)
+    monkeypatch.setattr(stylize, "GRADIENTS", {"by": stylize.Truncated(1)})
     stylize.main(arguments)
     first = (tmp_path / "results.json").read_text()
     row = json.loads(first)["rows"]["brown/sampler/1/1"]
@@ -240,6 +242,7 @@ def test_styles_that_are_there_are_not_computed_again(
     style = row["classifier"]
     assert style["after"] != style["before"]
     assert style["reduction"] == pytest.approx(1 - style["after"] / style["before"])
+    assert len(json.loads(first)["rows"]["brown/by/1/1"]["losses"]) >= 1
     stylize.main(arguments)
     assert (tmp_path / "results.json").read_text() == first
     assert Image.open(tmp_path / "curve.png").height == 2 * 64 + 2

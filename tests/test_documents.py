@@ -37,7 +37,6 @@ NO_MACHINE_OR_DATE = {
     "cost",
     "cost_weights",
     "gradients",
-    "stylize",
 }
 """Results from before files said on what machine and when. None is to be added."""
 

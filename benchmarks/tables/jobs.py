@@ -20,6 +20,12 @@ WAYS = {
 }
 """What guide.json calls a way, in words."""
 
+STYLE_GRADIENTS = {
+    "sampler": "Exact(memory_budget='1GiB')",
+    **{m: m for m in ("CoarseAdjoint(2)", "Truncated(1)", "ContinuousAdjoint()")},
+}
+"""Gradient methods by what stylize.json calls their runs; the first is the job's own."""
+
 STYLES = {
     "brick, adapter, 0.7": "brick/sampler/0.7",
     "brick, adapter, 1": "brick/sampler/1",
@@ -72,26 +78,69 @@ def ways_by_setting() -> str:
     return _guided((key, key) for key in read("guide")["summaries"] if ", " in key)
 
 
+def guides_by_gradient() -> str:
+    """Return where noises are led in equal CPU time, by gradient method."""
+    content = read("guide_gradients")
+
+    def cells(name: str, row: dict[str, Any]) -> list[str]:
+        low, high = (100 * end for end in row["interval"])
+        updates = {one["updates"] for one in content["rows"][name].values()}
+        return [
+            f"`{name}`",
+            " or ".join(f"{count}" for count in sorted(updates)),
+            f"{row['cpu_seconds'] / row['of']:.1f}",
+            f"{row['recognised']} of {row['of']} ({low:.0f} to {high:.0f} %)",
+            f"{row['judge']:.2f}",
+            f"{row['metric']:.1f}",
+        ]
+
+    head = ["gradient", "updates", "CPU s a picture", "judge sees the target (95 % interval)"]
+    return table(
+        [*head, "probability by the judge", "metric"],
+        (cells(name, row) for name, row in content["summaries"].items()),
+    )
+
+
 def _kept(row: dict[str, Any]) -> str:
     return f"{row['still_recognised']} of {row['recognised_before']}"
 
 
-def _styles(first: str, runs: dict[str, str], name: str = "stylize") -> str:
-    def cells(row: dict[str, Any]) -> list[str]:
-        changes = [f"{-row[name]['reduction']:+.0%}" for name in ("classifier", "vgg16-hed")]
-        low, high = row["still_recognised_low"], row["still_recognised_high"]
-        kept = f"{_kept(row)} ({low:.0%} to {high:.0%})"
-        return [*(change.replace("-", "\N{MINUS SIGN}") for change in changes), kept]
+def _style_cells(row: dict[str, Any]) -> list[str]:
+    changes = [f"{-row[name]['reduction']:+.0%}" for name in ("classifier", "vgg16-hed")]
+    low, high = row["still_recognised_low"], row["still_recognised_high"]
+    kept = f"{_kept(row)} ({low:.0%} to {high:.0%})"
+    return [*(change.replace("-", "\N{MINUS SIGN}") for change in changes), kept]
 
+
+STYLE_HEAD = ["Gram distance, optimised", "Gram distance, VGG16", "still recognised"]
+
+
+def _styles(first: str, runs: dict[str, str], name: str = "stylize") -> str:
+    rows = read(name)["rows"]
     return table(
-        [first, "Gram distance, optimised", "Gram distance, VGG16", "still recognised"],
-        ([called, *cells(read(name)["rows"][run])] for called, run in runs.items()),
+        [first, *STYLE_HEAD],
+        ([called, *_style_cells(rows[run])] for called, run in runs.items()),
     )
 
 
 def styles() -> str:
     """Return what becomes of style and content, by picture and way."""
     return _styles("", STYLES)
+
+
+def styles_by_gradient() -> str:
+    """Return what becomes of style and content in equal CPU time, by gradient method."""
+    rows = read("stylize_gradients")["rows"]
+
+    def cells(picture: str, method: str) -> list[str]:
+        row = rows[f"{picture}/{method}/1"]
+        spent = [f"{len(row['losses'])}", f"{row['cpu_seconds']:.0f}"]
+        return [f"{picture}, `{STYLE_GRADIENTS[method]}`", *spent, *_style_cells(row)]
+
+    return table(
+        ["", "updates", "CPU s", *STYLE_HEAD],
+        (cells(picture, m) for picture in ("brick", "coffee") for m in STYLE_GRADIENTS),
+    )
 
 
 def styles_of_longer_runs() -> str:

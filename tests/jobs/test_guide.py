@@ -19,6 +19,7 @@ from tiny_pipeline import build_pipeline, drawn_from, write_assets
 
 from adjointdpm import (
     StepGuidance,
+    Truncated,
     encode_prompt,
     formats,
     from_pipeline,
@@ -117,6 +118,22 @@ def test_pipelines_of_any_family(saved: Path, tmp_path: Path, method: Any) -> No
         cond = encode_prompt(pipe, noise.prompt, guidance=False)
         images = decode(sampler(noise.noise, draws=noise.draws, **cond))
     torch.testing.assert_close(images, result.after.images, rtol=0, atol=1e-4)
+
+
+def test_the_gradient_is_by_the_method_that_was_passed(tmp_path: Path) -> None:
+    """Truncated to all calls it is the exact one; to the last one it is another."""
+    (tmp_path / "parts").mkdir()
+    build_pipeline(tmp_path / "parts").save_pretrained(tmp_path / "pipe")
+
+    def losses(name: str, gradient: Truncated | None) -> list[float]:
+        config = GuideConfig(
+            pretrained_model_name_or_path=tmp_path / "pipe", output_dir=tmp_path / name, **SETTINGS
+        )
+        return run_guide(config, darkness, gradient=gradient).losses
+
+    exact = losses("exact", None)
+    assert losses("all", Truncated(3, "detach_outputs")) == pytest.approx(exact, rel=1e-4)
+    assert losses("last", Truncated(1, "detach_outputs")) != pytest.approx(exact, rel=1e-4)
 
 
 @pytest.mark.parametrize("method", ["noise", "steps"])

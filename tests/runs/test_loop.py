@@ -103,6 +103,13 @@ def test_a_variable_that_the_loss_does_not_use(tmp_path):
         optimize({"x": x, "y": y}, lambda generator: x.sum(), settings(tmp_path))
 
 
+def test_a_gradient_of_zeros(tmp_path):
+    """As that of a metric with steps in it: the variable is used, and no update moves it."""
+    x = torch.ones(2, requires_grad=True)
+    with pytest.warns(UserWarning, match="gradient of x is zero in the first update"):
+        optimize({"x": x}, lambda generator: (x * 0).sum(), settings(tmp_path, max_train_steps=2))
+
+
 def pulled(x, targets):
     """Return a loss that pulls x towards one target after another, and how it was called."""
     remaining = iter(targets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -109,6 +110,13 @@ class Updater:
         # The one synchronisation of the step; the scaler of fp16 makes another.
         value, stop, size = torch.cat([values, norm.to(values).reshape(1)]).tolist()
         self._check_finite(value, size)
+        if step == 1 and size == 0:
+            warnings.warn(
+                f"the gradient of {', '.join(self.variables)} is zero in the first update, which "
+                "moves nothing: the metric is flat there, or the gradient method cuts the way to "
+                "them",
+                stacklevel=2,
+            )
         if self.config.max_grad_norm is not None:
             for same in by_kind(self.variables.values()):
                 clip_grads_with_norm_(same, self.config.max_grad_norm, norm)

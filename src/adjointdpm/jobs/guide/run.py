@@ -16,6 +16,7 @@ from ...certificate import Certificate
 from ...cost import Cost
 from ...evaluation import Reading, SuccessRate, success_rate
 from ...formats import Noise, save_noise
+from ...gradients import GradientMethod
 from ...guided import StepGuidance, guided_sample
 from ...objectives import Objective, as_objective
 from ...runs import (
@@ -93,7 +94,10 @@ class GuideResult(RunResult):
 
 
 def run_guide(
-    config: GuideConfig, objective: Callable[[Tensor], Tensor] | None = None
+    config: GuideConfig,
+    objective: Callable[[Tensor], Tensor] | None = None,
+    *,
+    gradient: GradientMethod | None = None,
 ) -> GuideResult:
     """Draw pictures of a prompt that an objective likes; write the noise into the folder.
 
@@ -101,6 +105,7 @@ def run_guide(
         config: settings.
         objective: an `Objective`, or a function as `as_objective` takes it, in place of the one
             that the settings name.
+        gradient: the gradient method; `Exact` within the memory budget by default.
 
     Raises:
         ValueError: settings that name no objective, or a sampler that ``steps`` cannot guide.
@@ -111,7 +116,7 @@ def run_guide(
     require_goal(config, metric)
     device = choose_device(config.device)
     with run_folder(config.output_dir, "guide", config=config) as folder:
-        model = load_model(config, device, with_default=needs_default(config, metric))
+        model = load_model(config, device, gradient, with_default=needs_default(config, metric))
         goal = Goal(config, model.default, metric, device)
         guided = _Guided(config, model, goal)
         certificate = guided.certify() if config.certifies else None
