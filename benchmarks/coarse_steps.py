@@ -13,7 +13,6 @@ those of rules to coarse_rules.json.
 from __future__ import annotations
 
 import argparse
-import json
 import warnings
 from collections.abc import Callable, Iterator
 from itertools import product
@@ -22,10 +21,9 @@ from typing import Any
 
 import torch
 from coarse import SCHEDULERS, Problem, compare, embedded, toy
-from stamp import stamp
+from stamp import write_stamped
 
 import adjointdpm as adp
-from adjointdpm.storage import write_text
 
 SHARES = (0.25, 0.33, 0.5, 0.75)
 DEFAULT: dict[str, Callable[[int], adp.CoarseAdjoint]] = {"density 1.5": adp.CoarseAdjoint}
@@ -104,14 +102,13 @@ def main(arguments: list[str] | None = None) -> None:
         options.num_inference_steps = [8, 10, 20] if options.rules else [8, 10, 20, 25, 50]
     torch.set_num_threads(1)
     warnings.simplefilter("ignore", adp.gradients.InaccurateGradientWarning)
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    model = "Gaussian mixture" if options.toy else "embedded model"
-    content: dict[str, Any] = {"model": model, "seeds": options.seeds, **stamp(), "rows": []}
-    name = "coarse_rules.json" if options.rules else "coarse_steps.json"
+    rows = []
     for row in measure(options):
         print(row, flush=True)
-        content["rows"].append(row)
-    write_text(options.output_dir / name, json.dumps(content, indent=1) + "\n")
+        rows.append(row)
+    model = "Gaussian mixture" if options.toy else "embedded model"
+    name = "coarse_rules.json" if options.rules else "coarse_steps.json"
+    write_stamped(options.output_dir / name, {"model": model, "seeds": options.seeds}, rows=rows)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,15 @@ to reversible.json in the output directory.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from coarse import SCHEDULERS, Problem, compare, embedded, toy
-from stamp import stamp
+from stamp import write_stamped
 
 import adjointdpm as adp
-from adjointdpm.storage import write_text
 
 METHODS = {
     "mccallum_foster": adp.Reversible(),
@@ -61,14 +59,12 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     problem = toy(0) if options.toy else embedded(0)
-    content = {
+    settings = {
         "model": "Gaussian mixture" if options.toy else "embedded model, guidance 4",
         "num_inference_steps": options.num_inference_steps,
-        **stamp(),
-        "rows": list(measure(problem, options.num_inference_steps)),
     }
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    write_text(options.output_dir / "reversible.json", json.dumps(content, indent=1) + "\n")
+    rows = list(measure(problem, options.num_inference_steps))
+    write_stamped(options.output_dir / "reversible.json", settings, rows=rows)
 
 
 if __name__ == "__main__":

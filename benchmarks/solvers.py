@@ -11,7 +11,6 @@ solvers.json in the output directory.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -21,7 +20,7 @@ from typing import Any
 
 import torch
 from odes import SHARP, SMOOTH, largest_plan
-from stamp import stamp
+from stamp import write_stamped
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -30,7 +29,6 @@ from mixtures import PROCESSES, GaussianMixture, dense_sample
 
 from adjointdpm import Denoiser, Plan, solvers
 from adjointdpm.baselines.torchdiffeq import odeint
-from adjointdpm.storage import write_text
 
 PROCESS = "scaled_linear"
 SCHEDULE = PROCESSES[PROCESS]
@@ -120,18 +118,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         name: sampled(plan_of("dopri5", "log_snr", "data", reference_steps), mixture, noise)
         for name, mixture in MIXTURES.items()
     }
-    content = {
-        **stamp(),
-        "settings": {
-            "process": PROCESS,
-            "points": points,
-            "reference": f"dopri5, {reference_steps} steps, data form",
-        },
-        "fixed": list(fixed_grids(names, noise, references)),
-        "adaptive": list(adaptive(noise, references)),
+    settings = {
+        "process": PROCESS,
+        "points": points,
+        "reference": f"dopri5, {reference_steps} steps, data form",
     }
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    write_text(options.output_dir / "solvers.json", json.dumps(content, indent=1) + "\n")
+    write_stamped(
+        options.output_dir / "solvers.json",
+        settings,
+        fixed=list(fixed_grids(names, noise, references)),
+        adaptive=list(adaptive(noise, references)),
+    )
 
 
 if __name__ == "__main__":
