@@ -28,6 +28,7 @@ import torch
 from exponential_plot import plot
 from odes import PROCESSES, SHARP, SMOOTH, GaussianMixture, Problem, Reference, largest_plan
 from stamp import write_stamped
+from tables.exponential import CALLS
 from torch import Tensor
 
 import adjointdpm as adp
@@ -49,7 +50,6 @@ ON_A_NETWORK = (
 )
 """Those that run on the embedded model, where a call takes a hundred times as long."""
 Samplers = tuple[tuple[str, str], ...]
-CALLS = (5, 10, 20, 50, 100)
 
 
 def on_mixture(

@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from tables.exponential import better_spacings
+from tables.exponential import CALLS, better_spacings
 
 COLOURS = {
     "euler": "C0",
@@ -48,8 +48,8 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
                     [calls for calls, _ in points], [error for _, error in points],
                     STYLES[form], color=COLOURS[solver], marker="o", markersize=3, label=label,
                 )  # fmt: skip
-            ax.set(xscale="log", yscale="log", xticks=(5, 10, 20, 50, 100))
-            ax.set_xticklabels(["5", "10", "20", "50", "100"])
+            ax.set(xscale="log", yscale="log")
+            ax.set_xticks(CALLS, map(str, CALLS))
             ax.minorticks_off()
             ax.grid(alpha=0.3)
         line[0].set_ylabel(f"relative error of the {key.removesuffix('_error')}")
