@@ -43,13 +43,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 SOLVERS, CALLS = ("ddim", "dpmpp_2m", "ab2, noise form"), (5, 10, 20)
 BLOCK = 250
-OWN = "own reference"
+OWN_REFERENCE = "dpmpp_2m"
+"""The solver of the model's own pictures that samples are compared with."""
 OWN_SEEDS_FROM = 1_000_000
 
 
 def plan_of(solver: str, calls: int, denoiser: adp.Denoiser) -> adp.Plan:
     """Return a plan; steps are linear in time, as the model's own scheduler has them."""
-    name, _, form = ("dpmpp_2m" if solver == OWN else solver).partition(", ")
+    name, _, form = solver.partition(", ")
     return adp.solvers.build(
         name, denoiser.schedule, calls, "linspace", denoiser.prediction_type,
         form="noise" if form else None,
@@ -81,16 +82,23 @@ class Model:
 def draw_all(model: Model, options: argparse.Namespace) -> None:
     """Draw blocks that are not there yet, until all are or the time is over."""
     deadline = time.monotonic() + options.max_seconds
-    for calls in filter(None, (options.own_reference, *options.calls)):
-        chosen = (OWN,) if calls == options.own_reference else options.solvers
-        plans = {solver: plan_of(solver, calls, model.denoiser) for solver in chosen}
-        for start in range(0, options.num_images, BLOCK):
-            for solver, plan in plans.items():
-                path = block_path(options.work_dir, solver, calls, start)
-                if not path.exists():
-                    if time.monotonic() > deadline:
-                        return
-                    draw_block(model, plan, start, path, OWN_SEEDS_FROM if solver == OWN else 0)
+    rounds = [(options.work_dir, calls, options.solvers, 0) for calls in options.calls]
+    if options.own_reference is not None:
+        own = (own_folder(options), options.own_reference, [OWN_REFERENCE], OWN_SEEDS_FROM)
+        rounds.insert(0, own)
+    for folder, calls, solvers, seeds_from in rounds:
+        plans = {solver: plan_of(solver, calls, model.denoiser) for solver in solvers}
+        for start, (solver, plan) in product(range(0, options.num_images, BLOCK), plans.items()):
+            path = block_path(folder, solver, calls, start)
+            if not path.exists():
+                if time.monotonic() > deadline:
+                    return
+                draw_block(model, plan, start, path, seeds_from)
+
+
+def own_folder(options: argparse.Namespace) -> Path:
+    folder: Path = options.work_dir / "own-reference"
+    return folder
 
 
 def draw_block(model: Model, plan: adp.Plan, start: int, path: Path, seeds_from: int) -> None:
@@ -110,13 +118,19 @@ def block_path(folder: Path, solver: str, calls: int, start: int) -> Path:
     return folder / f"{name}-{calls}" / f"{start:05d}.npy"
 
 
-def features_of(path: Path, network: FeatureNetwork, make: Callable[[], Tensor]) -> Tensor:
-    """Return features of pictures, from the file beside them if they were computed before."""
+def features_of(path: Path, network: FeatureNetwork, pictures: Tensor | None = None) -> Tensor:
+    """Return features of the pictures in a file, kept beside it.
+
+    Args:
+        path: of the pictures.
+        network: whose features.
+        pictures: those that stand for a file that is not there.
+    """
     kept = path.with_suffix(f".{network.name.split()[0]}.features.npy")
     if not kept.exists():
+        images = torch.from_numpy(np.load(path)) if pictures is None else pictures
         partial_path = kept.with_suffix(".partial.npy")
-        found = picture_features(make().float() / 255, network).float().numpy()
-        np.save(partial_path, found)
+        np.save(partial_path, picture_features(images.float() / 255, network).float().numpy())
         partial_path.rename(kept)
     return torch.from_numpy(np.load(kept)).double()
 
@@ -137,22 +151,14 @@ Reference = Callable[[FeatureNetwork, int], Tensor]
 """Features of the pictures that so many samples are compared with."""
 
 
-def of_blocks(paths: list[Path], network: FeatureNetwork) -> Tensor:
-    """Return features of blocks of pictures."""
-    return torch.cat(
-        [
-            features_of(path, network, lambda path=path: torch.from_numpy(np.load(path)))
-            for path in paths
-        ]
-    )
-
-
-def own_pictures(work_dir: Path, calls: int) -> Reference:
+def own_pictures(options: argparse.Namespace) -> Reference:
     """Compare with the model's own pictures by many calls, of other seeds."""
 
     def features(network: FeatureNetwork, count: int) -> Tensor:
-        paths = [block_path(work_dir, OWN, calls, start) for start in range(0, count, BLOCK)]
-        return of_blocks(paths, network)
+        folder, calls = own_folder(options), options.own_reference
+        starts = range(0, count, BLOCK)
+        paths = [block_path(folder, OWN_REFERENCE, calls, start) for start in starts]
+        return torch.cat([features_of(path, network) for path in paths])
 
     return features
 
@@ -162,7 +168,7 @@ def training_pictures(work_dir: Path, pictures: np.ndarray) -> Reference:
 
     def features(network: FeatureNetwork, count: int) -> Tensor:
         images = torch.from_numpy(pictures).permute(0, 3, 1, 2)
-        return features_of(work_dir / "reference", network, lambda: images)[:count]
+        return features_of(work_dir / "reference", network, images)[:count]
 
     return features
 
@@ -178,13 +184,14 @@ def measure(options: argparse.Namespace, name: str, reference: Reference) -> lis
         for solver, found in complete_blocks(options, calls).items():
             if len(found) < 2:
                 continue
-            samples = of_blocks(found, network)
+            samples = torch.cat([features_of(path, network) for path in found])
             matched = reference(network, len(samples))
             here = distances(samples, matched)
             estimates[network.name, solver, calls, len(samples)] = here
+            others = {"solver": (options.solvers[0], calls), "calls": (solver, options.calls[0])}
             beside = {  # as many samples, from the same noises
-                "less_first_solver": (network.name, options.solvers[0], calls, len(samples)),
-                "less_first_calls": (network.name, solver, options.calls[0], len(samples)),
+                f"difference_from_first_{what}": (network.name, *other, len(samples))
+                for what, other in others.items()
             }
             row = {
                 "reference": name, "solver": solver, "calls": calls,
@@ -220,8 +227,6 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.data_dir is None and options.own_reference is None:
         parser.error("compare with what? Give --data_dir or --own_reference")
-    if options.own_reference in options.calls:
-        parser.error("--own_reference takes more calls than any of --calls")
     return options
 
 
@@ -240,7 +245,7 @@ def main(arguments: list[str] | None = None) -> None:
     draw_all(Model(captions), options)
     if options.own_reference is not None:
         name = f"its own pictures, {options.own_reference} calls"
-        reference = own_pictures(options.work_dir, options.own_reference)
+        reference = own_pictures(options)
     else:
         name = "training pictures"
         pictures = np.stack([emoji.images[e.style, e.name] for e in examples])

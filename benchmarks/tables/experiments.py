@@ -146,8 +146,8 @@ def sample_quality(reference: str) -> str:
                 str(row["num_images"]),
                 _interval(row, "fid", 1),
                 _interval(row, "kid_x_1000", 0),
-                _interval(row.get("less_first_solver"), "fid", 2, "+"),
-                _interval(row.get("less_first_calls"), "fid", 2, "+"),
+                _interval(row.get("difference_from_first_solver"), "fid", 2, "+"),
+                _interval(row.get("difference_from_first_calls"), "fid", 2, "+"),
             ]
             for row in rows
         ),
@@ -161,7 +161,7 @@ def fid_less(reference: str, solver: str, calls: int, what: str) -> str:
         for row in read("quality")["rows"]
         if (row["reference"], row["solver"], row["calls"]) == (reference, solver, calls)
     ]
-    return _interval(row[f"less_first_{what}"], "fid", 1, "+")
+    return _interval(row[f"difference_from_first_{what}"], "fid", 1, "+")
 
 
 def non_smooth() -> str:
