@@ -33,13 +33,6 @@ WRITTEN = {
 }
 """Whole pages that a program writes, with its numbers."""
 
-NO_MACHINE_OR_DATE = {
-    "cost",
-    "cost_weights",
-    "gradients",
-}
-"""Results from before files said on what machine and when. None is to be added."""
-
 LINK = re.compile(r"(!?)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+?)(?: \{.*\})?$", re.MULTILINE)
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
@@ -139,8 +132,7 @@ def test_the_model_card_has_the_numbers_of_the_evaluation() -> None:
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*.json")), ids=lambda path: path.stem)
 def test_results_say_where_and_when(path: Path) -> None:
-    says = all(f'"{key}": ' in path.read_text() for key in ("machine", "date"))
-    assert says or path.stem in NO_MACHINE_OR_DATE
+    assert all(f'"{key}": ' in path.read_text() for key in ("machine", "date"))
 
 
 IN_CODE = re.compile(r"^( *)```.*?^\1```|`[^`\n]+`", re.MULTILINE | re.DOTALL)
