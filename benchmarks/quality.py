@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from quality_report import GROUPS, Estimate, distances, plot
-from stamp import stamp
+from stamp import write_stamped
 from torch import Tensor
 
 import adjointdpm as adp
@@ -257,14 +257,11 @@ def main(arguments: list[str] | None = None) -> None:
     rows = sorted(
         rows + measure(options, name, reference), key=lambda row: (row["reference"], row["calls"])
     )
-    content = {
+    settings = {
         "model": "embedded model, no guidance, steps linear in time, bfloat16",
         "interval": f"95 %, jackknife over {GROUPS} groups of samples",
-        **stamp(),
-        "rows": rows,
     }
-    options.output_dir.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n")
+    write_stamped(path, settings, rows=rows)
     if rows:
         plot(rows, options.output_dir / "quality.png")
 
